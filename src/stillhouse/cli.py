@@ -1,0 +1,101 @@
+"""The command line: a table of verbs. Nothing heavy is imported before a verb is chosen."""
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+INTERRUPTED = 130
+"""What shells expect of a program that Ctrl-C ended."""
+
+
+class Verb(NamedTuple):
+    """A command: the stage that it goes on to, and what it does in a line."""
+
+    until: str
+    summary: str
+
+
+VERBS = {
+    "distill": Verb("report", "run a recipe from beginning to end"),
+    "synthesize": Verb("synthesize", "let the teacher write the training text"),
+    "label": Verb("label", "run the teacher over the data once and store what it says"),
+    "train": Verb("train", "make the student and train it"),
+    "evaluate": Verb("evaluate", "measure teacher, student and controls on held-out text"),
+    "report": Verb("report", "write report.html and the student's model card"),
+}
+
+EPILOG = """Each verb first does whatever it needs that is not done yet, and nothing twice.
+Stopped at any instant, the same command goes on where it was.
+
+example: stillhouse distill recipes/demo.yaml training.learning_rate=1e-4 run=runs/mine"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        _set_up_libraries()
+        command = importlib.import_module("stillhouse.commands.run")
+        command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until)
+    except KeyboardInterrupt:
+        print("\nstopped. The same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        message = _in_the_users_words(error)
+        if message is None:
+            raise
+        print(f"stillhouse: {message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from stillhouse import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="stillhouse",
+        description="Distil a large language model into a small one, and prove how much the small one kept.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"stillhouse {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, verb in VERBS.items():
+        one = verbs.add_parser(name, help=verb.summary, description=verb.summary.capitalize() + ".", epilog=EPILOG)
+        one.add_argument("recipe", metavar="RECIPE", help="a YAML file; see recipes/")
+        one.add_argument("overrides", metavar="key=value", nargs="*", help="such as training.epochs=2 or run=runs/mine")
+    return parser
+
+
+def _set_up_libraries() -> None:
+    """What libraries read from the environment when they are imported; a user's own setting stays."""
+    settings = {
+        # Their progress bars would write across ours.
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Threads that wait for each other by spinning take three times as long where anything else runs on the machine.
+        "GOMP_SPINCOUNT": "2000",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def _in_the_users_words(error: Exception) -> str | None:
+    """One line (or one a fault) for what a user can mend; None for a fault of ours."""
+    from stillhouse.core.errors import StillhouseError
+
+    if isinstance(error, StillhouseError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error.filename or 'no file named'}). Free some space; the same command goes on from here."
+    if isinstance(error, PermissionError):
+        return f"{error.filename} may not be written or read by this user. Change its permissions, or name run=FOLDER."
+    if "No space left on device" in str(error) or "os error 28" in str(error):  # as safetensors puts it
+        return "the disk is full. Free some space; the same command goes on from here."
+    return None

@@ -1,0 +1,1 @@
+"""Composition roots: read the recipe, build the parts, pass them in."""

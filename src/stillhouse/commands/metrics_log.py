@@ -1,0 +1,48 @@
+"""`metrics.jsonl`: every number of a run, one object a line, each step once even after a kill."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stillhouse.core.files import write_atomic
+from stillhouse.core.results import EvaluationResult
+from stillhouse.core.run import RunFolder
+from stillhouse.training.trainer import latest_checkpoint
+
+
+class MetricsLog:
+    """Writes and reads a run's numbers."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+
+    def arm(self, name: str, checkpoints: Path) -> Callable[[Mapping[str, float]], None]:
+        """A place for one arm's training steps. Steps after its last checkpoint, which will be done again, are dropped."""
+        resumed = latest_checkpoint(checkpoints)
+        last_step = int(resumed.rpartition("-")[2]) if resumed else 0
+        kept = [line for line in self.run.metric_lines() if line.get("arm") != name or line["step"] <= last_step]
+        write_atomic(self.run.metrics, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+        tokens = sum(line["step_tokens"] for line in kept if line.get("arm") == name)
+
+        def log(line: Mapping[str, float]) -> None:
+            nonlocal tokens
+            tokens += line["tokens"]
+            self.run.log(arm=name, **{**line, "step_tokens": line["tokens"], "tokens": tokens})
+
+        return log
+
+    def evaluation(self, result: EvaluationResult) -> None:
+        """One line a model and metric."""
+        for model in result.models:
+            for metric, interval in model.metrics.items():
+                numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
+                self.run.log(evaluated=model.role, metric=metric, **numbers)
+
+    def curves(self) -> dict[str, list[dict[str, Any]]]:
+        """The training steps of each arm."""
+        curves: dict[str, list[dict[str, Any]]] = {}
+        for line in self.run.metric_lines():
+            if "arm" in line:
+                curves.setdefault(line["arm"], []).append({name: line[name] for name in line if name != "arm"})
+        return curves

@@ -1,0 +1,48 @@
+"""How long work says how far it is. The terminal's live view and plain lines both stand behind this."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Told about stages and steps; shows them however it likes."""
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """A named stage of the run begins."""
+
+    def start(self, title: str, total: int, unit: str = "") -> None:
+        """Work of `total` units begins; the time left is counted from here."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """`amount` more units are done; `note` is a short live figure such as `loss 1.23`."""
+
+    def finish(self) -> None:
+        """The work begun by `start` has ended."""
+
+    def say(self, text: str) -> None:
+        """One line that stays on the screen."""
+
+
+class Silent:
+    """Says nothing: the default of every library function."""
+
+    def stage(self, name: str, detail: str = "") -> None: ...
+    def start(self, title: str, total: int, unit: str = "") -> None: ...
+    def advance(self, amount: int = 1, note: str = "") -> None: ...
+    def finish(self) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+SILENT = Silent()
+
+
+@contextmanager
+def working(progress: Progress, title: str, total: int, unit: str = "") -> Iterator[Progress]:
+    """`start` on entry, `finish` on exit, whatever happens in between."""
+    progress.start(title, total, unit)
+    try:
+        yield progress
+    finally:
+        progress.finish()

@@ -1,0 +1,1 @@
+"""Rows become examples, examples become packed rows, and every token knows how much it counts."""

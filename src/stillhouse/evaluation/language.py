@@ -1,0 +1,91 @@
+"""How well a language model predicts text that none was trained on, and how near it is to its teacher there."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stillhouse.core.progress import SILENT, Progress
+from stillhouse.core.results import Interval
+from stillhouse.core.signals import FactoredLogits
+from stillhouse.data.examples import Example
+from stillhouse.data.packing import to_batch
+from stillhouse.evaluation.intervals import difference_interval, ratio_interval
+from stillhouse.models.forward import factored_logits
+from stillhouse.objectives import forward_kl, next_token
+
+CHUNK_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class DocumentSums:
+    """Sums over the judged tokens of each document: every metric is a ratio of two of these."""
+
+    tokens: NDArray[np.float64]
+    bytes: NDArray[np.float64]
+    loss_nats: NDArray[np.float64]
+    kl_nats: NDArray[np.float64]
+    agreements: NDArray[np.float64]
+
+
+@torch.no_grad()
+def measure(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    teacher_says: Sequence[FactoredLogits],
+    *,
+    vocab_size: int,
+    progress: Progress = SILENT,
+) -> DocumentSums:
+    """Run the model over each example and compare with what the teacher says there."""
+    rows = []
+    for example, teacher in zip(examples, teacher_says, strict=True):
+        batch = to_batch([[example]])
+        student = factored_logits(model, batch).at(batch.predicts).first(vocab_size)
+        rows.append([float(batch.total_weight), float(example.num_bytes), *_sums(student, teacher, batch.targets)])
+        progress.advance(1)
+    return DocumentSums(*np.array(rows, dtype=np.float64).T)
+
+
+@torch.no_grad()
+def say(teacher: PreTrainedModel, examples: Sequence[Example], *, vocab_size: int) -> list[FactoredLogits]:
+    """What the teacher says about the judged tokens of each example; small, as the head is not applied yet."""
+    batches = (to_batch([[example]]) for example in examples)
+    return [factored_logits(teacher, batch).at(batch.predicts).first(vocab_size) for batch in batches]
+
+
+def _sums(student: FactoredLogits, teacher: FactoredLogits, targets: Tensor) -> list[float]:
+    """Summed loss, KL and agreements over one document's tokens."""
+    totals = torch.zeros(3, dtype=torch.float64)
+    for start in range(0, len(targets), CHUNK_TOKENS):
+        piece = torch.zeros(len(targets), dtype=torch.bool)
+        piece[start : start + CHUNK_TOKENS] = True
+        ours, theirs = student.at(piece).dense(), teacher.at(piece).dense()
+        agrees = (ours.argmax(-1) == theirs.argmax(-1)).double()
+        parts = [next_token(ours, targets[piece]), forward_kl(ours, theirs), agrees]
+        totals += torch.stack([part.double().sum() for part in parts])
+    return [float(total) for total in totals]
+
+
+def language_metrics(sums: DocumentSums) -> dict[str, Interval]:
+    """The metrics of `core.results.METRICS` that language modelling gives."""
+    return {
+        "bits_per_byte": ratio_interval(sums.loss_nats / math.log(2), sums.bytes),
+        "perplexity": ratio_interval(sums.loss_nats, sums.tokens, finish=np.exp),
+        "forward_kl": ratio_interval(sums.kl_nats, sums.tokens),
+        "top1_agreement": ratio_interval(sums.agreements, sums.tokens),
+    }
+
+
+def language_differences(ours: DocumentSums, theirs: DocumentSums) -> Mapping[str, Interval]:
+    """Ours minus theirs, paired by document. Perplexity has none: it is a function of the loss that bits per byte show."""
+    return {
+        "bits_per_byte": difference_interval(ours.loss_nats / math.log(2), theirs.loss_nats / math.log(2), ours.bytes),
+        "forward_kl": difference_interval(ours.kl_nats, theirs.kl_nats, ours.tokens),
+        "top1_agreement": difference_interval(ours.agreements, theirs.agreements, ours.tokens),
+    }

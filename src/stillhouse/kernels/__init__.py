@@ -1,0 +1,1 @@
+"""The values and gradients of the objectives with less memory and time. Each has its slow twin in `objectives/`."""

@@ -1,0 +1,15 @@
+"""What people read: progress and results in the terminal, `report.html`, and the model card."""
+
+from stillhouse.reporting.card import write_card
+from stillhouse.reporting.html import write_report
+from stillhouse.reporting.terminal import LiveProgress, PlainProgress, headline, results_table, terminal_progress
+
+__all__ = [
+    "LiveProgress",
+    "PlainProgress",
+    "headline",
+    "results_table",
+    "terminal_progress",
+    "write_card",
+    "write_report",
+]

@@ -1,0 +1,186 @@
+"""What to do next, by rules over the numbers of one run."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+from typing import Any
+
+from stillhouse.core.results import EvaluationResult, Role
+from stillhouse.reporting import formatting
+from stillhouse.reporting.charts import Point, series
+from stillhouse.reporting.verdicts import CONTROLS, METRIC_ORDER, verdict, verdicts
+
+STILL_FALLING = 0.02  # below 2 % over a fifth of the run, a longer one would be slow to pay
+LARGE_GAP = 0.25  # agreement lost; beyond this a flat loss points to the student's size
+MANY_DROPPED = 0.3
+MOST_OF_THE_TIME = 0.6
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to try, and the numbers that speak for it."""
+
+    title: str
+    reason: str
+
+
+Curves = Mapping[str, Sequence[Mapping[str, float]]]
+
+
+def advise(
+    result: EvaluationResult, *, curves: Curves, data: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]
+) -> list[Advice]:
+    """What the numbers of this run suggest, the most important first."""
+    rules: Sequence[Callable[[], Iterator[Advice]]] = (
+        lambda: _without_control(result),
+        lambda: _not_better_than_control(result),
+        lambda: _worse_after_training(result),
+        lambda: _length_of_training(result, curves),
+        lambda: _wide_intervals(result),
+        lambda: _better_than_teacher(result),
+        lambda: _embeddings_dominate(result),
+        lambda: _many_dropped(data),
+        lambda: _slow_stage(stages),
+    )
+    return [advice for rule in rules for advice in rule()]
+
+
+def _without_control(result: EvaluationResult) -> Iterator[Advice]:
+    if result.model("student") and not any(result.model(role) for role in CONTROLS):
+        reason = "Without one, better numbers may come from the training text alone and not from the teacher's signals."
+        yield Advice("Train a control: evaluation.control: hard_labels", reason)
+
+
+def _not_better_than_control(result: EvaluationResult) -> Iterator[Advice]:
+    for other in CONTROLS:
+        rows = verdicts(result, other)
+        worse, gained = (_titles(row.metric for row in rows if row.outcome == outcome) for outcome in ("worse", "gain"))
+        if worse and gained:
+            reason = f"Against {_named(other)} the student is better on {gained} and worse on {worse}."
+            yield Advice("Decide which metric counts for your use", reason)
+        elif worse:
+            reason = (
+                f"It is worse on {worse} than {_named(other)}, and better on nothing. Give the next-token loss more "
+                "weight, lower the temperature, or check that the teacher is good at this text."
+            )
+            yield Advice("Use the control instead of this student", reason)
+        elif rows and not gained:
+            reason = (
+                f"No metric tells the student from {_named(other)}. Either the budget is too small for the teacher's "
+                "signals to matter, or the held-out text is too short to show it: change one of the two."
+            )
+            yield Advice("Do not claim a gain from distillation yet", reason)
+
+
+def _named(control: Role) -> str:
+    return {"control_from_scratch": "the control from a random start"}.get(control, "the control without a teacher")
+
+
+def _worse_after_training(result: EvaluationResult) -> Iterator[Advice]:
+    names = _titles(row.metric for row in verdicts(result, "student_before") if row.outcome == "worse")
+    if names:
+        yield Advice("Lower the learning rate", f"Training made the student worse on {names}.")
+
+
+def _length_of_training(result: EvaluationResult, curves: Curves) -> Iterator[Advice]:
+    lines = curves.get("student", ())
+    term = next(
+        (name for name in ("forward_kl", "reverse_kl", "loss", "next_token") if _fall(series(lines, name))), None
+    )
+    if term is None:
+        return
+    before, after, error = _fall(series(lines, term)) or (0.0, 0.0, 0.0)
+    name = {"forward_kl": "forward KL", "reverse_kl": "reverse KL"}.get(term, term.replace("_", "-"))
+    change = f"{name} went from {formatting.significant(before)} to {formatting.significant(after)}"
+    agreement = _agreement(result)
+    if before > 0 and before - after > max(STILL_FALLING * before, 2 * error):
+        reason = f"Over the last fifth {change} ({formatting.percent((before - after) / before)} lower): still falling."
+        yield Advice("Train longer", reason)
+    elif agreement is not None and agreement < 1 - LARGE_GAP:
+        reason = f"Training has levelled off ({change}), yet only {formatting.percent(agreement)} of tokens agree."
+        yield Advice("Keep more layers, or use more varied text", reason)
+
+
+def _fall(points: Sequence[Point]) -> tuple[float, float, float] | None:
+    """Mean over the last fifth but one, over the last fifth, and the standard error of their difference.
+
+    None when there are too few points to tell.
+    """
+    fifth = len(points) // 5
+    if fifth < 3:
+        return None
+    before, after = ([y for _, y in part] for part in (points[-2 * fifth : -fifth], points[-fifth:]))
+    error = math.sqrt((variance(before) + variance(after)) / fifth)
+    return fmean(before), fmean(after), error
+
+
+def _wide_intervals(result: EvaluationResult) -> Iterator[Advice]:
+    undecided = [row for other in CONTROLS for row in verdicts(result, other) if row.outcome == "none"]
+    if undecided:
+        documents = formatting.count(result.held_out.documents)
+        reason = (
+            f"On {_titles(row.metric for row in undecided)} the difference to the control is within its interval, from "
+            f"{documents} documents. Four times as many would halve the interval."
+        )
+        yield Advice("Hold out more text", reason)
+
+
+def _better_than_teacher(result: EvaluationResult) -> Iterator[Advice]:
+    rows = [row for row in map(verdict, result.comparisons) if row.other == "teacher" and row.outcome == "gain"]
+    names = _titles(row.metric for row in rows)
+    if names:
+        reason = (
+            f"The student beats its teacher on {names}. That is specialisation, or held-out text that is too much like "
+            "the training text: measure on other text before claiming more."
+        )
+        yield Advice("Evaluate on text from elsewhere", reason)
+
+
+def _embeddings_dominate(result: EvaluationResult) -> Iterator[Advice]:
+    student = result.model("student")
+    if student is None or student.cost.parameters <= 0:
+        return
+    share = 1 - student.cost.parameters_without_embeddings / student.cost.parameters
+    if share > 0.5:
+        reason = (
+            f"{formatting.percent(share)} of the student's parameters are embeddings, which fewer layers do not shrink."
+        )
+        yield Advice("Choose a teacher with a smaller vocabulary, if size matters", reason)
+
+
+def _many_dropped(data: Mapping[str, Any]) -> Iterator[Advice]:
+    synthesised = data.get("synthesised") or {}
+    dropped: Mapping[str, int] = synthesised.get("dropped") or {}
+    num_dropped, num_kept = sum(dropped.values()), synthesised.get("documents") or 0
+    if num_dropped and num_dropped / (num_dropped + num_kept) > MANY_DROPPED:
+        worst = max(dropped, key=lambda reason: dropped[reason]).replace("_", " ")
+        share = formatting.percent(num_dropped / (num_dropped + num_kept))
+        yield Advice(
+            "Look at what the filters removed", f"{share} of what the teacher wrote was dropped, mostly as {worst}."
+        )
+
+
+def _slow_stage(stages: Sequence[Mapping[str, Any]]) -> Iterator[Advice]:
+    total = sum(stage.get("seconds") or 0 for stage in stages)
+    for stage in stages:
+        share = (stage.get("seconds") or 0) / total if total else 0
+        if share > MOST_OF_THE_TIME and len(stages) > 1:
+            reason = f"{formatting.percent(share)} of {formatting.duration(total)} went there."
+            yield Advice(
+                f"To go faster, look at the stage `{formatting.one_line(str(stage.get('name')))}` first", reason
+            )
+
+
+def _agreement(result: EvaluationResult) -> float | None:
+    student = result.model("student")
+    return (
+        None if student is None or "top1_agreement" not in student.metrics else student.metrics["top1_agreement"].value
+    )
+
+
+def _titles(names: Iterator[str]) -> str:
+    unique = sorted(
+        set(names), key=lambda name: METRIC_ORDER.index(name) if name in METRIC_ORDER else len(METRIC_ORDER)
+    )
+    return ", ".join(formatting.describe(name).title for name in unique)

@@ -1,0 +1,273 @@
+"""`student/README.md`: the model card, with the metadata that the Hugging Face hub reads."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stillhouse.core.results import ROLE_TITLES, EvaluationResult, ModelResult
+from stillhouse.reporting import formatting
+from stillhouse.reporting.html import write_whole
+from stillhouse.reporting.verdicts import OTHERS, SHORT_TITLES, headline, metric_names, models_in_order, verdicts
+from stillhouse.reporting.views import held_out_sentence, layers_sentence, truncated
+
+HUB_LICENCES = (
+    *("apache-2.0", "mit", "openrail", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0"),
+    *("cc", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "gpl", "gpl-2.0", "gpl-3.0"),
+    *("agpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "mpl-2.0", "gemma", "llama2", "llama3", "llama3.1", "llama3.2"),
+    *("llama3.3", "llama4", "unlicense", "unknown", "other"),
+)
+"""The identifiers that the hub knows; any other licence is `other` with its name beside it."""
+
+SAMPLE_CHARACTERS = 600
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def write_card(
+    path: str | os.PathLike[str],
+    *,
+    student_name: str,
+    result: EvaluationResult,
+    teacher: Mapping[str, Any],
+    recipe_yaml: str,
+    layers: Mapping[str, Any] | None,
+    data: Mapping[str, Any],
+    licence: str | None,
+) -> None:
+    """Write the student's model card to `path`, whole or not at all.
+
+    `teacher` may name its `model` (a hub id becomes the card's base model; a folder's path does not), a `name` to show
+    instead, its `revision` and `output_terms`, what its licence says of training on its outputs.
+    """
+    card = render_card(
+        student_name=student_name,
+        result=result,
+        teacher=teacher,
+        recipe_yaml=recipe_yaml,
+        layers=layers,
+        data=data,
+        licence=licence,
+    )
+    write_whole(Path(path), card)
+
+
+def render_card(
+    *,
+    student_name: str,
+    result: EvaluationResult,
+    teacher: Mapping[str, Any],
+    recipe_yaml: str,
+    layers: Mapping[str, Any] | None,
+    data: Mapping[str, Any],
+    licence: str | None,
+) -> str:
+    """The model card as one string of Markdown."""
+    sections = [
+        f"{metadata(teacher=teacher, licence=licence)}\n# {escaped(student_name)}",
+        f"Distilled from {_teacher_words(teacher, result)} with stillhouse.\n\n{headline(result)}",
+        _results_section(result),
+        _gains_section(result),
+        _layers_section(layers),
+        _data_section(data),
+        _samples_section(result),
+        _limits_section(result, teacher, licence),
+        _reproduce_section(recipe_yaml, result),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def metadata(*, teacher: Mapping[str, Any], licence: str | None) -> str:
+    """The YAML block at the top. Every value is a JSON string, which YAML reads as it stands."""
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    base_model = hub_id(teacher)
+    if base_model is not None:
+        lines.append(f"base_model: {_yaml(base_model)}")
+    lines += _licence_lines(licence)
+    return "\n".join([*lines, "tags:", "- distillation", "- stillhouse", "---"])
+
+
+def hub_id(teacher: Mapping[str, Any]) -> str | None:
+    """The teacher's id on the hub; None for a folder or a file."""
+    model = str(teacher.get("model") or "")
+    is_id = HUB_ID.fullmatch(model) is not None and not model.endswith(".gguf") and not Path(model).exists()
+    return model if is_id else None
+
+
+def _licence_lines(licence: str | None) -> list[str]:
+    if not licence:
+        return []
+    identifier = licence.strip().lower()
+    if identifier in HUB_LICENCES:
+        return [f"license: {_yaml(identifier)}"]
+    return ["license: other", f"license_name: {_yaml(licence)}"]
+
+
+def _yaml(text: str) -> str:
+    return json.dumps(formatting.one_line(text), ensure_ascii=False)
+
+
+def escaped(text: str) -> str:
+    """Text as one line of Markdown that shows exactly these characters."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&!$])", r"\\\1", formatting.one_line(text))
+
+
+def _words(name: object) -> str:
+    return escaped(str(name).replace("_", " "))
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A code block whose fence is longer than any run of backticks inside it."""
+    text = formatting.clean(text).rstrip("\n")
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _teacher_words(teacher: Mapping[str, Any], result: EvaluationResult) -> str:
+    measured = result.model("teacher")
+    name = teacher.get("name") or hub_id(teacher) or (measured.name if measured else "") or teacher.get("model")
+    revision = f" (revision {escaped(str(teacher['revision']))})" if teacher.get("revision") else ""
+    return f"**{escaped(str(name or 'a teacher'))}**{revision}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    alignment = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, alignment, *rows])
+
+
+def _results_section(result: EvaluationResult) -> str:
+    names = metric_names(result)
+    columns = ["model", *(_metric_heading(name) for name in names), "parameters", "on disk", "decode, tokens/s"]
+    rows = [_result_row(model, names) for model in models_in_order(result)]
+    note = f"On {held_out_sentence(result)}. Brackets hold 95 % intervals."
+    roles = [
+        f"*{SHORT_TITLES[model.role]}*: {ROLE_TITLES[model.role].removeprefix('control: ')}"
+        for model in models_in_order(result)
+        if model.role.startswith("control")
+    ]
+    legend = f" {'; '.join(roles)}." if roles else ""
+    return f"## Results\n\n{_table(columns, rows)}\n\n{note}{legend}"
+
+
+def _metric_heading(name: str) -> str:
+    metric = formatting.describe(name)
+    return escaped(metric.title) + (" (lower is better)" if metric.better == "lower" else "")
+
+
+def _result_row(model: ModelResult, names: Sequence[str]) -> list[str]:
+    units = {name: formatting.describe(name).unit for name in names}
+    cells = [
+        formatting.interval_text(model.metrics[name], units[name]) if name in model.metrics else "" for name in names
+    ]
+    title = f"**{SHORT_TITLES[model.role]}**" if model.role == "student" else SHORT_TITLES[model.role]
+    cost = model.cost
+    speed = formatting.interval_text(cost.decode_tokens_per_second, "")
+    return [title, *cells, formatting.si(cost.parameters), formatting.si(cost.disk_bytes, "B"), speed]
+
+
+def _gains_section(result: EvaluationResult) -> str:
+    words = {"gain": "gain", "none": "no gain shown", "worse": "worse"}
+    rows = [
+        [
+            f"{formatting.describe(row.metric).title}, over {SHORT_TITLES[other]}",
+            formatting.difference_text(row.gain, formatting.describe(row.metric).unit),
+            words[row.outcome],
+        ]
+        for other in OTHERS
+        for row in verdicts(result, other)
+    ]
+    if not rows:
+        return ""
+    note = "Paired over the same documents; positive means that the student is better."
+    return f"### What the student gained\n\n{_table(['metric', 'gain', 'verdict'], rows)}\n\n{note}"
+
+
+def _layers_section(layers: Mapping[str, Any] | None) -> str:
+    if not layers:
+        return ""
+    alternatives = {name: kl for name, kl in (layers.get("alternatives") or {}).items() if name != layers.get("method")}
+    tried = ", ".join(f"{_words(name)} {formatting.significant(kl)} nats" for name, kl in alternatives.items())
+    other_ways = f" Other ways of choosing would have left it at: {tried}." if tried else ""
+    return f"## Layers kept\n\n{escaped(layers_sentence(layers))}{other_ways}"
+
+
+def _data_section(data: Mapping[str, Any]) -> str:
+    lines = [line for line in (_synthesised_line(data), _train_line(data), _labels_line(data)) if line]
+    return "## Data\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+
+
+def _synthesised_line(data: Mapping[str, Any]) -> str:
+    synthesised = data.get("synthesised") or {}
+    if not synthesised:
+        return ""
+    amounts = _amounts(synthesised.get("documents"), synthesised.get("tokens"))
+    dropped: Mapping[str, int] = synthesised.get("dropped") or {}
+    reasons = ", ".join(f"{_words(reason)} {formatting.count(number)}" for reason, number in dropped.items())
+    return f"The teacher wrote the text itself: {amounts} kept" + (f"; dropped: {reasons}." if reasons else ".")
+
+
+def _train_line(data: Mapping[str, Any]) -> str:
+    if data.get("train_documents") is None:
+        return ""
+    held_out = data.get("held_out_documents")
+    apart = f"; {formatting.count(held_out)} documents were held out" if held_out is not None else ""
+    return f"Trained on {_amounts(data['train_documents'], data.get('train_tokens'))}{apart}."
+
+
+def _labels_line(data: Mapping[str, Any]) -> str:
+    labels = data.get("labels") or {}
+    if not labels.get("signal"):
+        return ""
+    size = f", {formatting.si(labels['bytes'], 'B')}" if labels.get("bytes") is not None else ""
+    return f"Signal read from the teacher: {_words(labels['signal'])}{size}."
+
+
+def _amounts(documents: int | None, tokens: int | None) -> str:
+    pairs = [(documents, "documents"), (tokens, "tokens")]
+    return ", ".join(f"{formatting.count(number)} {unit}" for number, unit in pairs if number is not None)
+
+
+def _samples_section(result: EvaluationResult) -> str:
+    if not result.samples or "student" not in result.samples[0].continuations:
+        return ""
+    sample = result.samples[0]
+    texts = [("Prompt", sample.prompt)]
+    texts += [
+        (SHORT_TITLES[role], sample.continuations[role])
+        for role in ("student", "teacher")
+        if role in sample.continuations
+    ]
+    blocks = [
+        f"{title.capitalize()}:\n\n{fenced(truncated(text, SAMPLE_CHARACTERS)[0], 'text')}" for title, text in texts
+    ]
+    return "## Sample\n\nThe first of the evaluation's, not a chosen one.\n\n" + "\n\n".join(blocks)
+
+
+def _limits_section(result: EvaluationResult, teacher: Mapping[str, Any], licence: str | None) -> str:
+    lines = [
+        "The numbers hold for text like the held-out text; nothing here says how the student does on other text.",
+        "What the teacher gets wrong, and its biases, the student was trained to repeat. They were not measured.",
+        "Refusals, facts and safety were not measured.",
+    ]
+    if result.held_out.documents < 100:
+        lines.append(
+            f"Only {formatting.count(result.held_out.documents)} documents were held out: the intervals are wide."
+        )
+    terms = teacher.get("output_terms")
+    lines.append(
+        f"The teacher's terms on its outputs: {escaped(str(terms))}"
+        if terms
+        else "The teacher's licence may have terms on models that are trained on its outputs: read it before use."
+    )
+    if not licence:
+        lines.append("No licence was given for the teacher, so none is given here.")
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _reproduce_section(recipe_yaml: str, result: EvaluationResult) -> str:
+    machine = "; ".join(f"{escaped(str(name))}: {escaped(str(value))}" for name, value in result.machine.items())
+    return (
+        "## How to reproduce\n\nSave this as `recipe.yaml` and run `stillhouse distill recipe.yaml`:\n\n"
+        f"{fenced(recipe_yaml, 'yaml')}" + (f"\n\nMeasured on: {machine}." if machine else "")
+    )

@@ -1,0 +1,80 @@
+"""`report.html`: one file for people, readable offline, on a telephone and on paper."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stillhouse.core.results import EvaluationResult
+from stillhouse.reporting.views import report_view
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    result: EvaluationResult,
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    recipe_yaml: str,
+    layers: Mapping[str, Any] | None,
+    data: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write the report of one run to `path`, whole or not at all.
+
+    `curves` maps an arm, such as `student` or `control_hard_labels`, to its metrics lines. Sections for which nothing
+    was given are left out. Whatever a model wrote is shown as text and can neither run nor fetch anything.
+    """
+    page = render_report(
+        title=title, result=result, curves=curves, recipe_yaml=recipe_yaml, layers=layers, data=data, stages=stages
+    )
+    write_whole(Path(path), page)
+
+
+def render_report(
+    *,
+    title: str,
+    result: EvaluationResult,
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    recipe_yaml: str,
+    layers: Mapping[str, Any] | None,
+    data: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]],
+) -> str:
+    """The report as one string of HTML."""
+    view = report_view(
+        title=title, result=result, curves=curves, recipe_yaml=recipe_yaml, layers=layers, data=data, stages=stages
+    )
+    # jinja2 is imported here so that the terminal's half of this package stays quick to import.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["typeset"] = typeset
+    return environment.get_template("report.html.jinja").render(report=view)
+
+
+def typeset(text: str) -> str:
+    """Our own ASCII numbers with true minus, multiplication and quotation marks, and spaces that do not break."""
+    text = re.sub(r"(?<![\w-])-(?=\d)", "\u2212", text)
+    text = text.replace("'", "\u2019")
+    text = re.sub(r"(?<=\d)x\b", "\u00d7", text)
+    text = re.sub(r"(?<=\d)-(?=\d)", "\u2013", text)
+    return re.sub(r"(?<=\d) (?=%|\[|[kMGBT]?B\b|[kMBT]\b|s\b|min\b|h\b)|(?<=,) (?=[\d\u2212.]+\])", "\u00a0", text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file by way of a neighbour, so that a reader never finds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        neighbour.write_text(text, encoding="utf-8")
+        os.replace(neighbour, path)
+    finally:
+        neighbour.unlink(missing_ok=True)

@@ -1,0 +1,253 @@
+"""What the numbers allow one to say: a gain, no gain shown, or worse; in one place for terminal, report and card."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from stillhouse.core.results import METRICS, Comparison, EvaluationResult, Interval, ModelResult, Role
+from stillhouse.reporting import formatting
+
+Outcome = Literal["gain", "none", "worse", "unknown", "mixed"]
+"""How a comparison turned out; `mixed` only for a finding whose metrics do not all say the same."""
+
+CONTROLS: Sequence[Role] = ("control_hard_labels", "control_from_scratch")
+OTHERS: Sequence[Role] = (*CONTROLS, "student_before")
+"""What the student is held against, the strictest first."""
+
+ROLE_ORDER: Sequence[Role] = ("teacher", "student", *CONTROLS, "student_before")
+
+SHORT_TITLES: Mapping[Role, str] = {
+    "teacher": "teacher",
+    "student": "student",
+    "control_hard_labels": "control: no teacher",
+    "control_from_scratch": "control: random start",
+    "student_before": "before training",
+}
+
+METRIC_ORDER: Sequence[str] = ("top1_agreement", "forward_kl", "bits_per_byte", "perplexity")
+"""Which metric the headline speaks of: the first that was measured."""
+
+BEGINNINGS: Mapping[Role, str] = {
+    "control_hard_labels": "Trained for the same budget without teacher signals, it would",
+    "control_from_scratch": "From a random start, for the same budget without teacher signals, it would",
+    "student_before": "Before training it",
+}
+
+CAUSES: Mapping[Role, str] = {
+    "control_hard_labels": "the teacher's signals",
+    "control_from_scratch": "distillation",
+    "student_before": "training",
+}
+
+
+Tense = Literal["now", "before", "would"]
+
+PHRASES: Mapping[str, tuple[Mapping[Tense, str], str]] = {
+    "top1_agreement": (
+        {"now": "agrees with its teacher", "before": "agreed", "would": "agree"},
+        "on {value} of tokens {bounds}",
+    ),
+    "bits_per_byte": ({"now": "spends", "before": "spent", "would": "spend"}, "{value} per byte {bounds}"),
+}
+NOT_COMPARABLE: Mapping[Tense, str] = {"before": "was measured otherwise", "would": "be measured otherwise"}
+PLAIN_PHRASE: tuple[Mapping[Tense, str], str] = (
+    {"now": "has", "before": "had", "would": "have"},
+    "a {title} of {value} {bounds}",
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The student against one other model on one metric. `gain` is positive where the student is better."""
+
+    metric: str
+    other: Role
+    outcome: Outcome
+    gain: Interval
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence about one control, and how it turned out."""
+
+    outcome: Outcome
+    text: str
+
+
+def verdict(comparison: Comparison) -> Verdict:
+    """A gain is shown only when the whole interval of the difference lies on the better side of zero."""
+    difference = comparison.difference
+    if formatting.describe(comparison.metric).better == "lower":
+        difference = Interval(-difference.value, -difference.high, -difference.low)
+    outcome: Outcome = "gain" if difference.low > 0 else "worse" if difference.high < 0 else "none"
+    return Verdict(comparison.metric, comparison.other, outcome, difference)
+
+
+def verdicts(result: EvaluationResult, other: Role) -> list[Verdict]:
+    """Verdicts against one other model, one per metric whose better side is known."""
+    known = [row for row in result.comparisons if row.other == other and row.metric in METRICS]
+    return sorted(map(verdict, known), key=lambda row: metric_names(result).index(row.metric))
+
+
+def metric_names(result: EvaluationResult) -> list[str]:
+    """Every metric that was measured or compared, the headline's first."""
+    names = [name for model in result.models for name in model.metrics] + [row.metric for row in result.comparisons]
+    ordered = [name for name in METRIC_ORDER if name in names]
+    return ordered + [name for name in dict.fromkeys(names) if name not in METRIC_ORDER]
+
+
+def models_in_order(result: EvaluationResult) -> list[ModelResult]:
+    """Teacher, student, controls, and the student before training."""
+    return sorted(result.models, key=lambda model: ROLE_ORDER.index(model.role))
+
+
+def best_roles(result: EvaluationResult, metric: str) -> frozenset[Role]:
+    """Who is best on a metric among student, its start and controls: both of two where no difference was shown."""
+    rivals = [model for model in result.models if model.role != "teacher" and metric in model.metrics]
+    if metric not in METRICS or len(rivals) < 2:
+        return frozenset()
+    sign = 1 if METRICS[metric].better == "higher" else -1
+    best = max(rivals, key=lambda model: sign * model.metrics[metric].value).role
+    equals = {row.other for row in map(verdict, result.comparisons) if row.metric == metric and row.outcome == "none"}
+    tied = equals if best == "student" else {role for role in ROLE_ORDER if role == "student" and best in equals}
+    return frozenset({best} | (tied & {model.role for model in rivals}))
+
+
+def headline(result: EvaluationResult) -> str:
+    """What was kept, and one sentence on the gain over each control with its interval."""
+    return " ".join([kept(result), *(finding.text for finding in findings(result))])
+
+
+def kept(result: EvaluationResult) -> str:
+    """One sentence: the student's size, its speed, and how near it is to its teacher."""
+    student, teacher = result.model("student"), result.model("teacher")
+    if student is None:
+        return "No student was measured."
+    parts = [] if teacher is None else [_size_phrase(student, teacher), _speed_phrase(student, teacher)]
+    name = headline_metric(result)
+    if name is not None:
+        parts.append(_standing(name, student.metrics[name], "now") + _beside_teacher(name, teacher))
+    return f"The student {_listed(parts)}." if parts else "Nothing about the student was measured."
+
+
+def lead(result: EvaluationResult) -> str:
+    """`kept`, and in the same breath how the strictest control did: the one sentence that must be honest alone."""
+    metric = headline_metric(result)
+    if metric is None:
+        return kept(result)
+    return kept(result).removesuffix(".") + f"; {_against_strictest_control(result, metric)}."
+
+
+def _against_strictest_control(result: EvaluationResult, metric: str) -> str:
+    other = next((role for role in CONTROLS if result.model(role) is not None), None)
+    if other is None:
+        return "no control was trained to compare it with"
+    model = result.model(other)
+    outcome = next((row.outcome for row in verdicts(result, other) if row.metric == metric), "unknown")
+    if model is None or metric not in model.metrics or outcome not in ("gain", "worse"):
+        return f"no gain from {CAUSES[other]} was shown"
+    value = formatting.value_text(model.metrics[metric], formatting.describe(metric).unit)
+    reach = f"would agree on {value}" if metric == "top1_agreement" else f"would be at {value}"
+    start = "from a random start and" if other == "control_from_scratch" else "trained"
+    verdict_word = ", which is better" if outcome == "worse" else ""
+    return f"{start} without the teacher's signals, it {reach}{verdict_word}"
+
+
+def headline_metric(result: EvaluationResult) -> str | None:
+    """The metric that the headline speaks of."""
+    student = result.model("student")
+    return None if student is None else next((name for name in metric_names(result) if name in student.metrics), None)
+
+
+def findings(result: EvaluationResult) -> list[Finding]:
+    """One finding for each control and for the student's start; and one that says so where there was no control."""
+    metric = headline_metric(result)
+    if metric is None:
+        return []
+    found = [_finding(result, other, metric) for other in OTHERS if result.model(other) is not None]
+    if not any(result.model(other) for other in CONTROLS):
+        text = "No control was trained, so nothing here says how much of this is owed to the teacher's signals."
+        found.insert(0, Finding("unknown", text))
+    return found
+
+
+def speed_ratio(student: ModelResult, teacher: ModelResult) -> Interval:
+    """How many times as fast the student decodes; the widest bounds that the two intervals allow."""
+    mine, theirs = student.cost.decode_tokens_per_second, teacher.cost.decode_tokens_per_second
+    if min(theirs.value, theirs.low, theirs.high) <= 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    return Interval(mine.value / theirs.value, mine.low / theirs.high, mine.high / theirs.low)
+
+
+def _size_phrase(student: ModelResult, teacher: ModelResult) -> str:
+    share = student.cost.parameters / max(1, teacher.cost.parameters)
+    return f"has {formatting.percent(share)} of the teacher's parameters"
+
+
+def _speed_phrase(student: ModelResult, teacher: ModelResult) -> str:
+    speed = speed_ratio(student, teacher)
+    if speed.value != speed.value:
+        return "was not timed against it"
+    if speed.low <= 1 <= speed.high:
+        return "shows no difference in speed"
+    return f"runs {formatting.ratio(speed.value)} as fast"
+
+
+def _standing(metric: str, interval: Interval, tense: Tense) -> str:
+    """What a model scores, as the end of a sentence about it."""
+    described = formatting.describe(metric)
+    verbs, rest = PHRASES.get(metric, PLAIN_PHRASE)
+    value, bounds = (write(interval, described.unit) for write in (formatting.value_text, formatting.bounds_text))
+    return f"{verbs[tense]} {rest.format(title=described.title, value=value, bounds=bounds)}".rstrip()
+
+
+def _beside_teacher(metric: str, teacher: ModelResult | None) -> str:
+    """The teacher's own value, unless the metric is a distance from the teacher."""
+    if teacher is None or metric not in teacher.metrics or formatting.is_exact(teacher.metrics[metric]):
+        return ""
+    return f" (its teacher {formatting.value_text(teacher.metrics[metric], formatting.describe(metric).unit)})"
+
+
+def _finding(result: EvaluationResult, other: Role, metric: str) -> Finding:
+    rows = verdicts(result, other)
+    main = next((row for row in rows if row.metric == metric), None)
+    model = result.model(other)
+    assert model is not None
+    tense: Tense = "before" if other == "student_before" else "would"
+    standing = _standing(metric, model.metrics[metric], tense) if metric in model.metrics else NOT_COMPARABLE[tense]
+    sentence = f"{BEGINNINGS[other]} {standing}"
+    if main is None:
+        return Finding("unknown", f"{sentence}; the difference was not measured, so no gain was shown.")
+    dissent = [row for row in rows if row.outcome != main.outcome and row.metric in _worth_a_word(rows, metric)]
+    asides = "".join(f" On {formatting.describe(row.metric).title}, {_clause(row)}." for row in dissent)
+    return Finding("mixed" if dissent else main.outcome, f"{sentence}: {_clause(main)}.{asides}")
+
+
+def _worth_a_word(rows: Sequence[Verdict], headline: str) -> set[str]:
+    """Metrics that may add to the headline's; perplexity says nothing that bits per byte has not said."""
+    names = {row.metric for row in rows} - {headline}
+    return names - {"perplexity"} if "bits_per_byte" in names | {headline} else names
+
+
+def _clause(row: Verdict) -> str:
+    unit = formatting.describe(row.metric).unit
+    loss = Interval(-row.gain.value, -row.gain.high, -row.gain.low)
+    if row.outcome == "gain":
+        return f"{CAUSES[row.other]} gained {formatting.difference_text(row.gain, unit)}"
+    if row.outcome == "none":
+        return f"no gain from {CAUSES[row.other]} was shown: {formatting.difference_text(row.gain, unit)} includes 0"
+    if row.other == "student_before":
+        return f"training made the student worse by {formatting.difference_text(loss, unit)}"
+    return f"the student is worse than this control by {formatting.difference_text(loss, unit)}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b, and c`."""
+    return "".join(_with_separators(parts))
+
+
+def _with_separators(parts: Sequence[str]) -> Iterator[str]:
+    for index, part in enumerate(parts):
+        is_last = index == len(parts) - 1
+        separator = "" if index == 0 else " and " if len(parts) == 2 else ", and " if is_last else ", "
+        yield separator + part

@@ -1,0 +1,525 @@
+"""What the report shows, section by section, as plain values that the template only has to lay out."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stillhouse.core.results import ROLE_TITLES, Cost, EvaluationResult, Interval, ModelResult, Role, Sample
+from stillhouse.reporting import formatting
+from stillhouse.reporting.advice import Advice, advise
+from stillhouse.reporting.charts import CurvePanel, DotPanel, LayerCell, curve_panels, dot_panel, layer_strip, ranges
+from stillhouse.reporting.verdicts import (
+    OTHERS,
+    SHORT_TITLES,
+    Finding,
+    Outcome,
+    best_roles,
+    findings,
+    headline_metric,
+    lead,
+    metric_names,
+    models_in_order,
+    speed_ratio,
+    verdicts,
+)
+
+SAMPLE_BYTES = 1_200_000  # of escaped text; with curves and recipe the file stays well under 3 MB
+SAMPLE_CHARACTERS = 1_500
+SAMPLES_OPEN = 3
+RECIPE_CHARACTERS = 100_000
+
+SAMPLE_ORDER: Sequence[Role] = ("teacher", "student", "student_before", "control_hard_labels", "control_from_scratch")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One big number."""
+
+    value: str
+    unit: str
+    label: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: a value, its bounds or a remark below it, and how it is marked."""
+
+    value: str
+    below: str = ""
+    is_best: bool = False
+    outcome: Outcome | None = None
+    bar: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table; `role` colours its heading."""
+
+    title: str
+    below: str
+    role: str
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption and a heading for every column and row."""
+
+    caption: str
+    corner: str
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What one model wrote for a sample: the beginning it shares with the teacher's text, then its own."""
+
+    role: Role
+    title: str
+    shared: str
+    own: str
+    left_out: str
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """A prompt and what every model made of it."""
+
+    prompt: str
+    left_out: str
+    writers: Sequence[Writer]
+
+
+@dataclass(frozen=True)
+class LayersView:
+    """Which layers were kept, and how far from the teacher that left the student before training."""
+
+    sentence: str
+    description: str
+    cells: Sequence[LayerCell]
+    has_scores: bool
+    alternatives: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A titled list of facts."""
+
+    title: str
+    items: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page, top to bottom."""
+
+    title: str
+    teacher: str
+    student: str
+    lead: str
+    findings: Sequence[Finding]
+    tiles: Sequence[Tile]
+    legend: Sequence[tuple[Role, str]]
+    panels: Sequence[DotPanel]
+    quality: Table
+    gains: Table | None
+    cost: Table
+    curves: Sequence[CurvePanel]
+    layers: LayersView | None
+    data: Sequence[Facts]
+    samples: Sequence[SampleView]
+    samples_note: str
+    samples_open: int
+    recipe: str
+    environment: Sequence[tuple[str, str]]
+    stages: Sequence[Row]
+    stages_total: str
+    advice: Sequence[Advice]
+    held_out: str
+
+
+def report_view(
+    *,
+    title: str,
+    result: EvaluationResult,
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    recipe_yaml: str,
+    layers: Mapping[str, Any] | None,
+    data: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]],
+) -> Report:
+    """The whole page."""
+    samples = sample_views(result.samples)
+    names = {model.role: formatting.one_line(model.name) for model in result.models}
+    return Report(
+        title=formatting.one_line(title),
+        teacher=names.get("teacher", ""),
+        student=names.get("student", ""),
+        lead=lead(result),
+        findings=findings(result),
+        tiles=tiles(result),
+        legend=[(model.role, ROLE_TITLES[model.role]) for model in models_in_order(result)],
+        panels=[dot_panel(result, name) for name in _measured(result)],
+        quality=quality_table(result),
+        gains=gains_table(result),
+        cost=cost_table(result),
+        curves=curve_panels(curves),
+        layers=layers_view(layers) if layers else None,
+        data=data_facts(data, result),
+        samples=samples,
+        samples_note=_samples_note(len(samples), len(result.samples)),
+        samples_open=SAMPLES_OPEN,
+        recipe=truncated(formatting.clean(recipe_yaml), RECIPE_CHARACTERS)[0],
+        environment=[
+            (_words(name), truncated(formatting.one_line(str(value)), 300)[0]) for name, value in result.machine.items()
+        ],
+        stages=stage_rows(stages),
+        stages_total=formatting.duration(sum(_seconds(stage) for stage in stages)),
+        advice=advise(result, curves=curves, data=data, stages=stages),
+        held_out=held_out_sentence(result),
+    )
+
+
+def held_out_sentence(result: EvaluationResult) -> str:
+    """What everything was measured on."""
+    held_out = result.held_out
+    return (
+        f"{formatting.count(held_out.documents)} held-out documents, {formatting.count(held_out.tokens)} tokens, "
+        f"{formatting.si(held_out.bytes, 'B')} of text"
+    )
+
+
+def tiles(result: EvaluationResult) -> list[Tile]:
+    """The few numbers to remember."""
+    student, teacher = result.model("student"), result.model("teacher")
+    if student is None:
+        return []
+    shown = [_metric_tile(name, result, student) for name in _tile_metrics(result, student)]
+    return (
+        shown if teacher is None else [*shown, _size_tile(student.cost, teacher.cost), *_speed_tiles(student, teacher)]
+    )
+
+
+def _tile_metrics(result: EvaluationResult, student: ModelResult) -> list[str]:
+    first = headline_metric(result)
+    second = next((name for name in ("bits_per_byte", "forward_kl") if name in student.metrics and name != first), None)
+    return [name for name in (first, second) if name]
+
+
+def _metric_tile(name: str, result: EvaluationResult, student: ModelResult) -> Tile:
+    metric = formatting.describe(name)
+    teacher = result.model("teacher")
+    detail = formatting.bounds_text(student.metrics[name], metric.unit)
+    if teacher and name in teacher.metrics and not formatting.is_exact(teacher.metrics[name]):
+        detail += f", teacher {formatting.value_text(teacher.metrics[name], '' if metric.unit != 'share' else 'share')}"
+    label = "tokens on which student and teacher agree" if name == "top1_agreement" else metric.title
+    unit = "" if metric.title.startswith(metric.unit) else formatting.written_unit(metric.unit)
+    return Tile(_bare(student.metrics[name], metric.unit), unit, label, detail)
+
+
+def _bare(interval: Interval, unit: str) -> str:
+    return formatting.value_text(formatting.scaled(interval, unit), "")
+
+
+def _size_tile(student: Cost, teacher: Cost) -> Tile:
+    share = formatting.number(100 * student.parameters / max(1, teacher.parameters))
+    detail = f"{formatting.si(student.parameters)} of {formatting.si(teacher.parameters)}"
+    return Tile(share, "%", "of the teacher's parameters", detail)
+
+
+def _speed_tiles(student: ModelResult, teacher: ModelResult) -> list[Tile]:
+    speed = speed_ratio(student, teacher)
+    if speed.value != speed.value:
+        return []
+    mine, theirs = student.cost.decode_tokens_per_second.value, teacher.cost.decode_tokens_per_second.value
+    detail = f"{formatting.significant(mine)} against {formatting.significant(theirs)} tokens/s"
+    label = "as fast in decoding" if speed.low > 1 or speed.high < 1 else "in decoding: no difference shown"
+    return [Tile(formatting.significant(speed.value, 2), "x", label, detail)]
+
+
+def _measured(result: EvaluationResult) -> list[str]:
+    return [name for name in metric_names(result) if any(name in model.metrics for model in result.models)]
+
+
+def quality_table(result: EvaluationResult) -> Table:
+    """Every model on every metric."""
+    names = _measured(result)
+    best = {name: best_roles(result, name) for name in names}
+
+    def row(model: ModelResult) -> Row:
+        return _model_row(model, [_metric_cell(model, name, is_best=model.role in best[name]) for name in names])
+
+    return Table(
+        caption=f"Quality with 95 % intervals, on {held_out_sentence(result)}.",
+        corner="model",
+        columns=[_metric_column(name) for name in names],
+        rows=[row(model) for model in models_in_order(result)],
+    )
+
+
+def _model_row(model: ModelResult, cells: Sequence[Cell]) -> Row:
+    return Row(SHORT_TITLES[model.role], formatting.one_line(model.name), model.role, cells)
+
+
+def _metric_column(name: str) -> tuple[str, str]:
+    metric = formatting.describe(name)
+    unit = "" if metric.title.startswith(metric.unit) or metric.unit == "share" else f"{metric.unit}, "
+    return metric.title, f"{unit}{metric.better} is better" if metric.meaning else metric.unit
+
+
+def _metric_cell(model: ModelResult, name: str, *, is_best: bool) -> Cell:
+    unit = formatting.describe(name).unit
+    interval = model.metrics.get(name)
+    if interval is None:
+        return Cell("-")
+    written_unit = unit if unit == "share" else ""
+    return Cell(formatting.value_text(interval, written_unit), formatting.bounds_text(interval, unit), is_best=is_best)
+
+
+def gains_table(result: EvaluationResult) -> Table | None:
+    """By how much the student is better than each other model, metric by metric; None where nothing was compared."""
+    found = {other: {row.metric: row for row in verdicts(result, other)} for other in OTHERS}
+    found = {other: rows for other, rows in found.items() if rows}
+    names = [name for name in metric_names(result) if any(name in rows for rows in found.values())]
+
+    def cell(other: Role, name: str) -> Cell:
+        row = found[other].get(name)
+        if row is None:
+            return Cell("-")
+        text = formatting.difference_text(row.gain, formatting.describe(name).unit)
+        value, _, bounds = text.partition("[")
+        return Cell(value.strip(), f"[{bounds}" if bounds else "", outcome=row.outcome)
+
+    rows = [Row(f"over {SHORT_TITLES[other]}", "", other, [cell(other, name) for name in names]) for other in found]
+    if not rows:
+        return None
+    caption = "What the student gained, paired over the same documents. Positive is better, whatever the metric."
+    return Table(caption, "gain", [(formatting.describe(name).title, "") for name in names], rows)
+
+
+def cost_table(result: EvaluationResult) -> Table:
+    """What each model costs to keep and to run."""
+    models = models_in_order(result)
+    most = {name: max((value(model.cost) for model in models), default=0.0) for name, _, value, _ in COST_COLUMNS}
+
+    def row(model: ModelResult) -> Row:
+        return _model_row(model, [_cost_cell(model.cost, column, most[column[0]]) for column in COST_COLUMNS])
+
+    return Table(
+        caption="Cost on the machine named under environment; bars compare the models in each column.",
+        corner="model",
+        columns=[(title, below) for title, below, _, _ in COST_COLUMNS],
+        rows=[row(model) for model in models],
+    )
+
+
+COST_COLUMNS: Sequence[tuple[str, str, Any, Any]] = (
+    ("parameters", "", lambda cost: float(cost.parameters), lambda cost: formatting.si(cost.parameters)),
+    (
+        "without embeddings",
+        "",
+        lambda cost: float(cost.parameters_without_embeddings),
+        lambda cost: formatting.si(cost.parameters_without_embeddings),
+    ),
+    ("on disk", "", lambda cost: float(cost.disk_bytes), lambda cost: formatting.si(cost.disk_bytes, "B")),
+    (
+        "prefill",
+        "tokens/s, higher is better",
+        lambda cost: cost.prefill_tokens_per_second.value,
+        lambda cost: cost.prefill_tokens_per_second,
+    ),
+    (
+        "decode",
+        "tokens/s, higher is better",
+        lambda cost: cost.decode_tokens_per_second.value,
+        lambda cost: cost.decode_tokens_per_second,
+    ),
+)
+
+
+def _cost_cell(cost: Cost, column: tuple[str, str, Any, Any], most: float) -> Cell:
+    _, _, value, written = column
+    share = value(cost) / most if most > 0 else 0.0
+    bar = round(100 * min(1.0, max(0.0, share)), 1) if share == share else None
+    shown = written(cost)
+    if isinstance(shown, Interval):
+        return Cell(formatting.value_text(shown, ""), formatting.bounds_text(shown, ""), bar=bar)
+    return Cell(shown, bar=bar)
+
+
+def layers_view(layers: Mapping[str, Any]) -> LayersView:
+    """The strip of layers and the sentence above it."""
+    kept_layers = [int(index) for index in layers.get("kept") or []]
+    total = int(layers.get("teacher_layers") or max(kept_layers, default=-1) + 1)
+    scores = layers.get("scores") or []
+    return LayersView(
+        sentence=layers_sentence(layers),
+        description=f"Kept {len(kept_layers)} of {total} layers: {ranges(kept_layers)}.",
+        cells=layer_strip(total, kept_layers, scores),
+        has_scores=any(score is not None for score in scores),
+        alternatives=_alternative_rows(layers),
+    )
+
+
+def layers_sentence(layers: Mapping[str, Any]) -> str:
+    """Which layers, chosen how, and how far from the teacher the student then started."""
+    kept_layers = [int(index) for index in layers.get("kept") or []]
+    total = int(layers.get("teacher_layers") or max(kept_layers, default=-1) + 1)
+    text = f"{len(kept_layers)} of the teacher's {total} layers were kept ({ranges(kept_layers)})"
+    if layers.get("method"):
+        text += f" by the method {_words(layers['method'])}"
+    text += "."
+    start = layers.get("start_kl_nats")
+    if start is not None:
+        tokens = layers.get("calibration_tokens")
+        on_text = f" on {formatting.count(tokens)} tokens of calibration text" if tokens else ""
+        distance = f"{formatting.significant(start)} nats from its teacher{on_text}"
+        text += f" Before any training that left the student {distance}."
+    return text
+
+
+def _alternative_rows(layers: Mapping[str, Any]) -> list[Row]:
+    start = layers.get("start_kl_nats")
+    tried = {**(layers.get("alternatives") or {})}
+    if not tried or start is None:
+        return []
+    tried.setdefault(str(layers.get("method") or "chosen"), start)
+    most = max(tried.values()) or 1.0
+    ordered = sorted(tried.items(), key=lambda item: float(item[1]))
+    return [
+        Row(
+            _words(name),
+            "",
+            "student" if name == layers.get("method") else "student_before",
+            [Cell(f"{formatting.significant(value)} nats", bar=round(100 * value / most, 1))],
+        )
+        for name, value in ordered
+    ]
+
+
+def data_facts(data: Mapping[str, Any], result: EvaluationResult) -> list[Facts]:
+    """What was synthesised, trained on, held out and stored."""
+    groups = [
+        Facts("Synthesised by the teacher", _synthesised_facts(data.get("synthesised") or {})),
+        Facts("Trained on", _counted(data, {"train_documents": "documents", "train_tokens": "tokens"})),
+        Facts("Held out", _held_out_facts(result)),
+        Facts("Teacher's signals", _label_facts(data.get("labels") or {})),
+    ]
+    return [group for group in groups if group.items]
+
+
+def _synthesised_facts(synthesised: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = _counted(synthesised, {"documents": "documents kept", "tokens": "tokens"})
+    dropped: Mapping[str, int] = synthesised.get("dropped") or {}
+    facts += [(f"dropped: {_words(reason)}", formatting.count(amount)) for reason, amount in dropped.items()]
+    seconds = synthesised.get("seconds")
+    if seconds:
+        facts.append(("time", formatting.duration(seconds)))
+        if synthesised.get("tokens"):
+            facts.append(("speed", f"{formatting.significant(synthesised['tokens'] / seconds)} tokens/s"))
+    return facts
+
+
+def _held_out_facts(result: EvaluationResult) -> list[tuple[str, str]]:
+    held_out = result.held_out
+    return [
+        ("documents", formatting.count(held_out.documents)),
+        ("tokens", formatting.count(held_out.tokens)),
+        ("text", formatting.si(held_out.bytes, "B")),
+    ]
+
+
+def _label_facts(labels: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = [("signal", _words(labels["signal"]))] if labels.get("signal") else []
+    if labels.get("bytes") is not None:
+        facts.append(("on disk", formatting.si(labels["bytes"], "B")))
+    if labels.get("bytes_per_token") is not None:
+        facts.append(("per token", formatting.si(labels["bytes_per_token"], "B")))
+    if labels.get("seconds") is not None:
+        facts.append(("time", formatting.duration(labels["seconds"])))
+    return facts
+
+
+def _counted(values: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(title, formatting.count(values[name])) for name, title in titles.items() if values.get(name) is not None]
+
+
+def sample_views(samples: Sequence[Sample]) -> list[SampleView]:
+    """As many samples as fit into the file, from the first on."""
+    views: list[SampleView] = []
+    spent_bytes = 0
+    for sample in samples:
+        view = _sample_view(sample)
+        spent_bytes += _escaped_bytes(view)
+        if spent_bytes > SAMPLE_BYTES:
+            break
+        views.append(view)
+    return views
+
+
+def _sample_view(sample: Sample) -> SampleView:
+    prompt, left_out = truncated(formatting.clean(sample.prompt), SAMPLE_CHARACTERS)
+    teacher = sample.continuations.get("teacher", "")
+    roles = [role for role in SAMPLE_ORDER if role in sample.continuations]
+    return SampleView(prompt, left_out, [_writer(role, sample.continuations[role], teacher) for role in roles])
+
+
+def _writer(role: Role, text: str, teacher_text: str) -> Writer:
+    shown, left_out = truncated(formatting.clean(text), SAMPLE_CHARACTERS)
+    shared = 0 if role == "teacher" else _shared_characters(shown, formatting.clean(teacher_text))
+    return Writer(role, SHORT_TITLES[role], shown[:shared], shown[shared:], left_out)
+
+
+def _shared_characters(one: str, two: str) -> int:
+    """Length of the common beginning, in whole words."""
+    length = next(
+        (index for index, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two))
+    )
+    if length == len(one) or one[length].isspace():
+        return length
+    return max(one.rfind(" ", 0, length), one.rfind("\n", 0, length)) + 1
+
+
+def _escaped_bytes(view: SampleView) -> int:
+    texts = [view.prompt, *(writer.shared + writer.own for writer in view.writers)]
+    markup_bytes = 200 * len(texts)
+    return markup_bytes + sum(len(html.escape(text).encode()) for text in texts)
+
+
+def truncated(text: str, most_characters: int) -> tuple[str, str]:
+    """The beginning of a text, and a note on what was left out."""
+    if len(text) <= most_characters:
+        return text, ""
+    return text[:most_characters], f"{formatting.count(len(text) - most_characters)} more characters"
+
+
+def _samples_note(num_shown: int, num_samples: int) -> str:
+    if num_shown == num_samples:
+        return ""
+    shown, all_samples = formatting.count(num_shown), formatting.count(num_samples)
+    return f"The first {shown} of {all_samples} samples: more would make this page slow to open."
+
+
+def stage_rows(stages: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Each stage with its share of the time."""
+    total = sum(_seconds(stage) for stage in stages)
+    return [
+        Row(
+            _words(stage.get("name", "")),
+            "",
+            "",
+            [Cell(formatting.duration(_seconds(stage)), bar=round(100 * _seconds(stage) / total, 1) if total else 0.0)],
+        )
+        for stage in stages
+    ]
+
+
+def _seconds(stage: Mapping[str, Any]) -> float:
+    return float(stage.get("seconds") or 0)
+
+
+def _words(name: object) -> str:
+    return formatting.one_line(str(name)).replace("_", " ")

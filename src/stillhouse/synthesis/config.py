@@ -1,0 +1,30 @@
+"""What a recipe can say about text that the teacher writes."""
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from stillhouse.core.config import Config
+from stillhouse.models.generate import Sampling
+from stillhouse.synthesis.prompts import filled_templates
+
+
+class PromptSynthesisConfig(Config):
+    """The teacher answers prompts made from templates."""
+
+    kind: Literal["prompts"] = "prompts"
+    templates: tuple[str, ...]
+    """Prompts with slots in braces, such as `Write a story about a {animal}.`"""
+    slots: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """The words that may stand in each slot."""
+    tokens: PositiveInt
+    """Tokens to learn from, held-out ones included; a few more are written, to the end of a batch."""
+    sampling: Sampling = Sampling()
+    batch_size: PositiveInt = 64
+    """Answers written at once."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _every_slot_is_known(self) -> Self:
+        filled_templates(self.templates, {name: words[:1] for name, words in self.slots.items()}, seed=0)
+        return self

@@ -1,0 +1,36 @@
+"""What a recipe can say about what the student is asked to match."""
+
+from typing import Any, Self
+
+from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, model_validator
+
+from stillhouse.core.config import Config
+from stillhouse.kernels.chunked import Term
+from stillhouse.objectives import objective
+
+
+class ObjectiveConfig(Config):
+    """One objective by name, with its weight, its temperature, and its own parameters beside them (such as `beta`)."""
+
+    model_config = ConfigDict(extra="allow")  # the objective itself says which parameters it has
+
+    name: str
+    weight: NonNegativeFloat = 1.0
+    """Its share of the total, as it is: weights need not add up to 1."""
+    temperature: PositiveFloat = 1.0
+    """Softens both distributions; value and gradient are multiplied by its square, so weights keep their meaning."""
+
+    @model_validator(mode="after")
+    def _is_in_the_catalogue(self) -> Self:
+        self.build()
+        return self
+
+    def build(self) -> Term:
+        """The term that the trainer sums.
+
+        Raises:
+            ValueError: for an unknown name or parameter, or a value out of range.
+        """
+        parameters: dict[str, Any] = self.model_extra or {}
+        chosen = objective(self.name, **parameters)
+        return Term(self.name, chosen.bind(temperature=self.temperature), self.weight, chosen.reads_teacher)
