@@ -8,6 +8,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from stillhouse.data.examples import Example
+
 SENTENCES = [
     "the small fox ran over the hill and saw a red house",
     "a girl found a key in the garden and opened the old door",
@@ -28,6 +30,26 @@ FAMILIES: dict[str, dict[str, object]] = {
     "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8, "final_logit_softcapping": 5.0},
     "gpt2": {},
     "gpt_neox": {},
+}
+# Families whose head does more than multiply.
+HEAD_FAMILIES: dict[str, dict[str, object]] = {
+    "granite": {"num_key_value_heads": 2, "logits_scaling": 4.0},
+    "cohere": {"num_key_value_heads": 2, "logit_scale": 0.25},
+    "phi": {},  # a bias
+}
+# Families that packed documents would leak through, were they not given a row each.
+LEAKY_FAMILIES: dict[str, dict[str, object]] = {
+    "bloom": {},  # distances, not positions
+    "gpt_oss": {"num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 4, "experts_implementation": "eager"},
+    "lfm2": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "qwen3_5_text": {
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    },
 }
 
 
@@ -51,9 +73,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(
-    family: str = "llama", *, layers: int = 4, vocab: int = 300, hidden: int = 32, seed: int = 0
+    family: str = "llama", *, layers: int = 4, vocab: int = 300, hidden: int = 32, seed: int = 0, **changes: object
 ) -> PreTrainedModel:
-    """A random model of this family: two layers of it have different weights, so that leaving one out shows."""
+    """A random model of this family, `changes` being settings of its own."""
     settings = {
         "vocab_size": vocab,
         "hidden_size": hidden,
@@ -66,10 +88,21 @@ def make_model(
         "pad_token_id": 1,
         "attention_dropout": 0.0,
         "initializer_range": 0.2,
-        **FAMILIES[family],
+        **(FAMILIES | HEAD_FAMILIES | LEAKY_FAMILIES).get(family, {}),
+        **changes,
     }
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings)).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # no bias is 0 and no norm is 1, so that leaving one out shows
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def make_example(seed: int, tokens: int, *, prompt: int = 1, vocab: int = 300) -> Example:
+    """A document of random tokens, of which those after the prompt are to be learnt."""
+    ids = torch.randint(2, vocab, (tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Example(tuple(ids), (0.0,) * prompt + (1.0,) * (tokens - prompt), 3 * (tokens - prompt))
 
 
 @pytest.fixture(scope="session")
@@ -82,9 +115,25 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(params=sorted(FAMILIES | HEAD_FAMILIES | LEAKY_FAMILIES))
+def any_family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=sorted((FAMILIES | HEAD_FAMILIES | LEAKY_FAMILIES).keys() - {"bloom"}))
+def stack_family(request: pytest.FixtureRequest) -> str:
+    """A family whose layers hand hidden states, and nothing else, to the next."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
 def build_model() -> Callable[..., PreTrainedModel]:
     return make_model
+
+
+@pytest.fixture(scope="session")
+def build_example() -> Callable[..., Example]:
+    return make_example
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import argparse
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -92,10 +93,26 @@ def _in_the_users_words(error: Exception) -> str | None:
 
     if isinstance(error, StillhouseError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full ({error.filename or 'no file named'}). Free some space; the same command goes on from here."
-    if isinstance(error, PermissionError):
-        return f"{error.filename} may not be written or read by this user. Change its permissions, or name run=FOLDER."
-    if "No space left on device" in str(error) or "os error 28" in str(error):  # as safetensors puts it
-        return "the disk is full. Free some space; the same command goes on from here."
+    filename = error.filename if isinstance(error, OSError) else None
+    match _errno_of(error):
+        case errno.ENOSPC | errno.EDQUOT:
+            where = f" ({filename})" if filename else ""
+            return f"the disk is full{where}. Free some space; the same command goes on from here."
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            what = filename or "a file of this run"
+            return f"{what} may not be written or read by this user. Change its permissions, or name run=FOLDER."
+    return None
+
+
+def _errno_of(error: Exception) -> int | None:
+    """Why the operating system refused, also where a library has put it into words of its own."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors, and all that is written in Rust
+    if told:
+        return int(told[1])
+    # What torch.save says when its bytes do not arrive, which a full disk is the reason for.
+    torch_could_not_write = ("PytorchStreamWriter failed", "iostream error", "unexpected pos")
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in torch_could_not_write):
+        return errno.ENOSPC
     return None

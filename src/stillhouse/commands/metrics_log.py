@@ -1,11 +1,10 @@
 """`metrics.jsonl`: every number of a run, one object a line, each step once even after a kill."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stillhouse.core.files import write_atomic
+from stillhouse.core.files import json_line, write_atomic
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
 from stillhouse.training.trainer import latest_checkpoint
@@ -21,23 +20,29 @@ class MetricsLog:
         """A place for one arm's training steps. Steps after its last checkpoint, which will be done again, are dropped."""
         resumed = latest_checkpoint(checkpoints)
         last_step = int(resumed.rpartition("-")[2]) if resumed else 0
-        kept = [line for line in self.run.metric_lines() if line.get("arm") != name or line["step"] <= last_step]
-        write_atomic(self.run.metrics, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
-        tokens = sum(line["step_tokens"] for line in kept if line.get("arm") == name)
+        kept = self._keep(lambda line: line.get("arm") != name or line["step"] <= last_step)
+        tokens = max((line["tokens"] for line in kept if line.get("arm") == name), default=0)
 
         def log(line: Mapping[str, float]) -> None:
             nonlocal tokens
             tokens += line["tokens"]
-            self.run.log(arm=name, **{**line, "step_tokens": line["tokens"], "tokens": tokens})
+            self.run.log(arm=name, **{**line, "tokens": tokens})
 
         return log
 
     def evaluation(self, result: EvaluationResult) -> None:
-        """One line a model and metric."""
+        """One line a model and metric, in the place of those that an evaluation cut short may have left."""
+        self._keep(lambda line: "evaluated" not in line)
         for model in result.models:
             for metric, interval in model.metrics.items():
                 numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
                 self.run.log(evaluated=model.role, metric=metric, **numbers)
+
+    def _keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Write the file anew with these lines only, and return them."""
+        kept = [line for line in self.run.metric_lines() if is_kept(line)]
+        write_atomic(self.run.metrics, "".join(json_line(line) for line in kept))
+        return kept
 
     def curves(self) -> dict[str, list[dict[str, Any]]]:
         """The training steps of each arm."""

@@ -1,20 +1,23 @@
 """The stages of a distillation, each done once: the composition root of every verb."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from stillhouse.commands.checks import check_student
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import Config, to_yaml
-from stillhouse.core.errors import ModelError
-from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files, size_on_disk
-from stillhouse.core.label_store import is_whole
+from stillhouse.core.errors import DataError
+from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files, remove, size_on_disk
+from stillhouse.core.label_store import damaged
 from stillhouse.core.progress import Progress
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.results import EvaluationResult, Role
@@ -25,7 +28,7 @@ from stillhouse.data.text import Row, read_rows, split_held_out, to_examples
 from stillhouse.evaluation.compare import Contestant, evaluate
 from stillhouse.kernels.chunked import Term
 from stillhouse.labelling import label
-from stillhouse.models.load import LoadedModel, check_exists, load_causal_lm, source_fingerprint, vocabulary_fingerprint
+from stillhouse.models.load import LoadedModel, check_exists, load_causal_lm, load_tokenizer, source_fingerprint
 from stillhouse.students.build import randomised, student_from_config, student_from_layers
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig
 from stillhouse.students.layer_choice import choose_layers
@@ -50,6 +53,15 @@ class Pipeline:
         self.recipe, self.run, self.progress = recipe, run, progress
         self.metrics = MetricsLog(run)
 
+    def check(self) -> None:
+        """Find what is wrong with teacher, student or data before any model is loaded or anything is written."""
+        check_exists(self.recipe.teacher.model)
+        if self.recipe.data.path is not None:
+            _ = self.rows  # read now, so that what is wrong with them is said now
+        check_student(
+            self.recipe.student, teacher=self.recipe.teacher.model, row_tokens=self.recipe.data.sequence_tokens
+        )
+
     # Parts, made when first asked for.
 
     @cached_property
@@ -61,8 +73,12 @@ class Pipeline:
     @cached_property
     def teacher_fingerprint(self) -> str:
         """Hash of the teacher's files."""
-        check_exists(self.recipe.teacher.model)
         return source_fingerprint(self.recipe.teacher.model)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer, which the student shares."""
+        return load_tokenizer(self.recipe.teacher.model)
 
     @cached_property
     def rows(self) -> tuple[list[Row], list[Row]]:
@@ -72,12 +88,20 @@ class Pipeline:
     @cached_property
     def train_examples(self) -> list[Example]:
         """Tokenised texts to train on."""
-        return to_examples(self.rows[0], self.teacher.tokenizer, max_tokens=self.recipe.data.sequence_tokens)
+        return self._tokenised(self.rows[0])
 
     @cached_property
     def held_out_examples(self) -> list[Example]:
         """Tokenised texts held out."""
-        return to_examples(self.rows[1], self.teacher.tokenizer, max_tokens=self.recipe.data.sequence_tokens)
+        return self._tokenised(self.rows[1])
+
+    def _tokenised(self, rows: Sequence[Row]) -> list[Example]:
+        examples = to_examples(rows, self.tokenizer, max_tokens=self.recipe.data.sequence_tokens)
+        if not examples:
+            raise DataError(
+                f"the texts, such as {rows[0].text[:20]!r}, are too short to predict anything. Give longer ones, or more."
+            )
+        return examples
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -88,22 +112,33 @@ class Pipeline:
             [fingerprint_files(files), self.recipe.data.model_dump(mode="json"), self.teacher_fingerprint]
         )
 
-    def _data_path(self) -> Any:
+    def _data_path(self) -> Path:
         if self.recipe.data.path is not None:
             return self.recipe.data.path
         self.synthesize()
+        return self._documents
+
+    @property
+    def _documents(self) -> Path:
         return self.run.data / "documents.jsonl"
 
     # Stages.
 
     def _stage(
-        self, name: str, title: str, *, made_from: list[Any], work: Callable[[], dict[str, Any]]
+        self,
+        name: str,
+        title: str,
+        *,
+        made_from: list[Any],
+        work: Callable[[], dict[str, Any]],
+        makes: Sequence[Path] = (),
     ) -> dict[str, Any]:
         def announced() -> dict[str, Any]:
             self.progress.stage(name, title)
             return work()
 
-        return self.run.stage(name, made_from=fingerprint([_plain(part) for part in made_from]), work=announced)
+        made_from_hash = fingerprint([_plain(part) for part in made_from])
+        return self.run.stage(name, made_from=made_from_hash, work=announced, makes=makes)
 
     def synthesize(self) -> dict[str, Any]:
         """The teacher writes the training text."""
@@ -114,7 +149,7 @@ class Pipeline:
         def work() -> dict[str, Any]:
             outcome = synthesize(
                 self.teacher.model,
-                self.teacher.tokenizer,
+                self.tokenizer,
                 prompts=filled_templates(wanted.templates, wanted.slots, seed=wanted.seed),
                 folder=self.run.data,
                 num_tokens=wanted.tokens,
@@ -125,7 +160,8 @@ class Pipeline:
             )
             return asdict(outcome)
 
-        return self._stage("synthesize", "the teacher writes", made_from=[self.teacher_fingerprint, wanted], work=work)
+        made_from = [self.teacher_fingerprint, wanted]
+        return self._stage("synthesize", "the teacher writes", made_from=made_from, work=work, makes=[self._documents])
 
     def label(self) -> dict[str, Any]:
         """The teacher's signals over the training text, stored."""
@@ -150,30 +186,25 @@ class Pipeline:
         return self._stage("label", "the teacher labels", made_from=[self.data_fingerprint, wanted], work=work)
 
     def _forget_damaged_labels(self) -> None:
-        """Labels that were finished and then damaged are made again, the damaged shards alone."""
-        if "label" in self.run.stages() and "train" not in self.run.stages():
-            damaged = [path.name for path in sorted(self.run.labels.glob("shard-*.safetensors")) if not is_whole(path)]
-            if damaged:
-                self.progress.say(f"{', '.join(damaged)} in {self.run.labels} is damaged and is made again")
-                self.run.event("warned", stage="label", damaged=damaged)
-                self.run.forget("label")
+        """Labels that were finished and then damaged are made again, the damaged files alone."""
+        names = damaged(self.run.labels) if self.run.is_done("label") else []
+        if names:
+            self.progress.say(f"damaged in {self.run.labels}, and made again: {', '.join(names)}")
+            self.run.event("warned", stage="label", damaged=names)
+            self.run.forget("label")
 
     def make_student(self) -> dict[str, Any]:
         """The student before training, saved."""
         self.synthesize()
 
         def work() -> dict[str, Any]:
-            self._check_held_out()
             student, choice = self._new_student()
             self._save(student, "student_before")
             return {"layers": choice}
 
         made_from = [self.teacher_fingerprint, self.data_fingerprint, self.recipe.student]
-        return self._stage("student", "the student is made", made_from=made_from, work=work)
-
-    def _check_held_out(self) -> None:
-        if not self.train_examples or not self.held_out_examples:
-            raise ModelError("the texts are too short to predict anything: every one is a single token.")
+        makes = [self.run.path / "student_before"]
+        return self._stage("student", "the student is made", made_from=made_from, work=work, makes=makes)
 
     def _new_student(self) -> tuple[PreTrainedModel, dict[str, Any] | None]:
         match self.recipe.student:
@@ -189,17 +220,7 @@ class Pipeline:
                     self.teacher.model, seed=seed, changes=wanted.changes, config=wanted.config
                 ), None
             case CheckpointConfig() as wanted:
-                return self._checkpoint(wanted.model), None
-
-    def _checkpoint(self, source: str) -> PreTrainedModel:
-        loaded = load_causal_lm(source)
-        if vocabulary_fingerprint(loaded.tokenizer) != vocabulary_fingerprint(self.teacher.tokenizer):
-            raise ModelError(
-                f"student.model {source!r} has a vocabulary of {len(loaded.tokenizer):,} tokens that is not the teacher's "
-                f"({len(self.teacher.tokenizer):,}), and these objectives compare token by token. "
-                "Choose a student with the teacher's tokenizer."
-            )
-        return loaded.model
+                return load_causal_lm(wanted.model).model, None
 
     def _calibration_batch(self, num_tokens: int) -> Batch:
         """The first training texts that together have `num_tokens` to predict."""
@@ -213,14 +234,16 @@ class Pipeline:
     def train(self) -> dict[str, Any]:
         """The student, trained by the recipe's objectives."""
         terms = [chosen.build() for chosen in self.recipe.objectives]
-        self.label()
+        makes = [self.run.student]
+        if not self.run.is_done("train", makes=makes):  # labels have served once it is done, and may be gone
+            self.label()
         self.make_student()
         made_from = [self.data_fingerprint, self.recipe.student, self.recipe.objectives, self.recipe.training]
 
         def work() -> dict[str, Any]:
             return self._train_arm("student", self._load("student_before"), terms, self._signals())
 
-        return self._stage("train", "the student learns", made_from=made_from, work=work)
+        return self._stage("train", "the student learns", made_from=made_from, work=work, makes=makes)
 
     def _signals(self) -> Teacher:
         if self.recipe.labels is None:
@@ -236,7 +259,7 @@ class Pipeline:
             self.train_examples,
             terms=terms,
             teacher=teacher,
-            vocab_size=len(self.teacher.tokenizer),
+            vocab_size=len(self.tokenizer),
             schedule=self.recipe.training,
             row_tokens=self.recipe.data.sequence_tokens,
             checkpoints=checkpoints,
@@ -245,6 +268,7 @@ class Pipeline:
             title=arm.replace("_", " ") + " learns",
         )
         self._save(trained, arm)
+        remove(checkpoints)  # several times the student's size, and of no use any more
         lines = [line for line in self.run.metric_lines() if line.get("arm") == arm]
         return {"steps": lines[-1]["step"], "tokens": lines[-1]["tokens"], "final_loss": lines[-1]["loss"]}
 
@@ -259,7 +283,8 @@ class Pipeline:
                     start = randomised(start, seed=self.recipe.training.seed)
                 return self._train_arm(role, start, [HARD_LABELS], None)
 
-            self._stage(role, "the control learns without the teacher", made_from=made_from, work=work)
+            makes = [self.run.path / role]
+            self._stage(role, "the control learns without the teacher", made_from=made_from, work=work, makes=makes)
 
     def evaluate(self) -> EvaluationResult:
         """Teacher, student, student before training and controls on the held-out text."""
@@ -270,16 +295,21 @@ class Pipeline:
             result = evaluate(
                 self._contestants(),
                 self.held_out_examples,
-                self.teacher.tokenizer,
+                self.tokenizer,
                 num_samples=self.recipe.evaluation.samples,
                 progress=self.progress,
             )
             self.metrics.evaluation(result)
+            self.run.forget("report")
             return {"result": result.to_dict()}
 
-        made_from = [self.data_fingerprint, self.recipe]
-        done = self._stage("evaluate", "everyone is measured", made_from=made_from, work=work)
+        done = self._stage("evaluate", "everyone is measured", made_from=self._everything, work=work)
         return EvaluationResult.from_dict(done["result"])
+
+    @property
+    def _everything(self) -> list[Any]:
+        """The data, and all of the recipe but where it is at work."""
+        return [self.data_fingerprint, self.recipe.model_dump(mode="json", exclude={"run"})]
 
     def _contestants(self) -> list[Contestant]:
         controls = CONTROL_ROLES[self.recipe.evaluation.control]
@@ -289,9 +319,19 @@ class Pipeline:
 
     def report(self) -> EvaluationResult:
         """`report.html` and the model card, from what the stages left behind."""
+        result, card = self.evaluate(), self.run.student / "README.md"
+
+        def work() -> dict[str, Any]:
+            self._write_report(result, card)
+            return {}
+
+        makes = [self.run.report, card]
+        self._stage("report", "the report is written", made_from=self._everything, work=work, makes=makes)
+        return result
+
+    def _write_report(self, result: EvaluationResult, card: Path) -> None:
         from stillhouse.reporting import write_card, write_report
 
-        result = self.evaluate()
         stages = self.run.stages()
         layers = self._layers(stages["student"].get("layers"))
         data = self._data_account(stages)
@@ -307,7 +347,7 @@ class Pipeline:
             stages=[{"name": name, "seconds": done["seconds"]} for name, done in stages.items()],
         )
         write_card(
-            self.run.student / "README.md",
+            card,
             student_name=self.run.path.name,
             result=result,
             teacher={"model": self.recipe.teacher.model},
@@ -316,8 +356,6 @@ class Pipeline:
             data=data,
             licence=None,
         )
-        self.run.event("reported", path=str(self.run.report))
-        return result
 
     @staticmethod
     def _layers(choice: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -347,10 +385,25 @@ class Pipeline:
     def _save(self, model: PreTrainedModel, role: Role) -> None:
         with atomic_path(self.run.path / role) as part:
             model.save_pretrained(part)
-            self.teacher.tokenizer.save_pretrained(part)
+            self.tokenizer.save_pretrained(part)
 
     def _load(self, role: Role) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(self.run.path / role, dtype=self.teacher.model.dtype).eval()
+
+
+@contextmanager
+def at_work(recipe: Recipe, progress: Progress) -> Iterator[Pipeline]:
+    """A recipe in its run folder, where no other process works meanwhile. Nothing is written before what can be known to
+    be wrong without a model has been said.
+
+    Raises:
+        StillhouseError: for what the user can mend.
+    """
+    run = RunFolder(recipe.run)
+    pipeline = Pipeline(recipe, run, progress)
+    pipeline.check()
+    with run.open(recipe):
+        yield pipeline
 
 
 def _plain(part: Any) -> Any:

@@ -1,7 +1,7 @@
 """A whole recipe, and what must be true of its parts together."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -44,13 +44,13 @@ class Recipe(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
-    def _there_is_text(self) -> Self:
+    def _there_is_text(self) -> "Recipe":
         if (self.synthesis is None) == (self.data.path is None):
             raise ValueError("give data.path or synthesis: exactly one of them says where the text comes from.")
         return self
 
     @model_validator(mode="after")
-    def _objectives_can_teach(self) -> Self:
+    def _objectives_can_teach(self) -> "Recipe":
         names = [chosen.name for chosen in self.objectives]
         if len(set(names)) < len(names):
             raise ValueError(

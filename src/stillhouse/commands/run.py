@@ -5,29 +5,37 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stillhouse.commands.pipeline import Pipeline
+from stillhouse.commands.pipeline import at_work
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.config import load_recipe
+from stillhouse.core.errors import RecipeError
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
-from stillhouse.models.load import check_exists
 from stillhouse.reporting import results_table, terminal_progress
 
 
 def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
     """Read the recipe, then do what is not done yet, with progress in the terminal."""
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
-    check_exists(recipe.teacher.model)
-    folder = RunFolder(recipe.run)
-    folder.open(recipe)
-    pipeline = Pipeline(recipe, folder, terminal_progress())
-    match until:
-        case "report":
-            _show(pipeline.report(), folder)
-        case "evaluate":
-            Console().print(results_table(pipeline.evaluate()))
-        case stage:
-            getattr(pipeline, stage)()
+    _refuse_an_idle_verb(recipe, until, source=recipe_path)
+    with at_work(recipe, terminal_progress()) as pipeline:
+        match until:
+            case "report":
+                _show(pipeline.report(), pipeline.run)
+            case "evaluate":
+                Console().print(results_table(pipeline.evaluate()))
+            case stage:
+                getattr(pipeline, stage)()
+
+
+def _refuse_an_idle_verb(recipe: Recipe, until: str, *, source: str) -> None:
+    """A verb whose stage this recipe does not have would end at once and say nothing."""
+    sections = {"synthesize": ("synthesis", recipe.synthesis), "label": ("labels", recipe.labels)}
+    name, section = sections.get(until, ("", recipe))
+    if section is None:
+        raise RecipeError(
+            [f"{name}: it must be given for `stillhouse {until}`, or there is nothing to do."], source=source
+        )
 
 
 def _show(result: EvaluationResult, folder: RunFolder) -> None:

@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 PART_SUFFIX = ".part"
 """A file or folder with this ending was being written when its writer stopped. It may be removed at any time."""
@@ -25,12 +25,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART_SUFFIX)
     remove(part)
-    yield part
-    for file in part.rglob("*") if part.is_dir() else [part]:
-        if file.is_file():
-            _flush(file)
+    try:
+        yield part
+        for file in part.rglob("*") if part.is_dir() else [part]:
+            if file.is_file():
+                _flush(file)
+    except BaseException:  # also Ctrl-C: what is half written only takes room, on a full disk above all
+        remove(part)
+        raise
     if path.is_dir():  # a folder cannot be renamed over another
-        shutil.rmtree(path)
+        remove(path)
     os.replace(part, path)
 
 
@@ -40,25 +44,48 @@ def _flush(file: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a whole folder, if it is there."""
+    """Remove a file or a whole folder, if it is there; a kill leaves a folder whole or gone, never with holes."""
+    going = path if path.name.endswith(PART_SUFFIX) else path.with_name(f"{path.name}.gone{PART_SUFFIX}")
+    shutil.rmtree(going, ignore_errors=True)
     if path.is_dir():
-        shutil.rmtree(path)
+        os.replace(path, going)
+        shutil.rmtree(going)
     else:
         path.unlink(missing_ok=True)
 
 
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Add one JSON object as a line; a line cut off by a kill is dropped by `read_lines`."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one JSON object as a line, in the place of a last line that a kill or a full disk cut off."""
+    with path.open("a+b") as file:
+        file.truncate(_end_of_whole_lines(file))
+        file.write(json_line(record).encode())
+
+
+def _end_of_whole_lines(file: BinaryIO) -> int:
+    """Where the last newline ends. Looks back in pieces: it is nearly always the last byte."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 4096)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """One JSON object as a line of a `.jsonl` file."""
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of our own append-only file; an unfinished last line does not count."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line]
+    # Bytes: `splitlines` on text would also split at the line separators that JSON strings may hold.
+    *whole, _unfinished = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in whole if line]
 
 
 def fingerprint(value: Any) -> str:
@@ -68,11 +95,14 @@ def fingerprint(value: Any) -> str:
 
 def fingerprint_files(paths: Iterable[Path]) -> str:
     """64 bits of SHA-256 over the names and contents of files, as hex; their order and folder do not matter."""
-    whole = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        with path.open("rb") as file:
-            whole.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return whole.hexdigest()[:16]
+    lines = sorted(f"{path.name}\0{sha256_of(path)}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size_on_disk(path: Path) -> int:

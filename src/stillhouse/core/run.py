@@ -3,17 +3,19 @@
 import fcntl
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from stillhouse.core.config import Config, differences, parse_recipe, to_yaml
+from stillhouse.core.config import Config, differences, load_recipe, to_yaml
 from stillhouse.core.errors import RecipeError, RunError, StaleError
-from stillhouse.core.files import append_line, read_lines, write_atomic
+from stillhouse.core.files import PART_SUFFIX, append_line, read_lines, write_atomic
+
+LOCK = ".lock"
+"""Held by the process that works in a run folder, for as long as it lives."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,6 @@ class RunFolder:
     """Paths and records of one run. Every write is atomic or append-only."""
 
     path: Path
-    _lock: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def recipe(self) -> Path:
@@ -53,18 +54,38 @@ class RunFolder:
         """Every number, one object a line."""
         return self.path / "metrics.jsonl"
 
-    def open(self, recipe: Config) -> None:
-        """Make the folder, or enter the one that this same recipe made, and keep others out while this process lives.
+    @contextmanager
+    def open(self, recipe: Config) -> Iterator[None]:
+        """Make the folder, or enter the one that this same recipe made, and keep others out while the block runs.
 
         Raises:
-            RunError: if another recipe made it, or another process is at work in it.
+            RunError: if another recipe made it, something else than a run lies there, or another process is at work in it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._keep_others_out()
-        if not self.recipe.exists():
-            write_atomic(self.recipe, to_yaml(recipe))
-            return
-        changes = differences(self._recipe_before(recipe), recipe)
+        self._refuse_a_strangers()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise RunError(
+                f"{self.path} cannot be a folder: a file is in its place. Name another with run=FOLDER."
+            ) from None
+        with self._keeping_others_out():
+            if self.recipe.exists():
+                self._compare_with(recipe)
+            else:
+                write_atomic(self.recipe, to_yaml(recipe))
+            yield
+
+    def _refuse_a_strangers(self) -> None:
+        """Stages replace whole folders such as `student/`: never somebody else's."""
+        if self.path.is_dir() and not self.recipe.exists():
+            strange = sorted({entry.name for entry in self.path.iterdir()} - {LOCK, self.recipe.name + PART_SUFFIX})
+            if strange:
+                raise RunError(
+                    f"{self.path} is not empty (it has {strange[0]!r}) and no run made it. Name another with run=FOLDER."
+                )
+
+    def _compare_with(self, recipe: Config) -> None:
+        changes = differences(self._recipe_before(recipe), recipe, ignoring="run")  # a folder may be moved
         if changes:
             raise RunError(
                 f"{self.path} was made by another recipe ({'; '.join(changes[:3])}{'; ...' if len(changes) > 3 else ''}). "
@@ -73,21 +94,22 @@ class RunFolder:
 
     def _recipe_before(self, recipe: Config) -> Config:
         try:
-            return parse_recipe(type(recipe), yaml.safe_load(self.recipe.read_text(encoding="utf-8")))
-        except (RecipeError, yaml.YAMLError, TypeError):
+            return load_recipe(type(recipe), self.recipe)
+        except RecipeError:
             raise RunError(
                 f"{self.recipe} is not a recipe of this version. Name another folder with run=FOLDER, or remove this one."
             ) from None
 
-    def _keep_others_out(self) -> None:
-        lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                f"{self.path} is in use by another stillhouse process. Wait for it, or name run=FOLDER."
-            ) from None
-        self._lock.append(lock)
+    @contextmanager
+    def _keeping_others_out(self) -> Iterator[None]:
+        with (self.path / LOCK).open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{self.path} is in use by another stillhouse process. Wait for it, or name run=FOLDER."
+                ) from None
+            yield
 
     def event(self, name: str, **details: Any) -> None:
         """Note what happened, in order: started, resumed, finished, warned."""
@@ -98,17 +120,25 @@ class RunFolder:
         """Add one line of numbers to `metrics.jsonl`."""
         append_line(self.metrics, numbers)
 
-    def stage(self, name: str, *, made_from: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def stage(
+        self, name: str, *, made_from: str, work: Callable[[], dict[str, Any]], makes: Sequence[Path] = ()
+    ) -> dict[str, Any]:
         """Do a stage once: what it returned is kept, with the hash of what it was made from, and returned the next time.
+        It is done again where a file or folder that it `makes` has gone.
 
         Raises:
-            StaleError: if the stage was done from something else than now.
+            StaleError: if the stage was done, or begun, from something else than now.
         """
-        record = self.path / "stages" / f"{name}.json"
+        record, beginning = self._record(name), self._record(name).with_suffix(".started")
         if record.exists():
-            return self._done_before(record, name, made_from)
-        resumed = (self.path / "stages" / f"{name}.started").exists()
-        write_atomic(self.path / "stages" / f"{name}.started", made_from)
+            done: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+            self._refuse_stale(name, done["made_from"], made_from)
+            if all(path.exists() for path in makes):
+                return done
+        resumed = beginning.exists()
+        if resumed:
+            self._refuse_stale(name, beginning.read_text(encoding="utf-8"), made_from)
+        write_atomic(beginning, made_from)
         self.event("resumed" if resumed else "started", stage=name)
         started = time.monotonic()
         outcome = work()
@@ -117,18 +147,23 @@ class RunFolder:
         self.event("finished", stage=name, seconds=done["seconds"])
         return done
 
-    def _done_before(self, record: Path, name: str, made_from: str) -> dict[str, Any]:
-        done: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        if done["made_from"] != made_from:
+    def _record(self, name: str) -> Path:
+        return self.path / "stages" / f"{name}.json"
+
+    def _refuse_stale(self, name: str, before: str, now: str) -> None:
+        if before != now:
             raise StaleError(
                 f"the stage {name!r} in {self.path} was made from something else (teacher, tokenizer, template or data have "
-                f"changed since). Name another folder with run=FOLDER, or remove {record.parent} to make all stages again."
+                "changed since). Name another folder with run=FOLDER, or remove this one to make all stages again."
             )
-        return done
 
     def forget(self, name: str) -> None:
         """Let a stage be done again."""
-        (self.path / "stages" / f"{name}.json").unlink(missing_ok=True)
+        self._record(name).unlink(missing_ok=True)
+
+    def is_done(self, name: str, *, makes: Sequence[Path] = ()) -> bool:
+        """Whether a stage has ended and what it `makes` is there."""
+        return self._record(name).exists() and all(path.exists() for path in makes)
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The stages that are done, in the order in which they ended."""

@@ -1,8 +1,10 @@
 """Text rows: from JSONL, plain text, or a folder of either, to examples."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from stillhouse.core.errors import DataError
 from stillhouse.data.examples import Example, windows
 
 DOCUMENT_END = "<|endoftext|>"
-"""A line of this separates documents in a plain text file; without one, the file is a single document."""
+"""Separates documents in a plain text file; without one, the file is a single document."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def _reader(file: Path) -> Any:
 
 
 def _read_jsonl(file: Path) -> Iterator[Row]:
-    for number, line in enumerate(_read(file).splitlines(), start=1):
+    # Not `splitlines`: JSON strings may hold the other separators of lines that Unicode knows.
+    for number, line in enumerate(_read(file).split("\n"), start=1):
         if line.strip():
             yield _to_row(line, where=f"{file}, line {number}")
 
@@ -57,13 +60,24 @@ def _to_row(line: str, *, where: str) -> Row:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond what Python reads
+        raise DataError(f"{where} cannot be read: {error}.") from None
     match record:
         case {"prompt": str(prompt), "completion": str(text)} if text:
-            return Row(text, prompt, record.get("finished", True) is not False)
+            return _whole(Row(text, prompt, record.get("finished", True) is not False), where=where)
         case {"text": str(text)} if text:
-            return Row(text)
+            return _whole(Row(text), where=where)
     keys = sorted(record) if isinstance(record, dict) else type(record).__name__
     raise DataError(f'{where} has {keys}. Expected {{"text": ...}} or {{"prompt": ..., "completion": ...}}, not empty.')
+
+
+def _whole(row: Row, *, where: str) -> Row:
+    """Refuse half a surrogate pair: JSON can spell one, UTF-8 and tokenizers cannot."""
+    try:
+        (row.prompt + row.text).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} holds half a character, {error.object[error.start]!a}: cut or mend it.") from None
+    return row
 
 
 def _read_txt(file: Path) -> Iterator[Row]:
@@ -74,7 +88,7 @@ def _read_txt(file: Path) -> Iterator[Row]:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # Windows likes to put a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read as UTF-8 text: {error}") from None
 
@@ -106,17 +120,21 @@ def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def split_held_out(rows: Sequence[Row], *, share: float) -> tuple[list[Row], list[Row]]:
-    """Rows to train on, and every n-th row held out. Rows with the same text go to the same side.
+    """Rows to train on, and rows held out: this share of the texts, evenly spread. Rows with the same text go to the same
+    side, so that nothing is judged that was learnt; a row that comes again is left out.
 
     Raises:
         DataError: if either side is left empty.
     """
+    texts = list(dict.fromkeys(row.text for row in rows))
+    part = Fraction(str(share))  # exactly as it was written: no binary number is 0.1
+    judged = {text for number, text in enumerate(texts) if int((number + 1) * part) > int(number * part)}
     unique = list(dict.fromkeys(rows))
-    every = max(2, round(1 / share))
-    held_out = unique[every - 1 :: every]
-    train = [row for row in unique if row not in set(held_out)]
+    train = [row for row in unique if row.text not in judged]
+    held_out = [row for row in unique if row.text in judged]
     if not held_out or not train:
         raise DataError(
-            f"{len(unique)} different rows are too few to hold {share:.0%} of them out. Give at least {every}."
+            f"{len(texts)} different texts are too few to hold {share:.0%} of them out. Give at least {math.ceil(1 / part)}; "
+            f"in a .txt file, {DOCUMENT_END} separates them."
         )
     return train, held_out

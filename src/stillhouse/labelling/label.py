@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
+from stillhouse.core.errors import DataError
 from stillhouse.core.files import size_on_disk
-from stillhouse.core.label_store import FORMAT, Manifest, is_whole, write_head, write_manifest, write_shard
+from stillhouse.core.label_store import FORMAT, Manifest, open_shard, write_head, write_manifest, write_shard
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.protocols import Teacher
 from stillhouse.data.examples import Example
@@ -39,19 +40,25 @@ def label(
     """Store the teacher's last hidden states for every example, and its head. Any loss can rebuild exact logits from them,
     at any temperature, to the rounding of float16.
 
-    Started again after a kill, it keeps every whole shard and makes the others; a damaged shard is made again.
+    Started again after a kill, it keeps every whole shard and makes the others; a damaged shard, or one made from
+    something else, is made again.
+
+    Raises:
+        DataError: if there is no example.
     """
+    if not examples:
+        raise DataError("there is no text to label.")
     unique = list({example.key: example for example in examples}.values())
     shards = list(_shards(unique, shard_tokens))
     total = sum(len(example.ids) for example in unique)
     with working(progress, "the teacher labels", total, "tokens"):
         for number, shard in enumerate(shards):
-            path = folder / _shard_name(number)
-            if not is_whole(path):
-                write_shard(path, [example.key for example in shard], _hidden_states(teacher, shard, row_tokens))
+            path, keys = folder / _shard_name(number), [example.key for example in shard]
+            if not _is_made(path, keys, made_from):
+                write_shard(path, keys, _hidden_states(teacher, shard, row_tokens), made_from=made_from)
             progress.advance(sum(len(example.ids) for example in shard))
     head = teacher.signals(to_batch([unique[:1]]))
-    write_head(folder, head)
+    write_head(folder, head, made_from=made_from)
     names = [_shard_name(number) for number in range(len(shards))]
     hidden = int(head.hidden.shape[-1])
     write_manifest(
@@ -59,6 +66,15 @@ def label(
         Manifest(FORMAT, "last_hidden", made_from, hidden, head.scale, head.softcap, names, total, len(unique)),
     )
     return LabelOutcome("last_hidden", len(unique), total, size_on_disk(folder))
+
+
+def _is_made(path: Path, keys: list[str], made_from: str) -> bool:
+    """Whether the shard is there, whole, of these records, and made from this."""
+    try:
+        shard = open_shard(path)
+    except DataError:
+        return False
+    return shard.made_from == made_from and shard.keys() == keys
 
 
 def _shard_name(number: int) -> str:

@@ -1,5 +1,7 @@
 """Where a causal language model keeps its parts: layers, head, and what its family does after the head."""
 
+from inspect import signature
+
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -40,6 +42,12 @@ def layers_prefix(model: PreTrainedModel) -> str:
     """The layers' name in the state dict, such as `model.layers.`."""
     layers = decoder_layers(model)
     return next(f"{name}." for name, module in model.named_modules() if module is layers)
+
+
+def understood(model: PreTrainedModel, **arguments: object) -> dict[str, object]:
+    """Those of the arguments that have a value and that this family's `forward` has a name for."""
+    known = signature(model.forward).parameters
+    return {name: value for name, value in arguments.items() if value is not None and name in known}
 
 
 def parameter_count(model: nn.Module, *, embeddings: bool = True) -> int:

@@ -2,28 +2,41 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import signature
+from typing import Any
+from weakref import WeakSet
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stillhouse.core.batch import Batch
+from stillhouse.core.errors import ModelError
 from stillhouse.core.signals import FactoredLogits
-from stillhouse.models.anatomy import decoder_config
+from stillhouse.models.anatomy import decoder_config, understood
+from stillhouse.models.isolation import isolates_documents, one_document_a_row, padded_like
+
+_HEAD_KNOWN: WeakSet[nn.Module] = WeakSet()
+"""Models whose own logits were once found to be what `head_of` says."""
 
 
 def factored_logits(model: nn.Module, batch: Batch) -> FactoredLogits:
     """Last hidden states and the head that would turn them into logits, at every position of the batch.
 
-    Documents packed into one row do not see each other: positions that start again at 0 tell the model so. `model` may be
-    wrapped for data parallelism: it is called as a whole, so that the wrapper's hooks run, but its head only ever sees one
-    position.
+    Documents packed into one row do not see each other: positions that start again at 0 tell the model so. A family that
+    does not heed them, as one with recurrent layers, is found out by a trial and given one document a row: slower, and as
+    right. `model` may be wrapped for data parallelism: it is called as a whole, so that the wrapper's hooks run, but its
+    head only ever sees one position.
+
+    Raises:
+        ModelError: if the model does more between hidden states and logits than a head, its scale and its cap.
     """
     bare = _unwrapped(model)
-    with _last_hidden_state(bare) as seen:
-        model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, **_shortest_head(bare))
-    return head_of(bare, seen[-1])
+    packed = bool((batch.documents > 0).any())
+    if packed and not isolates_documents(bare, lambda ids, positions: _last_hidden(model, ids, positions)):
+        ids, places = one_document_a_row(batch)
+        return head_of(bare, padded_like(batch, _last_hidden(model, ids, None)[places]))
+    return head_of(bare, _last_hidden(model, batch.ids, batch.positions))
 
 
 def head_of(model: PreTrainedModel, hidden: Float[Tensor, "*positions hidden"]) -> FactoredLogits:
@@ -41,17 +54,43 @@ def _unwrapped(model: nn.Module) -> PreTrainedModel:
     return inner
 
 
-def _shortest_head(model: PreTrainedModel) -> dict[str, int]:
-    """Ask for the logits of one position only, where the family lets us."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
+def _last_hidden(
+    model: nn.Module, ids: Int[Tensor, "batch seq"], positions: Int[Tensor, "batch seq"] | None
+) -> Float[Tensor, "batch seq hidden"]:
+    """What the model's body hands to its head."""
+    bare = _unwrapped(model)
+    with _hearing_the_body(bare) as heard:
+        output = model(input_ids=ids, use_cache=False, **understood(bare, position_ids=positions, logits_to_keep=1))
+    if bare not in _HEAD_KNOWN:
+        _check_head(bare, heard, output.logits)
+        _HEAD_KNOWN.add(bare)
+    return heard[-1]
 
 
 @contextmanager
-def _last_hidden_state(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """Collects what the body of the model hands to its head while the block runs."""
-    seen: list[Tensor] = []
-    handle = model.base_model.register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))
+def _hearing_the_body(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Collects what the body of the model hands to its head while the block runs; the last is the outermost."""
+    heard: list[Tensor] = []
+    body: Any = model.base_model
+    bodies = {body, body.get_decoder()} - {model}  # most models call their body whole, OPT only the decoder inside it
+    handles = [body.register_forward_hook(lambda _body, _inputs, output: heard.append(output[0])) for body in bodies]
     try:
-        yield seen
+        yield heard
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel, heard: list[Tensor], logits: Float[Tensor, "batch some vocab"]) -> None:
+    """Refuse a model whose own logits at the last position are not what `head_of` would make of its hidden states."""
+    name = type(model).__name__
+    if not heard:
+        raise ModelError(f"{name} runs without calling its own body, so its hidden states cannot be read.")
+    own, ours = logits[:, -1].float(), head_of(model, heard[-1][:, -1]).dense()
+    tolerance = 1e-4 if logits.itemsize >= 4 else 3e-2  # of the largest logit: a bfloat16 has 8 bits
+    if own.shape != ours.shape or (own - ours).abs().max() > tolerance * own.abs().max():
+        raise ModelError(
+            f"{name} makes its logits from its hidden states in a way that stillhouse does not know: beyond a linear "
+            "head with bias, scale and softcap. It can be neither teacher nor student yet."
+        )

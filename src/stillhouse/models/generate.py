@@ -1,15 +1,17 @@
 """Let a model write, in batch: finished rows leave the batch, and a seed gives the same text every time."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from stillhouse.core.config import Config
+from stillhouse.core.errors import ModelError
+from stillhouse.models.anatomy import understood
 
 
 class Sampling(Config):
@@ -29,7 +31,6 @@ def stop_ids_of(model: PreTrainedModel) -> set[int]:
     return set() if stop is None else {stop} if isinstance(stop, int) else set(stop)
 
 
-@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -41,49 +42,82 @@ def generate(
     """New tokens after each prompt, the stop token included where one was drawn.
 
     Every prompt must have a token. Prompts of different lengths are padded on the left; padding is neither attended to
-    nor counted in positions.
+    nor counted in positions. What is drawn for a row depends on the seed and the row's number, not on the other rows.
+
+    Raises:
+        ModelError: if the family cannot be asked for one token after another, as one without a key-value cache.
     """
+    if not prompts:
+        return []
     stops = torch.tensor(sorted(stop_ids_of(model) if stop_ids is None else stop_ids), dtype=torch.long)
     draw = torch.Generator().manual_seed(seed)
-    ids, mask = _left_padded(prompts)
     written: list[list[int]] = [[] for _ in prompts]
-    alive = list(range(len(prompts)))
-    cache = DynamicCache(config=model.config)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    writing = _Writing(model, prompts)
     for _ in range(sampling.max_new_tokens):
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        chosen = _draw(output.logits[:, -1].float(), sampling, draw)  # [alive]
-        for row, token in zip(alive, chosen.tolist(), strict=True):
+        points = torch.rand(len(prompts), 1, generator=draw)[writing.alive]
+        chosen = _draw(writing.next_logits(), sampling, points)  # [alive]
+        for row, token in zip(writing.alive, chosen.tolist(), strict=True):
             written[row].append(token)
-        going = ~torch.isin(chosen, stops)
+        going = ~torch.isin(chosen, stops.to(chosen.device))
         if not going.any():
             break
-        if not going.all():
-            keep = going.nonzero().squeeze(-1)
-            cache.batch_select_indices(keep)
-            chosen, mask, positions = chosen[keep], mask[keep], positions[keep]
-            alive = [alive[row] for row in keep.tolist()]
-        ids, positions = chosen[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=-1)
+        writing.read(chosen, going)
     return written
 
 
-def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+class _Writing:
+    """The rows still being written: what the model reads next, and what it remembers."""
+
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
+        assert all(prompts), "an empty prompt has nothing to go on from"
+        self.model = model
+        self.alive = list(range(len(prompts)))
+        self.cache: Any = DynamicCache(config=model.config)
+        self.ids, self.mask = _left_padded(prompts, device=model.device)
+        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+
+    @torch.no_grad()
+    def next_logits(self) -> Float[Tensor, "alive vocab"]:
+        """What the model says comes next in each row."""
+        output = self.model(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            **understood(self.model, position_ids=self.positions, logits_to_keep=1),
+        )
+        if getattr(output, "past_key_values", None) is not self.cache:
+            raise ModelError(
+                f"{type(self.model).__name__} keeps no key-value cache that stillhouse can use, so it cannot write text. "
+                "As a teacher it can still label text that you have."
+            )
+        return output.logits[:, -1].float()
+
+    def read(self, chosen: Int[Tensor, " alive"], going: Bool[Tensor, " alive"]) -> None:
+        """Let each row that is still going have its chosen token, and the others leave."""
+        if not going.all():
+            keep = going.nonzero().squeeze(-1)
+            self.cache.reorder_cache(keep)
+            self.alive = [self.alive[row] for row in keep.tolist()]
+        self.ids, self.positions = chosen[going, None], self.positions[going, -1:] + 1
+        self.mask = torch.cat([self.mask[going], self.mask.new_ones(len(self.alive), 1)], dim=-1)
+
+
+def _left_padded(
+    prompts: Sequence[Sequence[int]], *, device: torch.device
+) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
     width = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     return ids, mask
 
 
-def _draw(logits: Float[Tensor, "batch vocab"], sampling: Sampling, draw: torch.Generator) -> Int[Tensor, " batch"]:
-    """One token a row, by inverting the cumulative distribution: one random number where `multinomial` takes `vocab`."""
+def _draw(
+    logits: Float[Tensor, "batch vocab"], sampling: Sampling, points: Float[Tensor, "batch 1"]
+) -> Int[Tensor, " batch"]:
+    """One token a row, by inverting the cumulative distribution at `points` in [0, 1): one random number a row, where
+    `multinomial` takes one a token.
+    """
     if sampling.temperature == 0:
         return logits.argmax(-1)
     probs = (logits / sampling.temperature).softmax(-1)
@@ -91,7 +125,7 @@ def _draw(logits: Float[Tensor, "batch vocab"], sampling: Sampling, draw: torch.
         probs = _nucleus(probs, sampling.top_p)
     cumulative = probs.cumsum(-1)
     total = cumulative[:, -1:]
-    point = torch.rand(len(probs), 1, generator=draw) * total
+    point = points.to(total.device) * total
     # Rounding may lift the point to the total itself, beyond the last token that has any probability.
     point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, point, right=True).squeeze(-1)

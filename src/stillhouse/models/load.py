@@ -3,12 +3,23 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files
@@ -34,36 +45,98 @@ def load_causal_lm(source: str, *, dtype: torch.dtype = torch.float32) -> Loaded
     Raises:
         ModelError: if it is not there, or is no causal language model that this version of transformers knows.
     """
-    check_exists(source)
-    place = unpacked_gguf(Path(source).expanduser()) if source.endswith(".gguf") else _expanded(source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{source!r} cannot be loaded as a causal language model: {_first_line(error)}") from error
+    place, config, tokenizer = _place(source), load_config(source), load_tokenizer(source)
+    with _naming(source, "cannot be loaded as a causal language model"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            place,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    model, found = loaded
+    _refuse_random_parts(source, [*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])])
     return LoadedModel(model.eval(), tokenizer, source, Path(place))
 
 
+def _refuse_random_parts(source: str, names: Sequence[str]) -> None:
+    """Where weights are missing or of another shape, transformers goes on with random numbers."""
+    if names:
+        raise ModelError(
+            f"{source!r} has no fitting weights for {len(names)} parts of the model that its config.json describes, such as "
+            f"{min(names)}. Get a whole copy of it."
+        )
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """Only the tokenizer, without the weights.
+
+    Raises:
+        ModelError: as `load_causal_lm`.
+    """
+    with _naming(source, "has no tokenizer that can be loaded"):
+        return AutoTokenizer.from_pretrained(_place(source), trust_remote_code=False)
+
+
+def load_config(source: str) -> PretrainedConfig:
+    """Only the configuration, without the weights.
+
+    Raises:
+        ModelError: as `load_causal_lm`.
+    """
+    with _naming(source, "has no configuration that can be loaded"):
+        return AutoConfig.from_pretrained(_place(source), trust_remote_code=False)
+
+
+@contextmanager
+def _naming(source: str, fault: str) -> Iterator[None]:
+    """Whatever a loader raises becomes one line about `source`."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{source!r} {fault}: {_one_line(error)}") from error
+
+
+def _place(source: str) -> str:
+    """What transformers can load from: a folder or a hub id."""
+    check_exists(source)
+    path = Path(source).expanduser()
+    if path.is_file():
+        return unpacked_gguf(path)
+    return str(path) if path.exists() else source
+
+
 def check_exists(source: str) -> None:
-    """Refuse a path that leads nowhere, before anything else is done. A hub id is left for the hub to answer.
+    """Refuse a path that leads nowhere or to no model, before anything else is done. A hub id is left for the hub to
+    answer.
 
     Raises:
         ModelError: naming the path.
     """
+    path = Path(source).expanduser()
     looks_local = source.startswith((".", "/", "~")) or source.endswith(".gguf") or source.count("/") != 1
-    if looks_local and not Path(source).expanduser().exists():
+    if looks_local and not path.exists():
         raise ModelError(
             f"the model {source!r} is neither an existing folder or GGUF file, nor a hub id such as owner/name."
         )
+    if path.is_file() and path.suffix != ".gguf":
+        raise ModelError(f"the model {source!r} is a file. Name the folder that it lies in, or a GGUF file.")
+    if path.is_dir() and not (path / "config.json").exists():
+        raise ModelError(f"the folder {source!r} has no config.json, so there is no Hugging Face model in it.")
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        raise ModelError(
+            f"the folder {source!r} has no weights in safetensors. Pickled ones can run code and are not read: save the model "
+            "again with `model.save_pretrained(folder)`."
+        )
 
 
-def _expanded(source: str) -> str:
-    path = Path(source).expanduser()
-    return str(path) if path.exists() else source
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def source_fingerprint(source: str) -> str:
@@ -108,7 +181,7 @@ def _unpack(file: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     except Exception as error:  # the reader raises whatever its parser meets
-        raise ModelError(f"{str(file)!r} cannot be read as GGUF: {_first_line(error)}") from error
+        raise ModelError(f"{str(file)!r} cannot be read as GGUF: {_one_line(error)}") from error
     # The weights are dense now; transformers would refuse to save a model that still calls itself quantised.
     model.config.__dict__.pop("quantization_config", None)
     model.__dict__.pop("hf_quantizer", None)

@@ -1,33 +1,71 @@
 """Make a student: a plain Hugging Face model, whatever it was made from."""
 
 import copy
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from jaxtyping import Int
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from stillhouse.core.errors import ModelError
-from stillhouse.models.anatomy import decoder_config, layers_prefix
+from stillhouse.models.anatomy import decoder_config, decoder_layers, layers_prefix
+from stillhouse.models.load import load_config
+from stillhouse.students.skipping import only
 
 
 def student_from_layers(teacher: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     """A model of the teacher's family with only the layers `kept`, every weight copied bit for bit.
 
     Raises:
-        ModelError: if the family's layers depend on their number or share weights, so that leaving some out would change
-            the others.
+        ModelError: if the family's layers depend on their number or on each other, so that the rest do not make a model
+            that says what the teacher says without the others.
     """
     prefix = layers_prefix(teacher)
     student = AutoModelForCausalLM.from_config(_shortened(teacher, kept), dtype=teacher.dtype)
     weights = {
         new: value for name, value in teacher.state_dict().items() if (new := _renamed(name, prefix, kept)) is not None
     }
-    student.load_state_dict(weights, strict=True)
+    try:
+        student.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ModelError(_dependent(teacher, "their weights differ in kind")) from error
     student.tie_weights()
     student.generation_config = copy.deepcopy(teacher.generation_config)
-    return student.eval()
+    _check_like_teacher_without_the_others(student.eval(), teacher, kept)
+    return student
+
+
+@torch.no_grad()
+def _check_like_teacher_without_the_others(
+    student: PreTrainedModel, teacher: PreTrainedModel, kept: Sequence[int]
+) -> None:
+    """Whatever a family does with the number of a layer shows in a few tokens."""
+    ids = _few_ids(teacher)
+    try:
+        with only(decoder_layers(teacher), kept):
+            expected = teacher(input_ids=ids, use_cache=False).logits.float()
+    except (TypeError, ValueError) as error:
+        raise ModelError(_dependent(teacher, "they hand on more than hidden states")) from error
+    found = student(input_ids=ids, use_cache=False).logits.float()
+    tolerance = 1e-3 if teacher.dtype.itemsize >= 4 else 5e-2  # of the largest logit
+    if (found - expected).abs().max() > tolerance * expected.abs().max():
+        raise ModelError(_dependent(teacher, "moved to another place they act differently"))
+
+
+def _few_ids(model: PreTrainedModel) -> Int[Tensor, "1 seq"]:
+    """Something to run a model on."""
+    return torch.arange(8, device=model.device)[None] % decoder_config(model).vocab_size
+
+
+def _dependent(teacher: PreTrainedModel, how: str) -> str:
+    return (
+        f"the layers of {type(teacher).__name__} depend on their number or on each other ({how}), so none can be left out. "
+        "Use `student: {kind: checkpoint}` or `{kind: from_config}`."
+    )
 
 
 def _shortened(teacher: PreTrainedModel, kept: Sequence[int]) -> PretrainedConfig:
@@ -46,10 +84,7 @@ def _refuse_dependent_layers(teacher: PreTrainedModel) -> None:
     config = decoder_config(teacher)
     for name in ("num_kv_shared_layers", "scale_attn_by_inverse_layer_idx", "cross_layer_attention"):
         if getattr(config, name, None):
-            raise ModelError(
-                f"this teacher's layers depend on each other ({name} is {getattr(config, name)}), so none can be left out. "
-                "Use `student: {kind: checkpoint}` or `{kind: from_config}`."
-            )
+            raise ModelError(_dependent(teacher, f"{name} is {getattr(config, name)}"))
 
 
 def _renamed(name: str, prefix: str, kept: Sequence[int]) -> str | None:
@@ -64,34 +99,50 @@ def _renamed(name: str, prefix: str, kept: Sequence[int]) -> str | None:
 def student_from_config(
     teacher: PreTrainedModel, *, seed: int, changes: dict[str, Any] | None = None, config: str | None = None
 ) -> PreTrainedModel:
-    """A model with random weights: the teacher's configuration with `changes`, or the configuration at `config`.
+    """A model with random weights: the teacher's configuration, or the one at `config`, with `changes`.
 
     Raises:
         ModelError: if the configuration cannot be read, does not know a name in `changes`, or does not fit together.
     """
-    try:
-        settings = AutoConfig.from_pretrained(config) if config else copy.deepcopy(teacher.config)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"student.config {config!r} cannot be read: {str(error).splitlines()[0]}") from error
-    _apply_changes(settings.get_text_config(decoder=True), changes or {})
+    settings = changed_config(load_config(config) if config else teacher.config, changes or {})
     torch.manual_seed(seed)
     try:
-        return AutoModelForCausalLM.from_config(settings, dtype=teacher.dtype).eval()
+        student = _with_random_weights(settings, like=teacher)
+        with torch.no_grad():
+            student(input_ids=_few_ids(student), use_cache=False)  # some misfits only show when it runs
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         raise ModelError(f"student.changes {changes} do not fit together: {str(error).splitlines()[0]}") from error
+    return student
 
 
-def _apply_changes(settings: PretrainedConfig, changes: dict[str, Any]) -> None:
+def changed_config(config: PretrainedConfig, changes: Mapping[str, Any]) -> PretrainedConfig:
+    """A copy of a configuration with some of its language model's settings changed.
+
+    Raises:
+        ModelError: for a setting that it does not have.
+    """
+    whole = copy.deepcopy(config)
+    settings = whole.get_text_config(decoder=True)
     for name, value in changes.items():
         if not hasattr(settings, name):
             raise ModelError(f"student.changes.{name} is no setting of {type(settings).__name__}.")
         setattr(settings, name, value)
     per_layer = [name for name, value in vars(settings).items() if isinstance(value, list) and "layer_types" in name]
-    for name in per_layer:  # sliding and full attention alternate in a pattern that the first layers show
-        setattr(settings, name, getattr(settings, name)[: settings.num_hidden_layers])
+    for name in per_layer:  # sliding and full attention alternate in a pattern that the layers before show
+        if name not in changes:
+            pattern = itertools.cycle(getattr(settings, name))
+            setattr(settings, name, list(itertools.islice(pattern, settings.num_hidden_layers)))
+    return whole
 
 
 def randomised(model: PreTrainedModel, *, seed: int) -> PreTrainedModel:
     """The same architecture with fresh random weights."""
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=model.dtype).eval()
+    return _with_random_weights(copy.deepcopy(model.config), like=model)
+
+
+def _with_random_weights(config: PretrainedConfig, *, like: PreTrainedModel) -> PreTrainedModel:
+    """A model that ends its texts with the same tokens as another, and has the same precision."""
+    model = AutoModelForCausalLM.from_config(config, dtype=like.dtype).eval()
+    model.generation_config = copy.deepcopy(like.generation_config)
+    return model

@@ -1,7 +1,6 @@
 """Which layers of a teacher a student keeps. It matters more than the first hour of training."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,12 +15,13 @@ from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.models.anatomy import decoder_config, decoder_layers
 from stillhouse.models.forward import factored_logits
 from stillhouse.objectives import forward_kl
+from stillhouse.students.skipping import only
 
 LayerMethod = Literal["uniform", "block_influence", "greedy"]
 
 GREEDY_SHORTLIST = 5
-"""Blocks tried at each step of the greedy choice: those of lowest influence. Trying all finds little more and costs six
-times as much (measured by `benchmarks/layer_choice.py`)."""
+"""Blocks tried at each step of the greedy choice: those of lowest influence. Trying more takes longer in proportion and
+finds little more: see `benchmarks/layer_choice.py`."""
 
 
 @dataclass(frozen=True)
@@ -52,35 +52,37 @@ def choose_layers(
 
     `uniform` spreads them evenly and looks at nothing; `block_influence` keeps those that change hidden states most
     (Men et al., 2024, arXiv:2403.03853, eq. 1), in one forward pass; `greedy` removes one block after another, each time
-    the one of a shortlist whose loss costs the least KL from the whole teacher.
+    the one of a shortlist whose loss costs the least KL from the whole teacher. Step by step can still lead astray, so
+    `greedy` gives way to either of the others where that has the lower KL on `batch`; the choice's own `method` says so.
 
     Raises:
         ModelError: if more layers are kept than there are, none, or one that does not exist.
     """
     total = decoder_config(teacher).num_hidden_layers
-    _check_keep(keep, total)
+    check_keep(keep, total)
     with torch.no_grad():
         probe = _Probe(teacher, batch)
         influence = probe.block_influence()
-        others: dict[str, tuple[int, ...]] = {}
-        if isinstance(keep, int):
-            others = {"uniform": uniform_layers(total, keep), "block_influence": most_influential(influence, keep)}
-            kept = probe.greedy(influence, keep, progress) if method == "greedy" else others.pop(method)
-        else:
-            kept = tuple(sorted(keep))
-        alternatives = {name: probe.kl_when_kept(layers) for name, layers in others.items()}
+        options = probe.options(influence, keep, method, progress)
+        costs = {name: probe.kl_when_kept(kept) for name, kept in options.items()}
+        chosen = min(options, key=costs.__getitem__) if method == "greedy" else next(iter(options))
         return LayerChoice(
-            method=method if isinstance(keep, int) else "explicit",
-            kept=kept,
+            method=chosen,
+            kept=options[chosen],
             teacher_layers=total,
             calibration_tokens=int(batch.predicts.sum()),
             influence=tuple(influence),
-            start_kl_nats=probe.kl_when_kept(kept),
-            alternatives=alternatives,
+            start_kl_nats=costs.pop(chosen),
+            alternatives=costs,
         )
 
 
-def _check_keep(keep: int | Sequence[int], total: int) -> None:
+def check_keep(keep: int | Sequence[int], total: int) -> None:
+    """Refuse to keep more layers than the `total` that there are, none, one twice, or one that does not exist.
+
+    Raises:
+        ModelError: saying which there are.
+    """
     if isinstance(keep, int) and not 1 <= keep <= total:
         raise ModelError(f"student.keep is {keep}, but the teacher has {total} layers. Keep between 1 and {total}.")
     if not isinstance(keep, int):
@@ -90,6 +92,12 @@ def _check_keep(keep: int | Sequence[int], total: int) -> None:
                 f"student.keep is {list(keep)}, but the teacher's layers are 0 to {total - 1}. "
                 "Name at least one, each once."
             )
+
+
+def kl_when_kept(teacher: PreTrainedModel, batch: Batch, kept: Sequence[int]) -> float:
+    """Mean KL(whole teacher || only these of its layers) a token of the batch, in nats."""
+    with torch.no_grad():
+        return _Probe(teacher, batch).kl_when_kept(kept)
 
 
 def uniform_layers(total: int, keep: int) -> tuple[int, ...]:
@@ -132,9 +140,22 @@ class _Probe:
                 handle.remove()
         return found
 
+    def options(
+        self, influence: Sequence[float], keep: int | Sequence[int], method: LayerMethod, progress: Progress
+    ) -> dict[str, tuple[int, ...]]:
+        """The layers that each method worth measuring would keep; the one asked for first."""
+        if not isinstance(keep, int):
+            return {"explicit": tuple(sorted(keep))}
+        found = {
+            "uniform": uniform_layers(len(influence), keep),
+            "block_influence": most_influential(influence, keep),
+        }
+        asked = self.greedy(influence, keep, progress) if method == "greedy" else found.pop(method)
+        return {method: asked, **found}
+
     def kl_when_kept(self, kept: Sequence[int]) -> float:
         """Mean KL(whole || with these blocks only) a token, in nats."""
-        with _only(self.layers, kept):
+        with only(self.layers, kept):
             logits = factored_logits(self.teacher, self.batch).at(self.batch.predicts).dense()
         return float(_mean_kl(logits, self.whole_logits))
 
@@ -153,33 +174,3 @@ class _Probe:
 def _mean_kl(student: Float[Tensor, "tokens vocab"], teacher: Float[Tensor, "tokens vocab"]) -> Tensor:
     parts = zip(student.split(256), teacher.split(256), strict=True)
     return torch.cat([forward_kl(student_part, teacher_part) for student_part, teacher_part in parts]).mean()
-
-
-class _Skipped(nn.Module):
-    """Stands where a block was and hands its input on."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self._block = [block]  # in a list: its parameters are not ours
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:  # such as `attention_type`, which the model asks its blocks for
-            return getattr(self.__dict__["_block"][0], name)
-
-    def forward(self, hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-        return hidden_states
-
-
-@contextmanager
-def _only(layers: nn.ModuleList, kept: Sequence[int]) -> Iterator[None]:
-    """Within the block, the stack acts as if it had only the blocks `kept`."""
-    whole = list(layers)
-    for index in set(range(len(whole))) - set(kept):
-        layers[index] = _Skipped(whole[index])
-    try:
-        yield
-    finally:
-        for index, block in enumerate(whole):
-            layers[index] = block

@@ -1,10 +1,10 @@
 """What a recipe can say about text that the teacher writes."""
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stillhouse.core.config import Config
+from stillhouse.core.config import Config, Seed
 from stillhouse.models.generate import Sampling
 from stillhouse.synthesis.prompts import filled_templates
 
@@ -22,9 +22,9 @@ class PromptSynthesisConfig(Config):
     sampling: Sampling = Sampling()
     batch_size: PositiveInt = 64
     """Answers written at once."""
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
-    def _every_slot_is_known(self) -> Self:
+    def _every_slot_is_known(self) -> "PromptSynthesisConfig":
         filled_templates(self.templates, {name: words[:1] for name, words in self.slots.items()}, seed=0)
         return self

@@ -1,10 +1,11 @@
 """What a recipe can say about what the student is asked to match."""
 
-from typing import Any, Self
+from typing import Any
 
 from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, model_validator
 
 from stillhouse.core.config import Config
+from stillhouse.core.faults import nearest
 from stillhouse.kernels.chunked import Term
 from stillhouse.objectives import objective
 
@@ -21,7 +22,11 @@ class ObjectiveConfig(Config):
     """Softens both distributions; value and gradient are multiplied by its square, so weights keep their meaning."""
 
     @model_validator(mode="after")
-    def _is_in_the_catalogue(self) -> Self:
+    def _is_in_the_catalogue(self) -> "ObjectiveConfig":
+        known = [*type(self).model_fields, *objective(self.name).parameters]
+        unknown = [key for key in self.model_extra or {} if key not in known]
+        if unknown:
+            raise ValueError(" ".join(f"there is no key {key!r}.{nearest(key, known)}" for key in unknown))
         self.build()
         return self
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 
 from stillhouse.core.batch import Batch
-from stillhouse.core.config import Config
+from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import remove
 from stillhouse.core.progress import SILENT, Progress
@@ -44,10 +44,10 @@ class Schedule(Config):
     """A longer gradient is shortened to this."""
     save_every_steps: PositiveInt = 50
     """A kill costs at most this many steps."""
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
-    def _micro_batches_fill_a_step(self) -> Self:
+    def _micro_batches_fill_a_step(self) -> "Schedule":
         if self.rows_per_step % self.rows_per_micro_batch:
             raise ValueError(
                 f"rows_per_micro_batch is {self.rows_per_micro_batch}, which does not divide rows_per_step "
@@ -198,6 +198,7 @@ def _arguments(schedule: Schedule, checkpoints: Path) -> TrainingArguments:
         logging_steps=1,
         seed=schedule.seed,
         data_seed=schedule.seed,
+        dataloader_pin_memory=torch.accelerator.is_available(),  # asked for without one, it warns in every epoch
         remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,

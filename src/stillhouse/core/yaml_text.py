@@ -1,0 +1,81 @@
+"""The YAML that recipes are written in: version 1.2's idea of what is a number, and no key said twice."""
+
+import re
+from typing import Any
+
+import yaml
+
+_SCALARS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?(0|[1-9]\d*)|0o[0-7]+|0x[\da-fA-F]+", list("-+0123456789")),
+    "float": (
+        r"[-+]?(\.\d+|\d+\.\d*)([eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    "merge": (r"<<", ["<"]),
+}
+"""What is no text, as YAML 1.2 has it: `2e-4` is a number, while `no`, `1:30` and `2024-05-01` are what they look like."""
+
+
+class _Loader(yaml.SafeLoader):
+    """No key said twice, and every key a word."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own, filled below
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        assert node is not None
+        said: set[str] = set()
+        for key, _ in node.value:
+            _check_key(key, said)
+            said.add(str(key.value))
+        return node
+
+
+def _check_key(key: yaml.Node, said: set[str]) -> None:
+    if key.tag == "tag:yaml.org,2002:merge":
+        return
+    if key.tag != "tag:yaml.org,2002:str":
+        shown = repr(key.value) if isinstance(key.value, str) else "of several parts"
+        problem = f"the key {shown} is no word; put it in quotes if it should be one"
+    elif key.value in said:
+        problem = f"the key {key.value!r} is said twice"
+    else:
+        return
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever `_Loader` would not read as the text that it is."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as above
+
+
+for _dialect in (_Loader, _Dumper):
+    for _name, (_pattern, _first) in _SCALARS.items():
+        _dialect.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def to_yaml(values: Any) -> str:
+    """The YAML that `from_yaml` reads as these plain values."""
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110))
+
+
+def from_yaml(text: str) -> Any:
+    """Plain values.
+
+    Raises:
+        yaml.YAMLError: if it is not YAML, or uses a tag that its value does not fit.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:  # such as `!!int abc`
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
+
+
+def problem(error: yaml.YAMLError) -> str:
+    """What a parser found wrong, in one line, with the number of the line in the text where it is known."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark else ""
+    return f"{where}not YAML: {' '.join(str(getattr(error, 'problem', None) or error).split())}"

@@ -1,0 +1,154 @@
+"""A run killed at any instant and started again ends as if nothing had happened."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stillhouse.commands.metrics_log import MetricsLog
+from stillhouse.core.files import append_line, read_lines
+from stillhouse.core.results import EvaluationResult
+from stillhouse.core.run import RunFolder
+
+from .conftest import stillhouse
+
+SECONDS = 120
+ATTEMPTS = 4
+"""A moment of some milliseconds may be missed on a busy machine."""
+
+Moment = Callable[[Path], bool]
+
+
+def begun(stage: str) -> Moment:
+    return lambda run: (run / "stages" / f"{stage}.started").exists()
+
+
+def written(name: str) -> Moment:
+    return lambda run: (run / name).exists()
+
+
+def learnt(arm: str, steps: int) -> Moment:
+    """After this many steps, of which the last are behind the last checkpoint."""
+    return lambda run: sum(line.get("arm") == arm for line in read_lines(run / "metrics.jsonl")) >= steps
+
+
+MOMENTS = {
+    "synthesize": written("data/parts/00002.json"),
+    "label": written("labels/shard-00002.safetensors"),
+    "student": begun("student"),
+    "train": learnt("student", 7),
+    "control_hard_labels": learnt("control_hard_labels", 6),
+    "evaluate": begun("evaluate"),
+    "report": begun("report"),
+}
+
+
+def start(recipe: Path, run: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "stillhouse", "distill", str(recipe), f"run={run}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def stop_at(moment: Moment, recipe: Path, run: Path, how: signal.Signals) -> tuple[int, str]:
+    """Start a run, send it a signal at a moment; its exit code and what it said."""
+    with start(recipe, run) as process:
+        try:
+            deadline = time.monotonic() + SECONDS
+            while not moment(run):
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.0005)
+            process.send_signal(how)
+            _, said = process.communicate(timeout=SECONDS)
+        finally:
+            process.kill()
+    return process.returncode, said
+
+
+def killed_in(stage: str, recipe: Path, folder: Path) -> Path:
+    """A run folder as a kill in the middle of this stage leaves it."""
+    for attempt in range(ATTEMPTS):
+        run = folder / f"run{attempt}"
+        code, _ = stop_at(MOMENTS[stage], recipe, run, signal.SIGKILL)
+        if code == -signal.SIGKILL and not RunFolder(run).is_done(stage):
+            return run
+    raise AssertionError(f"the stage {stage!r} was over before the kill, {ATTEMPTS} times")
+
+
+@pytest.mark.parametrize("stage", MOMENTS)
+def test_a_run_killed_in_any_stage_ends_with_the_same_student(stage, recipe, finished, tmp_path):
+    run = killed_in(stage, recipe(), tmp_path)
+    assert begun(stage)(run)
+    # What a kill in the middle of a write leaves beside it.
+    (run / "student_before.part").mkdir(exist_ok=True)
+    (run / "labels").mkdir(exist_ok=True)
+    if not RunFolder(run).is_done("label"):
+        (run / "labels" / "head.safetensors.part").write_text("half")
+    if RunFolder(run).is_done("student"):
+        (run / "student_before.part").rmdir()
+    said = stillhouse("distill", recipe(), f"run={run}")
+    assert said.code == 0, said.err
+    for role in ("student", "student_before", "control_hard_labels"):
+        weights = (run / role / "model.safetensors").read_bytes()
+        assert weights == (finished.folder / role / "model.safetensors").read_bytes()
+    assert (run / "data" / "documents.jsonl").read_bytes() == (
+        finished.folder / "data" / "documents.jsonl"
+    ).read_bytes()
+    assert numbers(run) == numbers(finished.folder)
+    events = [line["event"] for line in read_lines(run / "events.jsonl") if line["stage"] == stage]
+    assert events == ["started", "resumed", "finished"]
+    assert not list(run.rglob("*.part"))
+
+
+def numbers(run: Path) -> dict[tuple[object, ...], list[object]]:
+    """Each line of the metrics by what it is about: nothing twice, nothing missing, and the same values."""
+    lines = read_lines(run / "metrics.jsonl")
+    keys = [(line["arm"], line["step"]) if "arm" in line else (line["evaluated"], line["metric"]) for line in lines]
+    assert set(Counter(keys).values()) == {1}
+    return {key: list(line.values()) for key, line in zip(keys, lines, strict=True)}
+
+
+def test_ctrl_c_ends_with_130_and_one_line_and_the_run_goes_on(recipe, finished, tmp_path):
+    run = tmp_path / "run"
+    code, said = stop_at(learnt("student", 2), recipe(), run, signal.SIGINT)
+    assert code == 130
+    assert "Traceback" not in said
+    *_, last = said.splitlines()
+    assert last == "stopped. The same command goes on from here."
+    assert stillhouse("train", recipe()).code == 0
+    weights = (run / "student" / "model.safetensors").read_bytes()
+    assert weights == (finished.folder / "student" / "model.safetensors").read_bytes()
+
+
+def test_a_second_process_in_the_same_folder_is_refused_while_the_first_goes_on(recipe, tmp_path):
+    with start(recipe(), tmp_path / "run") as process:
+        try:
+            while not (tmp_path / "run" / "recipe.yaml").exists():
+                assert process.poll() is None
+                time.sleep(0.005)
+            said = stillhouse("distill", recipe())
+            assert process.poll() is None
+        finally:
+            process.kill()
+    assert said.code == 2
+    assert (
+        said.err
+        == f"stillhouse: {tmp_path / 'run'} is in use by another stillhouse process. Wait for it, or name run=FOLDER.\n"
+    )
+
+
+def test_an_evaluation_cut_short_leaves_no_number_twice(finished, tmp_path):
+    run = RunFolder(tmp_path)
+    record = json.loads((finished.folder / "stages" / "evaluate.json").read_text())
+    result = EvaluationResult.from_dict(record["result"])
+    append_line(run.metrics, {"arm": "student", "step": 1, "loss": 2.0})
+    for _ in range(2):
+        MetricsLog(run).evaluation(result)
+    lines = run.metric_lines()
+    assert lines[0]["step"] == 1
+    assert len(lines) == 1 + sum(len(model.metrics) for model in result.models)

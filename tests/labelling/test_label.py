@@ -1,0 +1,158 @@
+"""Labelling: once for each text, whatever interrupts it."""
+
+import os
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from stillhouse.core.errors import DataError
+from stillhouse.core.files import size_on_disk
+from stillhouse.core.label_store import damaged, open_shard, read_manifest
+from stillhouse.labelling import label
+from stillhouse.teachers import LocalTeacher
+
+ROW_TOKENS = 32
+SHARD_TOKENS = 40
+
+
+class CountingTeacher(LocalTeacher):
+    """A teacher that counts the documents it is asked about."""
+
+    documents = 0
+
+    def signals(self, batch):
+        self.documents += int((batch.positions == 0)[batch.documents >= 0].sum())
+        return super().signals(batch)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def model(build_model):
+    return build_model("llama", layers=2)
+
+
+@pytest.fixture
+def teacher(model):
+    return CountingTeacher(model)
+
+
+@pytest.fixture(scope="module")
+def examples(build_example):
+    return [build_example(seed, 5 + 3 * seed % 20) for seed in range(12)]
+
+
+def store(teacher, examples, folder, *, made_from="malt", shard_tokens=SHARD_TOKENS):
+    return label(teacher, examples, folder, made_from=made_from, row_tokens=ROW_TOKENS, shard_tokens=shard_tokens)
+
+
+def snapshot(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("shard-*")}
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
+
+
+def age(folder):
+    """Set every file's time back, so that writing it again shows."""
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+
+
+def test_every_example_is_stored_with_what_the_teacher_says_of_it_alone(teacher, examples, tmp_path, model):
+    outcome = store(teacher, examples, tmp_path)
+    found = {}
+    for name in read_manifest(tmp_path).shards:
+        shard = open_shard(tmp_path / name)
+        found |= {key: shard.hidden(record) for record, key in enumerate(shard.keys())}
+    assert set(found) == {example.key for example in examples}
+    assert (outcome.records, outcome.tokens) == (len(examples), sum(len(example.ids) for example in examples))
+    assert outcome.bytes == size_on_disk(tmp_path)
+    for example in examples:
+        ids = torch.tensor([example.ids])
+        alone = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].detach()
+        assert_close(found[example.key], alone, rtol=2**-10, atol=2e-5)
+
+
+def test_a_text_that_comes_twice_is_stored_once(teacher, examples, tmp_path):
+    assert store(teacher, [*examples, *examples], tmp_path).records == len(examples)
+
+
+def test_a_shard_ends_with_the_record_that_fills_it(teacher, examples, tmp_path):
+    store(teacher, examples, tmp_path)
+    sizes = [len(open_shard(path).tensors["scale"]) for path in sorted(tmp_path.glob("shard-*"))]
+    longest = max(len(example.ids) for example in examples)
+    assert len(sizes) > 2
+    assert all(SHARD_TOKENS <= size < SHARD_TOKENS + longest for size in sizes[:-1])
+
+
+def test_labelling_again_writes_no_shard(teacher, examples, tmp_path):
+    store(teacher, examples, tmp_path)
+    age(tmp_path)
+    store(teacher, examples, tmp_path)
+    assert set(times(tmp_path).values()) == {0}
+
+
+def test_a_labelling_that_was_killed_goes_on_and_ends_the_same(teacher, examples, tmp_path, model):
+    store(teacher, examples, tmp_path / "whole")
+
+    class Mortal(CountingTeacher):
+        def signals(self, batch):
+            if self.documents > 4:
+                raise Killed
+            return super().signals(batch)
+
+    with pytest.raises(Killed):
+        store(Mortal(model), examples, tmp_path / "killed")
+    kept = snapshot(tmp_path / "killed")
+    assert 0 < len(kept) < len(snapshot(tmp_path / "whole"))
+    (tmp_path / "killed" / "shard-00002.safetensors.part").write_text("half")
+    age(tmp_path / "killed")
+    again = CountingTeacher(model)
+    store(again, examples, tmp_path / "killed")
+    assert snapshot(tmp_path / "killed") == snapshot(tmp_path / "whole")
+    assert {name for name, time in times(tmp_path / "killed").items() if time == 0} == set(kept)
+    assert again.documents < len(examples)
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "gone", "empty"])
+def test_only_the_damaged_shard_is_made_again(teacher, examples, tmp_path, damage):
+    store(teacher, examples, tmp_path)
+    whole, victim = snapshot(tmp_path), tmp_path / "shard-00001.safetensors"
+    content = whole[victim.name]
+    match damage:
+        case "bit":
+            victim.write_bytes(content[:-9] + bytes([content[-9] ^ 4]) + content[-8:])
+        case "cut":
+            victim.write_bytes(content[: len(content) // 2])
+        case "gone":
+            victim.unlink()
+        case "empty":
+            victim.write_bytes(b"")
+    assert damaged(tmp_path) == [victim.name]
+    age(tmp_path)
+    store(teacher, examples, tmp_path)
+    assert snapshot(tmp_path) == whole
+    assert {name for name, time in times(tmp_path).items() if time != 0} == {victim.name}
+    assert damaged(tmp_path) == []
+
+
+def test_shards_of_another_teacher_or_other_texts_are_not_taken_for_ones_own(teacher, examples, tmp_path, build_model):
+    other = LocalTeacher(build_model("llama", layers=2, seed=1))
+    store(other, examples, tmp_path / "used", made_from="rye")
+    store(teacher, examples, tmp_path / "used", made_from="malt")
+    store(teacher, examples, tmp_path / "fresh", made_from="malt")
+    assert snapshot(tmp_path / "used") == snapshot(tmp_path / "fresh")
+    store(teacher, examples[3:], tmp_path / "used", made_from="malt")
+    shards = [open_shard(tmp_path / "used" / name) for name in read_manifest(tmp_path / "used").shards]
+    assert [key for shard in shards for key in shard.keys()] == [e.key for e in examples[3:]]  # noqa: SIM118 - no dict
+
+
+def test_without_a_text_there_is_nothing_to_label(teacher, tmp_path):
+    with pytest.raises(DataError, match="no text to label"):
+        store(teacher, [], tmp_path / "labels")
+    assert not (tmp_path / "labels").exists()
