@@ -1,16 +1,20 @@
 """A run killed at any instant and started again ends as if nothing had happened."""
 
+import contextlib
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
 
+from stillhouse.cli import main
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.core.files import append_line, read_lines
 from stillhouse.core.results import EvaluationResult
@@ -49,48 +53,52 @@ MOMENTS = {
 }
 
 
-def start(recipe: Path, run: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "stillhouse", "distill", str(recipe), f"run={run}"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="session")
+def processes() -> BaseContext:
+    """Processes that have already imported what a start spends nearly all of its time on."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stillhouse.commands.run"])
+    return context
 
 
-def stop_at(moment: Moment, recipe: Path, run: Path, how: signal.Signals) -> tuple[int, str]:
-    """Start a run, send it a signal at a moment; its exit code and what it said."""
-    with start(recipe, run) as process:
-        try:
-            deadline = time.monotonic() + SECONDS
-            while not moment(run):
-                assert process.poll() is None, process.stderr and process.stderr.read()
-                assert time.monotonic() < deadline
-                time.sleep(0.0005)
-            process.send_signal(how)
-            _, said = process.communicate(timeout=SECONDS)
-        finally:
-            process.kill()
-    return process.returncode, said
+def wait_for(moment: Moment, run: Path, is_alive: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not moment(run):
+        assert is_alive(), "ended before its moment"
+        assert time.monotonic() < deadline, "its moment never came"
+        time.sleep(0.0005)
 
 
-def killed_in(stage: str, recipe: Path, folder: Path) -> Path:
+def killed_in(stage: str, recipe: Path, folder: Path, processes: BaseContext) -> Path:
     """A run folder as a kill in the middle of this stage leaves it."""
     for attempt in range(ATTEMPTS):
         run = folder / f"run{attempt}"
-        code, _ = stop_at(MOMENTS[stage], recipe, run, signal.SIGKILL)
-        if code == -signal.SIGKILL and not RunFolder(run).is_done(stage):
+        process = processes.Process(target=main, args=(["distill", str(recipe), f"run={run}"],))  # type: ignore[attr-defined]
+        process.start()
+        try:
+            wait_for(MOMENTS[stage], run, process.is_alive)
+        finally:
+            process.kill()
+            process.join()
+        if process.exitcode == -signal.SIGKILL and not RunFolder(run).is_done(stage):
             return run
     raise AssertionError(f"the stage {stage!r} was over before the kill, {ATTEMPTS} times")
 
 
+@contextlib.contextmanager
+def started(recipe: Path) -> Iterator["subprocess.Popen[str]"]:
+    """The command itself, as a shell would start it."""
+    command = [sys.executable, "-m", "stillhouse", "distill", str(recipe)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("stage", MOMENTS)
-def test_a_run_killed_in_any_stage_ends_with_the_same_student(stage, recipe, finished, tmp_path):
-    run = killed_in(stage, recipe(), tmp_path)
-    assert begun(stage)(run)
-    # What a kill in the middle of a write leaves beside it.
-    (run / "student_before.part").mkdir(exist_ok=True)
-    (run / "labels").mkdir(exist_ok=True)
-    if not RunFolder(run).is_done("label"):
-        (run / "labels" / "head.safetensors.part").write_text("half")
-    if RunFolder(run).is_done("student"):
-        (run / "student_before.part").rmdir()
+def test_a_run_killed_in_any_stage_ends_with_the_same_student(stage, recipe, finished, tmp_path, processes):
+    run = killed_in(stage, recipe(), tmp_path, processes)
     said = stillhouse("distill", recipe(), f"run={run}")
     assert said.code == 0, said.err
     for role in ("student", "student_before", "control_hard_labels"):
@@ -115,31 +123,26 @@ def numbers(run: Path) -> dict[tuple[object, ...], list[object]]:
 
 def test_ctrl_c_ends_with_130_and_one_line_and_the_run_goes_on(recipe, finished, tmp_path):
     run = tmp_path / "run"
-    code, said = stop_at(learnt("student", 2), recipe(), run, signal.SIGINT)
-    assert code == 130
+    with started(recipe()) as process:
+        wait_for(learnt("student", 2), run, lambda: process.poll() is None)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
     assert "Traceback" not in said
-    *_, last = said.splitlines()
-    assert last == "stopped. The same command goes on from here."
+    assert said.splitlines()[-1] == "stopped. The same command goes on from here."
     assert stillhouse("train", recipe()).code == 0
     weights = (run / "student" / "model.safetensors").read_bytes()
     assert weights == (finished.folder / "student" / "model.safetensors").read_bytes()
 
 
 def test_a_second_process_in_the_same_folder_is_refused_while_the_first_goes_on(recipe, tmp_path):
-    with start(recipe(), tmp_path / "run") as process:
-        try:
-            while not (tmp_path / "run" / "recipe.yaml").exists():
-                assert process.poll() is None
-                time.sleep(0.005)
-            said = stillhouse("distill", recipe())
-            assert process.poll() is None
-        finally:
-            process.kill()
-    assert said.code == 2
-    assert (
-        said.err
-        == f"stillhouse: {tmp_path / 'run'} is in use by another stillhouse process. Wait for it, or name run=FOLDER.\n"
-    )
+    run = tmp_path / "run"
+    with started(recipe()) as process:
+        wait_for(written("recipe.yaml"), run, lambda: process.poll() is None)
+        said = stillhouse("distill", recipe())
+        assert process.poll() is None
+    message = f"{run} is in use by another stillhouse process. Wait for it, or name run=FOLDER."
+    assert (said.code, said.err) == (2, f"stillhouse: {message}\n")
 
 
 def test_an_evaluation_cut_short_leaves_no_number_twice(finished, tmp_path):

@@ -21,13 +21,15 @@ class Example:
 
 
 def windows(example: Example, *, max_tokens: int) -> Iterator[Example]:
-    """The example in pieces of at most `max_tokens`, each a document of its own; a piece of one token predicts nothing
-    and is left out. A byte counts in the piece that predicts its token.
+    """The example in pieces of at most `max_tokens`, each a document of its own that begins with the last token of the
+    piece before: so every token but the first is predicted exactly once. A piece with nothing to learn is left out. A byte
+    counts in the piece that predicts its token, and the bytes of all pieces add up to those of the example.
     """
-    total_weight = sum(example.weights[1:])
-    for start in range(0, len(example.ids), max_tokens):
-        ids = example.ids[start : start + max_tokens]
+    total_weight, judged_weight, told_bytes = sum(example.weights[1:]), 0.0, 0
+    for start in range(0, len(example.ids) - 1, max_tokens - 1):
         weights = (0.0, *example.weights[start + 1 : start + max_tokens])
-        if len(ids) > 1 and any(weights):
-            share = sum(weights) / total_weight
-            yield Example(ids, weights, round(example.num_bytes * share))
+        if any(weights):
+            judged_weight += sum(weights)
+            num_bytes = round(example.num_bytes * judged_weight / total_weight) - told_bytes
+            told_bytes += num_bytes
+            yield Example(example.ids[start : start + max_tokens], weights, num_bytes)

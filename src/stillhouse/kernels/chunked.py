@@ -1,28 +1,46 @@
 """From hidden states and heads to losses and gradients, never holding more than a chunk of logits."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from stillhouse.core.signals import FactoredLogits
-from stillhouse.objectives.catalogue import BoundObjective
+from stillhouse.kernels.slopes import CLOSED_FORMS, ValueAndSlope
+from stillhouse.objectives import BoundObjective, objective
 
-CHUNK_ELEMENTS = 2**23
-"""Logits held at once for each model: 32 MiB in float32, enough rows for a matrix product to run at full speed."""
+CHUNK_ELEMENTS = 2**22
+"""Logits held at once for each model: 16 MiB in float32. A matrix product of so many rows runs at nearly full speed, and
+glibc hands back blocks of up to 32 MiB without asking the system for fresh pages each time."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One objective and its weight in the total."""
+    """One objective of the catalogue, as a recipe asks for it, and its weight in the total."""
 
     name: str
-    objective: BoundObjective
-    weight: float
-    reads_teacher: bool
+    weight: float = 1.0
+    temperature: float = 1.0
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def objective(self) -> BoundObjective:
+        """(student logits, teacher logits or None, target ids) -> nats per token.
+
+        Raises:
+            ValueError: for an unknown name or parameter, or a value out of range.
+        """
+        return objective(self.name).bind(temperature=self.temperature, **self.parameters)
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the teacher must be asked."""
+        return objective(self.name).reads_teacher
 
 
 def chunked_losses(
@@ -40,7 +58,7 @@ def chunked_losses(
     by chunk, so memory does not grow with the number of tokens; under `no_grad` it is not found at all.
     """
     chunk = chunk_tokens or max(1, CHUNK_ELEMENTS // student.vocab_size)
-    work = _Work(teacher, tuple(terms), target_ids, token_weights, chunk)
+    work = _Work(teacher, tuple(terms), target_ids, token_weights, chunk, torch.is_grad_enabled())
     return _ChunkedLosses.apply(student.hidden, student.weight, student.bias, student, work)
 
 
@@ -53,13 +71,26 @@ class _Work:
     target_ids: Tensor
     token_weights: Tensor
     chunk_tokens: int
+    learns: bool
+    """Whether anybody will ask for a gradient: inside `forward` below, torch no longer says."""
 
-    def sums(self, logits: Tensor, piece: slice) -> Tensor:
-        """The sum of each term over the tokens of this piece: [terms]."""
-        teacher = self.teacher
-        said = None if teacher is None else replace(teacher, hidden=teacher.hidden[piece]).dense()
-        values = [term.objective(logits, said, self.target_ids[piece]) for term in self.terms]  # each [tokens]
-        return torch.stack([(value * self.token_weights[piece]).sum() for value in values])
+    def teacher_logits(self, piece: slice) -> Tensor | None:
+        """What the teacher says about the tokens of this piece: [tokens, vocab]."""
+        return None if self.teacher is None else replace(self.teacher, hidden=self.teacher.hidden[piece]).dense()
+
+    def values(self, logits: Tensor, piece: slice) -> Tensor:
+        """Each term at each token of this piece: [terms, tokens]."""
+        said, targets = self.teacher_logits(piece), self.target_ids[piece]
+        return torch.stack([term.objective(logits, said, targets) for term in self.terms])
+
+    def values_and_slope(self, logits: Tensor, piece: slice) -> tuple[Tensor, Tensor]:
+        """The same, and the gradient of their weighted sum at the logits: [tokens, vocab]."""
+        said, targets = self.teacher_logits(piece), self.target_ids[piece]
+        values, slopes = zip(*(value_and_slope(term, logits, said, targets) for term in self.terms), strict=True)
+        total, *others = (slope.mul_(term.weight) for term, slope in zip(self.terms, slopes, strict=True))
+        for slope in others:
+            total.add_(slope)
+        return torch.stack(values), total.mul_(self.token_weights[piece, None])
 
     def pieces(self) -> list[slice]:
         total = self.target_ids.shape[0]
@@ -67,38 +98,64 @@ class _Work:
 
 
 class _ChunkedLosses(torch.autograd.Function):
-    """Builds a chunk's logits, takes the objectives' own gradient at them, and multiplies it back at once."""
+    """Builds a chunk's logits, finds the objectives' gradient at them, and multiplies it back at once."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: FactoredLogits, work: _Work
     ) -> tuple[Tensor, Tensor]:
-        inputs = [hidden, weight, bias]
-        wanted = [tensor is not None and needed for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False)]
-        gradients = [
-            torch.zeros_like(t) if want and t is not None else None for t, want in zip(inputs, wanted, strict=True)
-        ]
-        term_weights = torch.tensor([term.weight for term in work.terms], dtype=torch.float32, device=hidden.device)
+        wanted = [work.learns and needed for needed in ctx.needs_input_grad[:3]]
+        gradients = [_total_like(t) if want else None for t, want in zip((hidden, weight, bias), wanted, strict=True)]
+        precision = torch.promote_types(weight.dtype, torch.float32)
+        term_weights = torch.tensor([term.weight for term in work.terms], dtype=precision, device=hidden.device)
         sums = torch.zeros_like(term_weights)
         for piece in work.pieces():
             logits = replace(head, hidden=hidden[piece]).dense().detach()
-            if not any(wanted):
-                sums += work.sums(logits, piece)
-                continue
-            with torch.enable_grad():
-                logits.requires_grad_()
-                parts = work.sums(logits, piece)
-                (slope,) = torch.autograd.grad(parts @ term_weights, logits)  # [tokens, vocab]
-            sums += parts.detach()
-            _multiply_back(_through_cap(slope, logits.detach(), head), hidden[piece], weight, gradients, piece)
+            if any(wanted):
+                values, slope = work.values_and_slope(logits, piece)
+                _multiply_back(_through_cap(slope, logits, head), hidden[piece], weight, gradients, piece)
+            else:
+                values = work.values(logits, piece)
+            sums += values.to(precision) @ work.token_weights[piece].to(precision)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(sums)
         return sums @ term_weights, sums
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        scale = upstream[0]
+        scale = upstream[0]  # autograd brings each product to its own tensor's precision
         return (*(None if gradient is None else gradient * scale for gradient in ctx.gradients), None, None)
+
+
+def value_and_slope(
+    term: Term, logits: Float[Tensor, "tokens vocab"], said: Tensor | None, targets: Int[Tensor, " tokens"]
+) -> ValueAndSlope:
+    """A term at each token, and its gradient at the student's logits: in closed form where there is one and it is finite,
+    else by autograd on the objective itself.
+    """
+    closed_form = CLOSED_FORMS.get(term.name)
+    if closed_form is not None:
+        student_logprobs = _softened(logits, term.temperature)
+        teacher_logprobs = _softened(said, term.temperature) if said is not None and term.reads_teacher else None
+        value, slope = closed_form(student_logprobs, teacher_logprobs, targets, **term.parameters)
+        if value.isfinite().all():
+            return value * term.temperature**2, slope.mul_(term.temperature)
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        value = term.objective(leaf, said, targets)
+        (slope,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), slope
+
+
+def _softened(logits: Float[Tensor, "tokens vocab"], temperature: float) -> Float[Tensor, "tokens vocab"]:
+    """Log-probabilities at a temperature."""
+    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+
+
+def _total_like(tensor: Tensor) -> Tensor:
+    """Where chunks add up, in float32 at least: in bfloat16, what the last chunks add would be rounded away."""
+    return torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _through_cap(slope: Tensor, logits: Tensor, head: FactoredLogits) -> Tensor:
@@ -113,10 +170,18 @@ def _multiply_back(
 ) -> None:
     """Add this chunk's share to the gradients of hidden states, head weight and head bias."""
     hidden_gradient, weight_gradient, bias_gradient = gradients
+    if bias_gradient is not None:
+        bias_gradient += slope.sum(0)
     slope = slope.to(weight.dtype)
     if hidden_gradient is not None:
         hidden_gradient[piece] = slope @ weight
     if weight_gradient is not None:
-        weight_gradient.addmm_(slope.T, hidden.to(weight.dtype))
-    if bias_gradient is not None:
-        bias_gradient += slope.sum(0)
+        _add_product(weight_gradient, slope.T, hidden.to(weight.dtype))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, without a copy of the product where the types agree."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right

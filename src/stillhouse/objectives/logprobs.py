@@ -13,6 +13,8 @@ def to_logprobs(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch 
     """
     logits = at_least_float32(logits)
     empty = logits.amax(-1, keepdim=True) == -torch.inf  # [*batch, 1]
+    if not empty.any():
+        return logits.log_softmax(-1)
     return logits.masked_fill(empty, 0.0).log_softmax(-1).masked_fill(empty, -torch.inf)
 
 

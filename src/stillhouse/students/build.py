@@ -33,7 +33,6 @@ def student_from_layers(teacher: PreTrainedModel, kept: Sequence[int]) -> PreTra
         student.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ModelError(_dependent(teacher, "their weights differ in kind")) from error
-    student.tie_weights()
     student.generation_config = copy.deepcopy(teacher.generation_config)
     _check_like_teacher_without_the_others(student.eval(), teacher, kept)
     return student

@@ -1,6 +1,5 @@
 """What a recipe can say about what the student is asked to match."""
 
-from typing import Any
 
 from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -14,6 +13,7 @@ class ObjectiveConfig(Config):
     """One objective by name, with its weight, its temperature, and its own parameters beside them (such as `beta`)."""
 
     model_config = ConfigDict(extra="allow")  # the objective itself says which parameters it has
+    __pydantic_extra__: dict[str, float]
 
     name: str
     weight: NonNegativeFloat = 1.0
@@ -36,6 +36,6 @@ class ObjectiveConfig(Config):
         Raises:
             ValueError: for an unknown name or parameter, or a value out of range.
         """
-        parameters: dict[str, Any] = self.model_extra or {}
-        chosen = objective(self.name, **parameters)
-        return Term(self.name, chosen.bind(temperature=self.temperature), self.weight, chosen.reads_teacher)
+        term = Term(self.name, self.weight, self.temperature, self.model_extra or {})
+        assert callable(term.objective)  # built here, so that what is wrong with it is said while the recipe is read
+        return term
