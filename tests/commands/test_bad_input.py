@@ -92,6 +92,8 @@ FROM_FILE = {"synthesis": None, "labels": None}
             {"synthesis.templates": ["About {whom}."]},
             ["synthesis: the template 'About {whom}.' names ['whom']", "['what', 'who']"],
         ),
+        ({"synthesis.templates": []}, ["synthesis.templates: [] came, but it should have at least 1."]),
+        ({"synthesis.slots": {"who": []}}, ["synthesis.slots.who: [] came, but it should have at least 1."]),
         ({"synthesis.slots": {"who": "a fox"}}, ['synthesis.slots.who: "a fox" came, but it should be a list.']),
         ({"evaluation.control": "random"}, ["evaluation.control: \"random\" came, but it should be 'hard_labels'"]),
         ({"run": 5}, ["run: 5 came, but it should be text."]),
@@ -169,9 +171,9 @@ def test_data_that_is_not_there_or_an_empty_folder_is_refused(recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_texts_of_a_single_token_are_refused_before_anything_is_learnt(recipe, tmp_path, tokenizer):
+def test_texts_of_a_single_token_are_refused_before_anything_is_learnt(recipe, teacher_folder, tmp_path):
     # A tokenizer without marks for the beginning and the end: a short text is one token, which nothing predicts.
-    teacher = Path(shutil.copytree(recipe_teacher(recipe), tmp_path / "teacher"))
+    teacher = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
     settings = json.loads((teacher / "tokenizer_config.json").read_text())
     bare = {name: value for name, value in settings.items() if name not in ("bos_token", "eos_token")}
     (teacher / "tokenizer_config.json").write_text(json.dumps(bare))
@@ -179,12 +181,6 @@ def test_texts_of_a_single_token_are_refused_before_anything_is_learnt(recipe, t
     changes = data_file(tmp_path, "letters.jsonl", letters.encode())
     said = stillhouse("distill", recipe({**changes, "labels": {}, "teacher.model": str(teacher)}))
     assert_refused(said, "too short to predict anything. Give longer ones")
-
-
-def recipe_teacher(recipe) -> str:
-    import yaml
-
-    return yaml.safe_load(recipe().read_text())["teacher"]["model"]
 
 
 def forget(name: str) -> Broken:
@@ -215,7 +211,6 @@ EARLY: list[tuple[Broken, str]] = [
     (text_in("config.json", "{"), "has no configuration that can be loaded"),
     (text_in("config.json", "[]"), "has no configuration that can be loaded"),
     (configured(model_type="nope"), "has no configuration that can be loaded"),
-    (configured(model_type="own", auto_map={"AutoConfig": "own.Config"}), "has no configuration that can be loaded"),
     (text_in("tokenizer.json", "{"), "has no tokenizer that can be loaded"),
 ]
 LATE: list[tuple[Broken, str]] = [
@@ -245,6 +240,24 @@ def test_a_folder_that_holds_no_usable_model_is_refused_before_any_is_loaded(
     said = stillhouse("distill", recipe({**FROM_FILE, "data.path": str(texts_file), **model}))
     assert_refused_in_one_line(said, str(broken), words)
     assert not (tmp_path / "run").exists()
+
+
+OWN_CODE = """
+from pathlib import Path
+from transformers import LlamaConfig
+Path({mark!r}).touch()
+class Config(LlamaConfig):
+    model_type = "own"
+"""
+
+
+def test_code_that_comes_with_a_model_is_never_run_nor_asked_about(recipe, teacher_folder, tmp_path):
+    teacher = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
+    configured(model_type="own", auto_map={"AutoConfig": "own.Config"})(teacher)
+    (teacher / "own.py").write_text(OWN_CODE.format(mark=str(tmp_path / "mark")))
+    said = stillhouse("distill", recipe({"teacher.model": str(teacher)}))
+    assert_refused_in_one_line(said, "contains custom code which must be executed")
+    assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize(("breaking", "words"), LATE)
@@ -292,6 +305,13 @@ def test_a_file_that_only_is_called_gguf_is_refused(recipe, tmp_path, monkeypatc
             "student.keep is [1, 1], but the teacher's layers are 0 to 3. Name at least one, each",
         ),
         ({"kind": "from_layers", "keep": []}, "student.keep is [], but the teacher's layers are 0 to 3."),
+        ({"kind": "from_config", "changes": {"num_hidden_layers": 0}}, "student.changes.num_hidden_layers is 0."),
+        (
+            {"kind": "from_config", "changes": {"num_hidden_layers": "x"}},
+            "{'num_hidden_layers': 'x'} do not fit together",
+        ),
+        ({"kind": "from_config", "changes": {"hidden_size": 7}}, "The hidden size (7) is not a multiple of"),
+        ({"kind": "from_config", "changes": {"to_dict": 7}}, "student.changes.to_dict is no setting of LlamaConfig."),
         (
             {"kind": "from_config", "changes": {"num_layer": 2}},
             "student.changes.num_layer is no setting of LlamaConfig.",
@@ -368,6 +388,20 @@ def test_a_teacher_that_changed_since_is_refused_and_nothing_is_lost(recipe, tea
         weights = load_file(teacher / file)
         save_file({name: weight + 1 for name, weight in weights.items()}, teacher / file, metadata={"format": "pt"})
     assert_refused(stillhouse("distill", path), "the stage 'synthesize'", "was made from something else", "run=FOLDER")
+    assert files_in(tmp_path / "run") == before
+
+
+def test_a_students_checkpoint_that_changed_since_is_refused_and_nothing_is_lost(recipe, teacher_folder, tmp_path):
+    start = Path(shutil.copytree(teacher_folder, tmp_path / "start"))
+    changes = {**data_file(tmp_path, "texts.jsonl", GOOD), "student": {"kind": "checkpoint", "model": str(start)}}
+    path = recipe({**changes, "training.epochs": 0.5})
+    assert stillhouse("train", path).code == 0
+    before = files_in(tmp_path / "run")
+    weights = load_file(start / "model.safetensors")
+    save_file(
+        {name: weight + 1 for name, weight in weights.items()}, start / "model.safetensors", metadata={"format": "pt"}
+    )
+    assert_refused(stillhouse("distill", path), "the stage 'student'", "was made from something else")
     assert files_in(tmp_path / "run") == before
 
 

@@ -167,14 +167,18 @@ def test_a_live_teacher_teaches_what_a_stored_one_does(finished, recipe, tmp_pat
             ["control_hard_labels", "control_from_scratch"],
         ),
         ({"kind": "checkpoint"}, "from_scratch", ["control_from_scratch"]),
+        ({"kind": "from_config"}, "none", []),
         ({"kind": "from_layers", "keep": [0, 3]}, "none", []),
     ],
 )
 def test_every_kind_of_student_and_control_goes_the_whole_way(
     recipe, texts_file, teacher_folder, tmp_path, student, control, roles
 ):
-    if student["kind"] == "checkpoint":
+    if student == {"kind": "checkpoint"}:
         student = {**student, "model": str(teacher_folder)}
+    if student == {"kind": "from_config"}:  # of a folder that has a configuration and nothing else
+        student = {**student, "config": str(tmp_path)}
+        shutil.copy(teacher_folder / "config.json", tmp_path)
     changes = {"student": student, "synthesis": None, "data.path": str(texts_file), "training.epochs": 1}
     said = stillhouse("distill", recipe({**changes, "evaluation.control": control}))
     assert said.code == 0, said.err
@@ -234,6 +238,17 @@ def test_what_was_removed_from_a_finished_run_is_made_again_the_same(finished, t
     assert weights(folder) == weights(finished.folder)
     assert path.exists()
     assert (folder / "student" / "README.md").exists()
+
+
+def test_a_new_measurement_gets_a_new_report(finished, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    (folder / "stages" / "evaluate.json").unlink()
+    before = files_in(folder)
+    assert stillhouse("distill", finished.recipe, f"run={folder}").code == 0
+    after = files_in(folder)
+    for name in ("report.html", "student/README.md"):
+        assert after[name] != before[name]
+    assert after["student/model.safetensors"] == before["student/model.safetensors"]
 
 
 def test_labels_may_go_once_the_student_has_learnt(finished, tmp_path):

@@ -30,7 +30,7 @@ Moment = Callable[[Path], bool]
 
 
 def begun(stage: str) -> Moment:
-    return lambda run: (run / "stages" / f"{stage}.started").exists()
+    return lambda run: any(line["stage"] == stage for line in read_lines(run / "events.jsonl"))
 
 
 def written(name: str) -> Moment:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.commands.recipe import Recipe
@@ -73,6 +73,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(data=st.data(), base=st.sampled_from(BASES), value=VALUES)
 def test_whatever_stands_in_the_place_of_a_value_only_a_recipe_or_its_faults_come_out(data, base, value):
     values = yaml.safe_load(yaml.safe_dump(base))
@@ -85,6 +86,7 @@ def test_whatever_stands_in_the_place_of_a_value_only_a_recipe_or_its_faults_com
         assert isinstance(parse_recipe(Recipe, values), Recipe)
 
 
+@settings(deadline=None)
 @given(number=st.integers(-(10**400), 10**400) | st.floats())
 @pytest.mark.parametrize("name", ["beta", "weight", "temperature", "alpha", "skew"])
 @pytest.mark.parametrize("objective", ["jsd", "alpha_beta", "skewed_forward_kl"])

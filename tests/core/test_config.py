@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
@@ -228,6 +228,7 @@ def test_an_override_of_an_unknown_key_is_refused_like_one_in_the_file(read):
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(["2e-4", "no", "5", "~", ""])
 
 
+@settings(deadline=None)
 @given(
     name=NAMES,
     heat=st.floats(1e-300, 1e300),
@@ -289,6 +290,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(values=VALUES)
 def test_whatever_a_file_holds_only_a_recipe_or_its_faults_come_out(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("recipes") / "recipe.yaml"
@@ -297,6 +299,7 @@ def test_whatever_a_file_holds_only_a_recipe_or_its_faults_come_out(tmp_path_fac
         assert isinstance(load_recipe(Still, path), Still)
 
 
+@settings(deadline=None)
 @given(
     text=st.text(st.sampled_from("name: heat body[]{},&*!|>-#'\"\n0e.~<<%@?\t"), max_size=30),
     override=st.text(max_size=12),

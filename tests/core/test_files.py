@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.core.files import (
@@ -106,6 +106,7 @@ VALUES = st.text(max_size=9) | st.floats(allow_nan=False) | st.none()
 RECORDS = st.lists(st.dictionaries(st.text(max_size=3), VALUES), max_size=4)
 
 
+@settings(deadline=None)
 @given(records=RECORDS)
 def test_lines_read_back_as_they_were_appended(tmp_path_factory, records):
     file = tmp_path_factory.mktemp("lines") / "events.jsonl"

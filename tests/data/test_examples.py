@@ -48,6 +48,14 @@ def test_an_example_that_fits_is_one_window(weights):
     assert list(windows(example, max_tokens=60)) == ([example] if any(weights[1:]) else [])
 
 
+@given(weights=WEIGHTS, max_tokens=st.integers(2, 20))
+def test_every_window_knows_which_document_it_is_of(weights, max_tokens):
+    example = _example(weights)
+    pieces = list(windows(example, max_tokens=max_tokens))
+    again = [piece for outer in pieces for piece in windows(outer, max_tokens=2)]
+    assert {piece.document for piece in [*pieces, *again]} <= {example.document}
+
+
 def test_the_key_of_an_example_is_that_of_its_tokens(build_example):
     one, same, other = build_example(0, 9), build_example(0, 9, prompt=4), build_example(1, 9)
     assert one.key == same.key != other.key

@@ -170,3 +170,10 @@ def test_writing_leaves_no_trace_in_the_model(build_model, build_example):
     generate(model, _prompts(build_example), sampling=Sampling(max_new_tokens=8), seed=0)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_text_ends_where_the_model_has_no_more_positions(build_model, build_example):
+    model = build_model("gpt2", max_position_embeddings=20)
+    prompts = [[3], _prompts(build_example)[1], list(build_example(9, 20).ids)]  # of 1, 14 and 20 tokens
+    texts = generate(model, prompts, sampling=Sampling(temperature=0, max_new_tokens=50), seed=0, stop_ids=set())
+    assert [len(tokens) for tokens in texts] == [20, 7, 1]  # the last token written is never read

@@ -87,7 +87,7 @@ def test_a_random_model_ends_its_texts_as_the_teacher_does(build_model, make):
     [
         ({"num_layerz": 2}, "student.changes.num_layerz is no setting of LlamaConfig"),
         ({"num_attention_heads": 3, "num_key_value_heads": 2}, "do not fit together"),
-        ({"hidden_size": -8}, "do not fit together"),
+        ({"hidden_size": -8}, "student.changes.hidden_size is -8"),
     ],
 )
 def test_changes_that_cannot_be_are_refused(build_model, changes, said):

@@ -3,7 +3,7 @@
 from transformers import PretrainedConfig
 
 from stillhouse.core.errors import ModelError
-from stillhouse.models.load import load_config, load_tokenizer, vocabulary_fingerprint
+from stillhouse.models.load import check_weights, load_config, load_tokenizer, vocabulary_fingerprint
 from stillhouse.students.build import changed_config
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig, StudentConfig
 from stillhouse.students.layer_choice import check_keep
@@ -15,12 +15,13 @@ def check_student(wanted: StudentConfig, *, teacher: str, row_tokens: int) -> No
     Raises:
         ModelError: naming the key of the recipe.
     """
-    config = _student_config(wanted, load_config(teacher))
+    teacher_config = load_config(teacher)
+    student_config = _student_config(wanted, teacher_config)
     if isinstance(wanted, CheckpointConfig):
         _check_vocabulary(wanted.model, teacher)
-    _check_head(config, len(load_tokenizer(teacher)))
-    for owner, settings in (("teacher", load_config(teacher)), ("student", config)):
-        _check_row(owner, settings, row_tokens)
+    _check_head(student_config, len(load_tokenizer(teacher)))
+    _check_row("teacher", teacher_config, row_tokens)
+    _check_row("student", student_config, row_tokens)
 
 
 def _student_config(wanted: StudentConfig, teacher: PretrainedConfig) -> PretrainedConfig:
@@ -31,6 +32,7 @@ def _student_config(wanted: StudentConfig, teacher: PretrainedConfig) -> Pretrai
         case FromConfigConfig():
             return changed_config(load_config(wanted.config) if wanted.config else teacher, wanted.changes)
         case CheckpointConfig():
+            check_weights(wanted.model)
             return load_config(wanted.model)
 
 

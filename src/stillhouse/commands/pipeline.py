@@ -1,6 +1,5 @@
 """The stages of a distillation, each done once: the composition root of every verb."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,7 +27,7 @@ from stillhouse.data.text import Row, read_rows, split_held_out, to_examples
 from stillhouse.evaluation.compare import Contestant, evaluate
 from stillhouse.kernels.chunked import Term
 from stillhouse.labelling import label
-from stillhouse.models.load import LoadedModel, check_exists, load_causal_lm, load_tokenizer, source_fingerprint
+from stillhouse.models.load import LoadedModel, check_weights, load_causal_lm, load_tokenizer, source_fingerprint
 from stillhouse.students.build import randomised, student_from_config, student_from_layers
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig
 from stillhouse.students.layer_choice import choose_layers
@@ -55,7 +54,7 @@ class Pipeline:
 
     def check(self) -> None:
         """Find what is wrong with teacher, student or data before any model is loaded or anything is written."""
-        check_exists(self.recipe.teacher.model)
+        check_weights(self.recipe.teacher.model)
         if self.recipe.data.path is not None:
             _ = self.rows  # read now, so that what is wrong with them is said now
         check_student(
@@ -74,6 +73,15 @@ class Pipeline:
     def teacher_fingerprint(self) -> str:
         """Hash of the teacher's files."""
         return source_fingerprint(self.recipe.teacher.model)
+
+    @cached_property
+    def student_fingerprint(self) -> str:
+        """Hash of the student's recipe, and of the files beside the teacher's that it is made from."""
+        files = ""
+        match self.recipe.student:
+            case CheckpointConfig(model=source) | FromConfigConfig(config=str(source)):
+                files = source_fingerprint(source)
+        return fingerprint([_plain(self.recipe.student), files])
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -202,7 +210,7 @@ class Pipeline:
             self._save(student, "student_before")
             return {"layers": choice}
 
-        made_from = [self.teacher_fingerprint, self.data_fingerprint, self.recipe.student]
+        made_from = [self.data_fingerprint, self.student_fingerprint]
         makes = [self.run.path / "student_before"]
         return self._stage("student", "the student is made", made_from=made_from, work=work, makes=makes)
 
@@ -238,7 +246,7 @@ class Pipeline:
         if not self.run.is_done("train", makes=makes):  # labels have served once it is done, and may be gone
             self.label()
         self.make_student()
-        made_from = [self.data_fingerprint, self.recipe.student, self.recipe.objectives, self.recipe.training]
+        made_from = [self.data_fingerprint, self.student_fingerprint, self.recipe.objectives, self.recipe.training]
 
         def work() -> dict[str, Any]:
             return self._train_arm("student", self._load("student_before"), terms, self._signals())
@@ -275,7 +283,7 @@ class Pipeline:
     def train_controls(self) -> None:
         """The same architecture on the same texts and steps, without the teacher's signals."""
         for role in CONTROL_ROLES[self.recipe.evaluation.control]:
-            made_from = [self.data_fingerprint, self.recipe.student, self.recipe.training]
+            made_from = [self.data_fingerprint, self.student_fingerprint, self.recipe.training]
 
             def work(role: Role = role) -> dict[str, Any]:
                 start = self._load("student_before")
@@ -309,7 +317,7 @@ class Pipeline:
     @property
     def _everything(self) -> list[Any]:
         """The data, and all of the recipe but where it is at work."""
-        return [self.data_fingerprint, self.recipe.model_dump(mode="json", exclude={"run"})]
+        return [self.data_fingerprint, self.student_fingerprint, self.recipe.model_dump(mode="json", exclude={"run"})]
 
     def _contestants(self) -> list[Contestant]:
         controls = CONTROL_ROLES[self.recipe.evaluation.control]
@@ -410,4 +418,4 @@ def _plain(part: Any) -> Any:
     """A configuration as plain values, for hashing."""
     if isinstance(part, Config):
         return part.model_dump(mode="json")
-    return [_plain(member) for member in part] if isinstance(part, list | tuple) else copy.copy(part)
+    return [_plain(member) for member in part] if isinstance(part, list | tuple) else part

@@ -52,6 +52,14 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as above
 
 
+def _quoted_where_needed(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """PyYAML would break a line at Unicode's own line separators, and lose them when it reads it back."""
+    style = '"' if any(separator in text for separator in "\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _quoted_where_needed)
+
 for _dialect in (_Loader, _Dumper):
     for _name, (_pattern, _first) in _SCALARS.items():
         _dialect.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), _first)

@@ -49,8 +49,9 @@ def evaluate(
     folders = {contestant.role: contestant.folder for contestant in contestants}
     with working(progress, "timing", len(models) * (REPEATS + 1), "runs"):
         costs = measure_costs(models, folders, progress=progress)
+    text = sums["teacher"]
     return EvaluationResult(
-        held_out=HeldOut(len(examples), int(sums["teacher"].tokens.sum()), int(sums["teacher"].bytes.sum())),
+        held_out=HeldOut(len(text.tokens), int(text.tokens.sum()), int(text.bytes.sum())),
         models=[ModelResult(c.role, c.name, language_metrics(sums[c.role]), costs[c.role]) for c in contestants],
         comparisons=_comparisons(sums),
         samples=_samples(models, examples[:num_samples], tokenizer),

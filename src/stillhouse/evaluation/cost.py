@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from stillhouse.core.files import size_on_disk
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import Cost
 from stillhouse.evaluation.intervals import spread
-from stillhouse.models.anatomy import parameter_count
+from stillhouse.models.anatomy import decoder_config, parameter_count
 from stillhouse.models.generate import Sampling, generate
 
 PREFILL_TOKENS = 256
@@ -29,11 +30,12 @@ def measure_costs(
 
     The models take turns, so that a busy moment of the machine falls on all alike.
     """
+    prefill_tokens = min(PREFILL_TOKENS, *(_most_positions(model) for model in models.values()))
     prefill: dict[Name, list[float]] = {name: [] for name in models}
     decode: dict[Name, list[float]] = {name: [] for name in models}
     for repeat in range(REPEATS + 1):
         for name, model in models.items():
-            rates = _rate(PREFILL_TOKENS, lambda: _prefill(model)), _rate(DECODE_TOKENS, lambda: _decode(model))  # noqa: B023
+            rates = _rate(prefill_tokens, partial(_prefill, model)), _rate(DECODE_TOKENS, partial(_decode, model))
             if repeat > 0:  # the first is the warm-up
                 prefill[name].append(rates[0])
                 decode[name].append(rates[1])
@@ -50,16 +52,20 @@ def measure_costs(
     }
 
 
-def _rate(tokens: int, work: Callable[[], object]) -> float:
+def _most_positions(model: PreTrainedModel) -> int:
+    return getattr(decoder_config(model), "max_position_embeddings", None) or PREFILL_TOKENS
+
+
+def _rate(tokens: int, work: Callable[[int], object]) -> float:
     started = time.perf_counter()
-    work()
+    work(tokens)
     return tokens / (time.perf_counter() - started)
 
 
 @torch.no_grad()
-def _prefill(model: PreTrainedModel) -> None:
-    model(input_ids=torch.ones(1, PREFILL_TOKENS, dtype=torch.long), use_cache=False)
+def _prefill(model: PreTrainedModel, tokens: int) -> None:
+    model(input_ids=torch.ones(1, tokens, dtype=torch.long), use_cache=False)
 
 
-def _decode(model: PreTrainedModel) -> None:
-    generate(model, [[1]], sampling=Sampling(temperature=0, max_new_tokens=DECODE_TOKENS), seed=0, stop_ids=set())
+def _decode(model: PreTrainedModel, tokens: int) -> None:
+    generate(model, [[1]], sampling=Sampling(temperature=0, max_new_tokens=tokens), seed=0, stop_ids=set())

@@ -1,6 +1,7 @@
 """How well a language model predicts text that none was trained on, and how near it is to its teacher there."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,14 +43,14 @@ def measure(
     vocab_size: int,
     progress: Progress = SILENT,
 ) -> DocumentSums:
-    """Run the model over each example and compare with what the teacher says there."""
-    rows = []
+    """Run the model over each example and compare with what the teacher says there; pieces of one document are one row."""
+    rows: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(5))
     for example, teacher in zip(examples, teacher_says, strict=True):
         batch = to_batch([[example]])
         student = factored_logits(model, batch).at(batch.predicts).first(vocab_size)
-        rows.append([float(batch.total_weight), float(example.num_bytes), *_sums(student, teacher, batch.targets)])
+        rows[example.document] += [len(batch.targets), example.num_bytes, *_sums(student, teacher, batch.targets)]
         progress.advance(1)
-    return DocumentSums(*np.array(rows, dtype=np.float64).T)
+    return DocumentSums(*np.array(list(rows.values())).T)
 
 
 @torch.no_grad()

@@ -21,20 +21,23 @@ glibc hands back blocks of up to 32 MiB without asking the system for fresh page
 
 @dataclass(frozen=True)
 class Term:
-    """One objective of the catalogue, as a recipe asks for it, and its weight in the total."""
+    """One objective of the catalogue, as a recipe asks for it, and its weight in the total.
+
+    Raises:
+        ValueError: for an unknown name or parameter, or a value out of range.
+    """
 
     name: str
     weight: float = 1.0
     temperature: float = 1.0
     parameters: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _ = self.objective  # built at once: a closed form would not say what the objective refuses
+
     @cached_property
     def objective(self) -> BoundObjective:
-        """(student logits, teacher logits or None, target ids) -> nats per token.
-
-        Raises:
-            ValueError: for an unknown name or parameter, or a value out of range.
-        """
+        """(student logits, teacher logits or None, target ids) -> nats per token."""
         return objective(self.name).bind(temperature=self.temperature, **self.parameters)
 
     @property
@@ -105,7 +108,10 @@ class _ChunkedLosses(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: FactoredLogits, work: _Work
     ) -> tuple[Tensor, Tensor]:
         wanted = [work.learns and needed for needed in ctx.needs_input_grad[:3]]
-        gradients = [_total_like(t) if want else None for t, want in zip((hidden, weight, bias), wanted, strict=True)]
+        gradients = [
+            _total_like(tensor) if tensor is not None and want else None
+            for tensor, want in zip((hidden, weight, bias), wanted, strict=True)
+        ]
         precision = torch.promote_types(weight.dtype, torch.float32)
         term_weights = torch.tensor([term.weight for term in work.terms], dtype=precision, device=hidden.device)
         sums = torch.zeros_like(term_weights)

@@ -1,6 +1,7 @@
 """Let a model write, in batch: finished rows leave the batch, and a seed gives the same text every time."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from stillhouse.core.config import Config
 from stillhouse.core.errors import ModelError
-from stillhouse.models.anatomy import understood
+from stillhouse.models.anatomy import decoder_config, understood
 
 
 class Sampling(Config):
@@ -22,7 +23,7 @@ class Sampling(Config):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Draw only from the likeliest tokens that together reach this share; 1 draws from all."""
     max_new_tokens: PositiveInt = 256
-    """An answer is cut off here, and its end then not learnt as an end."""
+    """An answer is cut off here, or where the model has no more positions; its end is then not learnt as an end."""
 
 
 def stop_ids_of(model: PreTrainedModel) -> set[int]:
@@ -38,11 +39,13 @@ def generate(
     sampling: Sampling,
     seed: int,
     stop_ids: set[int] | None = None,
+    advance: Callable[[int], None] = lambda num_tokens: None,
 ) -> list[list[int]]:
     """New tokens after each prompt, the stop token included where one was drawn.
 
     Every prompt must have a token. Prompts of different lengths are padded on the left; padding is neither attended to
     nor counted in positions. What is drawn for a row depends on the seed and the row's number, not on the other rows.
+    `advance` is told at each step how many tokens it gave.
 
     Raises:
         ModelError: if the family cannot be asked for one token after another, as one without a key-value cache.
@@ -58,7 +61,8 @@ def generate(
         chosen = _draw(writing.next_logits(), sampling, points)  # [alive]
         for row, token in zip(writing.alive, chosen.tolist(), strict=True):
             written[row].append(token)
-        going = ~torch.isin(chosen, stops.to(chosen.device))
+        advance(len(writing.alive))
+        going = ~torch.isin(chosen, stops.to(chosen.device)) & writing.has_room()
         if not going.any():
             break
         writing.read(chosen, going)
@@ -93,6 +97,11 @@ class _Writing:
             )
         return output.logits[:, -1].float()
 
+    def has_room(self) -> Bool[Tensor, " alive"]:
+        """Where the model still has a position for one more token: beyond its last, GPT-2 fails and others rave."""
+        last = getattr(decoder_config(self.model), "max_position_embeddings", None)
+        return self.positions[:, -1] + 1 < (math.inf if last is None else last)
+
     def read(self, chosen: Int[Tensor, " alive"], going: Bool[Tensor, " alive"]) -> None:
         """Let each row that is still going have its chosen token, and the others leave."""
         if not going.all():
@@ -124,10 +133,8 @@ def _draw(
     if sampling.top_p < 1:
         probs = _nucleus(probs, sampling.top_p)
     cumulative = probs.cumsum(-1)
-    total = cumulative[:, -1:]
-    point = points.to(total.device) * total
-    # Rounding may lift the point to the total itself, beyond the last token that has any probability.
-    point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
+    # A float32 below 1 is at most 1 - 2^-24, whose product rounds to less than the total: some token is always beyond it.
+    point = points.to(cumulative.device) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, point, right=True).squeeze(-1)
 
 

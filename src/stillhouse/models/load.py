@@ -1,11 +1,11 @@
 """Load a causal language model and its tokenizer from a hub id, a folder, or a GGUF file."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from stillhouse.core.errors import ModelError
-from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files
+from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files, sha256_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def load_causal_lm(source: str, *, dtype: torch.dtype = torch.float32) -> Loaded
     Raises:
         ModelError: if it is not there, or is no causal language model that this version of transformers knows.
     """
+    check_weights(source)
     place, config, tokenizer = _place(source), load_config(source), load_tokenizer(source)
     with _naming(source, "cannot be loaded as a causal language model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -127,6 +128,16 @@ def check_exists(source: str) -> None:
         raise ModelError(f"the model {source!r} is a file. Name the folder that it lies in, or a GGUF file.")
     if path.is_dir() and not (path / "config.json").exists():
         raise ModelError(f"the folder {source!r} has no config.json, so there is no Hugging Face model in it.")
+
+
+def check_weights(source: str) -> None:
+    """Refuse a path that leads nowhere, or to a folder without weights that can be read, before anything else is done.
+
+    Raises:
+        ModelError: naming the path.
+    """
+    check_exists(source)
+    path = Path(source).expanduser()
     if path.is_dir() and not any(path.glob("*.safetensors")):
         raise ModelError(
             f"the folder {source!r} has no weights in safetensors. Pickled ones can run code and are not read: save the model "
@@ -146,7 +157,7 @@ def source_fingerprint(source: str) -> str:
         return fingerprint_files([path])
     if path.is_dir():
         return fingerprint_files(
-            file for file in path.iterdir() if file.suffix in (".safetensors", ".json", ".jinja", ".model")
+            file for file in path.iterdir() if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt")
         )
     return fingerprint(source)
 
@@ -167,13 +178,18 @@ def unpacked_gguf(file: Path) -> str:
     Raises:
         ModelError: if the file is not GGUF or its architecture is not known.
     """
-    with file.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()[:16]
+    digest = _sha256_once(file, file.stat().st_mtime_ns)[:16]
     folder = cache_folder() / "unpacked" / f"{file.stem}-{digest}-transformers{transformers.__version__}"
     if not folder.exists():
         with atomic_path(folder) as part:
             _unpack(file, part)
     return str(folder)
+
+
+@cache
+def _sha256_once(file: Path, _changed_ns: int) -> str:
+    """The hash of gigabytes that configuration, tokenizer and weights are each asked for."""
+    return sha256_of(file)
 
 
 def _unpack(file: Path, folder: Path) -> None:

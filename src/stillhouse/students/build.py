@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Int
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -118,20 +119,37 @@ def changed_config(config: PretrainedConfig, changes: Mapping[str, Any]) -> Pret
     """A copy of a configuration with some of its language model's settings changed.
 
     Raises:
-        ModelError: for a setting that it does not have.
+        ModelError: for a setting that it does not have, or a value that it cannot have.
     """
     whole = copy.deepcopy(config)
     settings = whole.get_text_config(decoder=True)
+    try:
+        _apply(changes, settings)
+        settings.validate()
+    except StrictDataclassError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ModelError(f"student.changes {dict(changes)} do not fit together: {reason}") from error
+    return whole
+
+
+def _is_setting(name: str, settings: PretrainedConfig) -> bool:
+    known = hasattr(settings, name) and not callable(getattr(settings, name))
+    return known and name != "model_type" and not name.startswith("_")
+
+
+def _apply(changes: Mapping[str, Any], settings: PretrainedConfig) -> None:
     for name, value in changes.items():
-        if not hasattr(settings, name):
+        if not _is_setting(name, settings):
             raise ModelError(f"student.changes.{name} is no setting of {type(settings).__name__}.")
         setattr(settings, name, value)
+    for name in ("num_hidden_layers", "hidden_size"):
+        if getattr(settings, name) < 1:
+            raise ModelError(f"student.changes.{name} is {getattr(settings, name)}. Give it at least 1.")
     per_layer = [name for name, value in vars(settings).items() if isinstance(value, list) and "layer_types" in name]
     for name in per_layer:  # sliding and full attention alternate in a pattern that the layers before show
         if name not in changes:
             pattern = itertools.cycle(getattr(settings, name))
             setattr(settings, name, list(itertools.islice(pattern, settings.num_hidden_layers)))
-    return whole
 
 
 def randomised(model: PreTrainedModel, *, seed: int) -> PreTrainedModel:

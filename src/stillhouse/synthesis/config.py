@@ -1,6 +1,6 @@
 """What a recipe can say about text that the teacher writes."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -13,9 +13,9 @@ class PromptSynthesisConfig(Config):
     """The teacher answers prompts made from templates."""
 
     kind: Literal["prompts"] = "prompts"
-    templates: tuple[str, ...]
+    templates: Annotated[tuple[str, ...], Field(min_length=1)]
     """Prompts with slots in braces, such as `Write a story about a {animal}.`"""
-    slots: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    slots: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """The words that may stand in each slot."""
     tokens: PositiveInt
     """Tokens to learn from, held-out ones included; a few more are written, to the end of a batch."""

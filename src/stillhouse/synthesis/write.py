@@ -1,6 +1,8 @@
 """Let a teacher answer prompts until there is enough text, and keep what is fit to learn from."""
 
+import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,32 +50,52 @@ def synthesize(
         DataError: if the prompts are used up first.
     """
     records: list[dict[str, Any]] = []
+    kept_tokens = 0
     with working(progress, "the teacher writes", num_tokens, "tokens"):
-        for number, start in enumerate(range(0, len(prompts), batch_size)):
+        for number in itertools.count():
+            wanted = _answers_wanted(records, num_tokens - kept_tokens, sampling=sampling, batch_size=batch_size)
+            asked = prompts[len(records) : len(records) + wanted]
+            if kept_tokens >= num_tokens or not asked:
+                break
             part = folder / "parts" / f"{number:05d}.json"
-            if not part.exists():
-                batch = _answers(
-                    model, tokenizer, prompts[start : start + batch_size], sampling, seed=seed * 100_003 + number
-                )
-                write_atomic(part, json.dumps(batch, ensure_ascii=False))
-            records += json.loads(part.read_text(encoding="utf-8"))
+            if part.exists():
+                answers = json.loads(part.read_text(encoding="utf-8"))
+                progress.advance(sum(answer["tokens"] for answer in answers))
+            else:
+                answers = _answers(model, tokenizer, asked, sampling, seed=seed * 100_003 + number, progress=progress)
+                write_atomic(part, json.dumps(answers, ensure_ascii=False))
+            records += answers
+            _drop_repeats(records)
             kept_tokens = sum(record["tokens"] for record in records if record["dropped"] is None)
-            progress.advance(sum(record["tokens"] for record in records[start:]), f"{len(records)} documents")
-            if kept_tokens >= num_tokens:
-                return _finish(records, folder)
-    raise DataError(
-        f"{len(prompts)} prompts gave {kept_tokens:,} tokens of the {num_tokens:,} asked for. "
-        "Add words to synthesis.slots, or lower synthesis.tokens."
-    )
+    if kept_tokens < num_tokens:
+        raise DataError(
+            f"{len(prompts)} prompts gave {kept_tokens:,} tokens of the {num_tokens:,} asked for. "
+            "Add words to synthesis.slots, or lower synthesis.tokens."
+        )
+    return _finish(records, folder)
+
+
+def _answers_wanted(
+    records: Sequence[dict[str, Any]], missing_tokens: int, *, sampling: Sampling, batch_size: int
+) -> int:
+    """A whole batch, or as many answers as are likely to give the tokens still missing."""
+    mean_tokens = sum(record["tokens"] for record in records) / len(records) if records else sampling.max_new_tokens
+    return min(batch_size, max(1, math.ceil(missing_tokens / max(1, mean_tokens))))
 
 
 def _answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], sampling: Sampling, *, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    seed: int,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     rendered = [as_prompt(tokenizer, prompt) for prompt in prompts]
     ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in rendered]
     stops = stop_ids_of(model)
-    written = generate(model, ids, sampling=sampling, seed=seed)
+    written = generate(model, ids, sampling=sampling, seed=seed, advance=progress.advance)
     return [_record(tokenizer, p, tokens, stops) for p, tokens in zip(rendered, written, strict=True)]
 
 
@@ -92,13 +114,17 @@ def _record(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: list[int], 
     return {"prompt": prompt, "completion": text, "finished": finished, "tokens": len(tokens), "dropped": dropped}
 
 
-def _finish(records: Sequence[dict[str, Any]], folder: Path) -> SynthesisOutcome:
-    """Put the kept answers into one file; an answer given twice is kept once."""
+def _drop_repeats(records: Sequence[dict[str, Any]]) -> None:
+    """An answer given twice is kept once."""
     seen: set[str] = set()
     for record in records:
         if record["dropped"] is None and record["completion"] in seen:
             record["dropped"] = "duplicate"
         seen.add(record["completion"])
+
+
+def _finish(records: Sequence[dict[str, Any]], folder: Path) -> SynthesisOutcome:
+    """Put the kept answers into one file."""
     kept = [record for record in records if record["dropped"] is None]
     lines = [{name: record[name] for name in ("prompt", "completion", "finished")} for record in kept]
     write_atomic(folder / "documents.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -1,6 +1,7 @@
 """The training loop: transformers' own, with a loss that asks each objective what it reads."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,14 +121,36 @@ class DistillationTrainer(Trainer):
         return sums / num_items_in_batch * self.args.world_size
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Also write each term's mean since the last line, in nats a token."""
+        """Also write each term's mean since the last line, over all ranks, in nats a token.
+
+        Raises:
+            ModelError: if a number of this step is none, before anything of it is saved.
+        """
         super().log(logs, start_time)
-        if self.log_line is not None and "loss" in logs:
-            *term_sums, weight = self._sums.tolist()
-            means = {term.name: value / weight for term, value in zip(self.terms, term_sums, strict=True)}
-            rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
-            self.log_line({"step": self.state.global_step, "tokens": weight, **means, **rates})
+        if "loss" in logs:
+            *term_sums, weight = self.accelerator.reduce(self._sums.to(self.args.device)).tolist()
+            means = {name: value / weight for name, value in zip(_names(self.terms), term_sums, strict=True)}
             self._sums.zero_()
+            _refuse_nan({**means, "gradient_norm": logs["grad_norm"]}, step=self.state.global_step)
+            rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
+            if self.log_line is not None and self.is_world_process_zero():
+                self.log_line({"step": self.state.global_step, "tokens": weight, **means, **rates})
+
+
+def _names(terms: Sequence[Term]) -> list[str]:
+    """What each term is logged as: its name, and from the second of that name on its number too."""
+    names = [term.name for term in terms]
+    counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    return [name if count == 1 else f"{name}_{count}" for name, count in zip(names, counts, strict=True)]
+
+
+def _refuse_nan(numbers: Mapping[str, float], *, step: int) -> None:
+    if any(math.isnan(value) for value in numbers.values()):
+        found = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+        raise ModelError(
+            f"step {step} went astray ({found}): the student's weights are no numbers any more. Lower training.learning_rate, "
+            "or look for odd values in the student's or the teacher's weights; training goes on from the last checkpoint."
+        )
 
 
 def distillation_loss(

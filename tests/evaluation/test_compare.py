@@ -1,0 +1,115 @@
+"""One comparison of everybody: on the same text, at the same costs, each where it belongs."""
+
+import json
+
+import pytest
+import torch
+
+from stillhouse.core.results import METRICS, EvaluationResult
+from stillhouse.data.text import Row, to_examples
+from stillhouse.evaluation.compare import Contestant, evaluate
+from stillhouse.evaluation.cost import REPEATS, measure_costs
+from stillhouse.models.anatomy import parameter_count
+from stillhouse.students.build import student_from_layers
+
+
+@pytest.fixture
+def contestants(build_model, tokenizer, tmp_path):
+    """A teacher, a student of half its layers, and the same before training."""
+    teacher = build_model("gpt2", vocab=len(tokenizer))
+    student = student_from_layers(teacher, (0, 2))
+    student.transformer.h[0].mlp.c_fc.weight.data *= 0.9
+    models = {"teacher": teacher, "student_before": student_from_layers(teacher, (0, 2)), "student": student}
+    for role, model in models.items():
+        model.save_pretrained(tmp_path / role)
+    return [Contestant(role, f"the {role}", model, tmp_path / role) for role, model in models.items()]
+
+
+@pytest.fixture
+def examples(tokenizer):
+    rows = [Row("the old man had a boat", "a girl found"), Row("the small fox ran"), Row("birds came", finished=False)]
+    return to_examples(rows, tokenizer, max_tokens=64)
+
+
+def test_everybody_is_measured_on_the_same_text_and_told_apart(contestants, examples, tokenizer):
+    result = evaluate(contestants, examples, tokenizer, num_samples=2)
+    assert [(model.role, model.name) for model in result.models] == [(c.role, c.name) for c in contestants]
+    assert result.held_out.documents == 3
+    assert result.held_out.tokens == sum(sum(example.weights) for example in examples)
+    assert result.held_out.bytes == len("the old man had a boat" + "the small fox ran" + "birds came")
+    assert all(set(model.metrics) == set(METRICS) for model in result.models)
+    assert result.model("teacher").metrics["forward_kl"].value == 0
+    assert result.model("teacher").metrics["top1_agreement"].value == 1
+    assert result.model("student").metrics["forward_kl"].value > 0
+
+
+def test_the_student_is_compared_with_each_other_by_the_difference_of_their_metrics(contestants, examples, tokenizer):
+    result = evaluate(contestants, examples, tokenizer)
+    assert {comparison.other for comparison in result.comparisons} == {"teacher", "student_before"}
+    student = result.model("student").metrics
+    for comparison in result.comparisons:
+        other = result.model(comparison.other).metrics[comparison.metric]
+        expected = student[comparison.metric].value - other.value
+        assert comparison.difference.value == pytest.approx(expected, abs=1e-9)
+        assert comparison.difference.low <= comparison.difference.value <= comparison.difference.high
+
+
+def test_samples_show_what_each_writes_after_the_same_beginning(contestants, examples, tokenizer):
+    result = evaluate(contestants, examples, tokenizer, num_samples=2)
+    assert [sample.prompt for sample in result.samples] == ["a girl found", ""]
+    for sample in result.samples:
+        assert sample.continuations.keys() == {"teacher", "student_before", "student"}
+    with torch.no_grad():
+        ids = torch.tensor([examples[0].ids[: examples[0].weights.index(1.0)]])
+        first = contestants[0].model(ids).logits[0, -1].argmax()
+    written = result.samples[0].continuations["teacher"]
+    assert written.startswith(tokenizer.decode([int(first)], skip_special_tokens=True))
+
+
+@pytest.mark.parametrize("num_samples", [0, 99])
+def test_as_many_samples_are_shown_as_are_asked_for_and_there_are(contestants, examples, tokenizer, num_samples):
+    assert len(evaluate(contestants, examples, tokenizer, num_samples=num_samples).samples) == min(num_samples, 3)
+
+
+def test_a_result_comes_back_from_json_as_it_was(contestants, examples, tokenizer):
+    result = evaluate(contestants, examples, tokenizer, num_samples=1)
+    again = EvaluationResult.from_dict(json.loads(json.dumps(result.to_dict())))
+    assert again.to_dict() == result.to_dict()
+
+
+def test_costs_are_what_the_models_have_and_take(contestants):
+    models, folders = {c.role: c.model for c in contestants}, {c.role: c.folder for c in contestants}
+    costs = measure_costs(models, folders)
+    for role, cost in costs.items():
+        weights = sum(file.stat().st_size for file in folders[role].glob("*.safetensors"))
+        assert cost.disk_bytes == weights > 4 * cost.parameters
+        assert cost.parameters == parameter_count(models[role]) > cost.parameters_without_embeddings > 0
+        for speed in (cost.prefill_tokens_per_second, cost.decode_tokens_per_second):
+            assert 0 < speed.low <= speed.value <= speed.high
+    assert costs["student"].parameters == costs["student_before"].parameters < costs["teacher"].parameters
+
+
+def test_half_the_layers_are_faster(build_model, tmp_path):
+    teacher = build_model(layers=24, hidden=64)
+    models = {"teacher": teacher, "student": student_from_layers(teacher, range(0, 24, 6))}
+    costs = measure_costs(models, dict.fromkeys(models, tmp_path))
+    for speed in ("prefill_tokens_per_second", "decode_tokens_per_second"):
+        assert getattr(costs["student"], speed).value > getattr(costs["teacher"], speed).value
+
+
+def test_the_models_take_turns_at_being_timed(contestants, monkeypatch):
+    turns = []
+    monkeypatch.setattr("stillhouse.evaluation.cost._prefill", lambda model, tokens: turns.append((id(model), tokens)))
+    models = {c.role: c.model for c in contestants}
+    measure_costs(models, {c.role: c.folder for c in contestants})
+    order = [id(model) for model in models.values()]
+    assert [model for model, _ in turns] == order * (REPEATS + 1)
+    assert {tokens for _, tokens in turns} == {128}  # no more than every model has positions for
+
+
+def test_the_first_round_warms_up_and_does_not_count(contestants, monkeypatch):
+    rates = iter([1e9] * 6 + [5.0] * 6 * REPEATS)
+    monkeypatch.setattr("stillhouse.evaluation.cost._rate", lambda tokens, work: next(rates))
+    costs = measure_costs({c.role: c.model for c in contestants}, {c.role: c.folder for c in contestants})
+    assert {cost.prefill_tokens_per_second.high for cost in costs.values()} == {5.0}
+    assert next(rates, None) is None

@@ -1,0 +1,64 @@
+"""Two processes that share a step give the gradient of one."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from .two_ranks import steps
+
+
+@pytest.fixture
+def folder(build_model, build_example, tmp_path):
+    """A student, a teacher, and documents of which a step's rows weigh differently."""
+    build_model(layers=2, seed=1).save_pretrained(tmp_path / "student")
+    build_model(layers=2, seed=2).save_pretrained(tmp_path / "teacher")
+    prompts = (1, 9, 5, 1, 3, 8, 2, 7) * 2
+    examples = [build_example(seed, 11, prompt=prompt) for seed, prompt in enumerate(prompts)]  # two to a row
+    torch.save([(e.ids, e.weights, e.num_bytes) for e in examples], tmp_path / "examples.pt")
+    return tmp_path
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _run_two(folder):
+    shared = os.environ | {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "ACCELERATE_USE_CPU": "true",  # as `accelerate launch --cpu` sets it
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(folder)]
+    ranks = [
+        subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]
+    for rank in ranks:
+        _, errors = rank.communicate(timeout=120)
+        assert rank.returncode == 0, errors
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+def test_two_processes_that_share_a_step_give_the_gradient_and_the_log_of_one(folder):
+    alone, lines = steps(folder, num_ranks=1, rows_per_micro_batch=4)
+    (first, first_lines), (second, second_lines) = _run_two(folder)
+    assert len(alone) == len(first) == len(second) == 2
+    for one, mine, other in zip(alone, first, second, strict=True):
+        for name, gradient in one.items():
+            assert torch.equal(mine[name], other[name])
+            assert_close(mine[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert second_lines == []
+    for together, line in zip(first_lines, lines, strict=True):
+        assert together == pytest.approx(line, rel=1e-4)
