@@ -45,7 +45,9 @@ def _print(result: EvaluationResult, *, seed: int, minutes: float) -> None:
         print(f"  {model.role:<22} {model.cost.parameters / 1e6:6.1f}M  {speed:6.1f} tokens/s  {'  '.join(cells)}")
     for comparison in result.comparisons:
         gap = comparison.difference
-        print(f"  student - {comparison.other:<20} {comparison.metric:<15} {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]")
+        print(
+            f"  student - {comparison.other:<20} {comparison.metric:<15} {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+        )
     print(f"  {headline(result)}\n", flush=True)
 
 

@@ -24,7 +24,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.manual_seed(0)
-    student, teacher = (_factors(options.tokens, options.hidden, options.vocab, learns=learns) for learns in (True, False))
+    student, teacher = (
+        _factors(options.tokens, options.hidden, options.vocab, learns=learns) for learns in (True, False)
+    )
     targets = torch.randint(options.vocab, (options.tokens,))
     contenders: dict[str, Callable[[], object]] = {
         "four matrix products": lambda: _four_products(student, teacher),

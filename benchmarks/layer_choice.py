@@ -55,7 +55,10 @@ def _measure(
     choice = choose_layers(teacher.model, calibration, keep=keep, method=method)
     seconds = time.perf_counter() - started
     other = kl_when_kept(teacher.model, judged, choice.kept)
-    print(f"{len(choice.kept):>4}  {name + note:<18} {choice.start_kl_nats:>17.2f} {other:>17.2f} {seconds:>8.1f}", flush=True)
+    print(
+        f"{len(choice.kept):>4}  {name + note:<18} {choice.start_kl_nats:>17.2f} {other:>17.2f} {seconds:>8.1f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

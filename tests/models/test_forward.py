@@ -64,7 +64,7 @@ def test_the_logits_of_one_position_at_most_are_built(any_family, build_model, b
     model, seen = build_model(any_family), []
     model.get_output_embeddings().register_forward_hook(lambda _head, _inputs, output: seen.append(output.shape[1]))
     factored_logits(model, to_batch([[build_example(0, 12)]]))
-    assert seen == [1]
+    assert set(seen) == {1}
 
 
 def _gradients(model, batches, directions):
@@ -172,5 +172,17 @@ def test_a_wrapped_model_is_called_as_a_whole(build_model, build_example):
 
     model, batch = build_model(), to_batch([[build_example(0, 12)]])
     wrapper = Wrapper(model)
+    factored_logits(wrapper, batch)
+    assert wrapper.calls == 3  # two of them to find out whether it keeps documents apart
     assert torch.equal(factored_logits(wrapper, batch).dense(), factored_logits(model, batch).dense())
-    assert wrapper.calls == 1
+    assert wrapper.calls == 4
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_models_are_called_as_often_whether_documents_share_rows_or_not(build_model, build_example, rows):
+    """So that the ranks of a parallel run, which wait for each other at every call, wait for the same."""
+    model, calls = build_model("bloom"), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    examples = [build_example(1, 9), build_example(2, 12)]
+    factored_logits(model, to_batch([examples] if rows == 1 else [[example] for example in examples]))
+    assert len(calls) == 3

@@ -56,7 +56,7 @@ def _judged_logits(model, batch):
                     yield logits[place - 1], int(ids[place]), float(weights[place])
 
 
-# P1
+# Temperature
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
@@ -91,7 +91,7 @@ def test_temperature_never_touches_hard_targets(student, teacher, batch):
         mean_loss(student, batch, terms=[Term("next_token", temperature=2.0)])
 
 
-# P2
+# What a mean is over
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -124,7 +124,7 @@ def test_tokens_that_are_banned_on_both_sides_leave_the_loss_as_it_was(build_mod
     assert_close(wide, narrow)
 
 
-# P3
+# Where nothing is judged
 
 
 def _unjudged(batch):
@@ -168,7 +168,7 @@ def test_padding_and_the_tokens_in_it_leave_the_loss_as_it_was(student, teacher,
     assert_close(mean_loss(student, Batch(**wide), teacher=teacher, terms=BOTH), loss)
 
 
-# P4
+# The shift by one
 
 
 @torch.no_grad()
@@ -192,7 +192,7 @@ def test_a_teacher_that_is_sure_of_the_next_token_is_the_next_token(student, bat
         assert_close(gradient, expected[name], msg=name)
 
 
-# P5
+# Precision
 
 
 def test_a_bfloat16_loss_is_near_the_float64_loss_of_the_same_factors(build_model, batch):
@@ -208,7 +208,7 @@ def test_a_bfloat16_loss_is_near_the_float64_loss_of_the_same_factors(build_mode
     assert loss.dtype == torch.float32
 
 
-# P6, P7
+# At the teacher
 
 
 @pytest.mark.parametrize("name", [name for name in CATALOGUE if objective(name).reads_teacher])
@@ -230,7 +230,7 @@ def test_at_the_teacher_the_loss_and_its_gradient_are_exactly_zero(build_model, 
     assert all((gradient == 0).all() for gradient in gradients_of(student, loss).values())
 
 
-# P8
+# Rows that pad a vocabulary
 
 
 def _padded(model, rows):
@@ -256,7 +256,7 @@ def test_rows_that_pad_the_vocabulary_of_either_side_change_nothing(build_model,
         assert_close(gradient[: len(expected[name])], expected[name], msg=name)
 
 
-# P9
+# The end of a text
 
 
 def test_the_end_of_a_text_is_learnt_once_though_it_also_pads(tokenizer):
@@ -268,7 +268,7 @@ def test_the_end_of_a_text_is_learnt_once_though_it_also_pads(tokenizer):
     assert [int(batch.ids[0, end]) == tokenizer.eos_token_id for end in ends] == [True, True, False]
 
 
-# P15
+# The teacher
 
 
 def test_a_teacher_is_in_evaluation_mode_whatever_it_came_in(build_model, batch):

@@ -73,7 +73,7 @@ def _same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-# P17: what a step is divided by
+# What a step is divided by
 
 
 @pytest.mark.parametrize("rows_per_micro_batch", [1, 2, 4, 8])
@@ -107,7 +107,7 @@ def test_a_step_without_weight_is_an_error_and_no_nan(build_model, tmp_path):
         _train(build_model(), weightless, tmp_path)
 
 
-# P15, P16: what training leaves alone
+# What training leaves alone
 
 
 def test_training_leaves_the_teacher_bit_for_bit_and_moves_the_student(build_model, teacher, examples, tmp_path):

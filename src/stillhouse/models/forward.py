@@ -32,8 +32,9 @@ def factored_logits(model: nn.Module, batch: Batch) -> FactoredLogits:
         ModelError: if the model does more between hidden states and logits than a head, its scale and its cap.
     """
     bare = _unwrapped(model)
-    packed = bool((batch.documents > 0).any())
-    if packed and not isolates_documents(bare, lambda ids, positions: _last_hidden(model, ids, positions)):
+    # Asked at the first call even if nothing is packed: of several ranks, all must run the trial together, or none.
+    isolates = isolates_documents(bare, lambda ids, positions: _last_hidden(model, ids, positions))
+    if not isolates and (batch.documents > 0).any():
         ids, places = one_document_a_row(batch)
         return head_of(bare, padded_like(batch, _last_hidden(model, ids, None)[places]))
     return head_of(bare, _last_hidden(model, batch.ids, batch.positions))
