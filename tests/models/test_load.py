@@ -8,7 +8,13 @@ import torch
 from torch.testing import assert_close
 
 from stillhouse.core.errors import ModelError
-from stillhouse.models.load import load_causal_lm, source_fingerprint, unpacked_gguf, vocabulary_fingerprint
+from stillhouse.models.load import (
+    display_name,
+    load_causal_lm,
+    source_fingerprint,
+    unpacked_gguf,
+    vocabulary_fingerprint,
+)
 
 GGUF_NAMES = {
     "input_layernorm": "attn_norm",
@@ -154,3 +160,10 @@ def test_vocabularies_of_equal_size_and_other_order_differ(tokenizer):
 
     fingerprint = getattr(vocabulary_fingerprint, "__wrapped__", vocabulary_fingerprint)  # the stand-in has no type
     assert fingerprint(Swapped()) != fingerprint(tokenizer)
+
+
+def test_a_local_model_is_called_by_its_own_name_and_a_hub_id_stays_whole(tmp_path):
+    assert display_name(str(tmp_path / "missing" / "model")) == str(tmp_path / "missing" / "model")
+    (tmp_path / "small.gguf").touch()
+    assert display_name(str(tmp_path / "small.gguf")) == "small.gguf"
+    assert display_name("owner/name") == "owner/name"

@@ -27,7 +27,14 @@ from stillhouse.data.text import Row, read_rows, split_held_out, to_examples
 from stillhouse.evaluation.compare import Contestant, evaluate
 from stillhouse.kernels.chunked import Term
 from stillhouse.labelling import label
-from stillhouse.models.load import LoadedModel, check_weights, load_causal_lm, load_tokenizer, source_fingerprint
+from stillhouse.models.load import (
+    LoadedModel,
+    check_weights,
+    display_name,
+    load_causal_lm,
+    load_tokenizer,
+    source_fingerprint,
+)
 from stillhouse.students.build import randomised, student_from_config, student_from_layers
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig
 from stillhouse.students.layer_choice import choose_layers
@@ -323,7 +330,10 @@ class Pipeline:
         controls = CONTROL_ROLES[self.recipe.evaluation.control]
         roles: tuple[Role, ...] = ("student_before", *controls, "student")
         own = [Contestant(role, role, self._load(role), self.run.path / role) for role in roles]
-        return [Contestant("teacher", self.recipe.teacher.model, self.teacher.model, self.teacher.folder), *own]
+        return [
+            Contestant("teacher", display_name(self.recipe.teacher.model), self.teacher.model, self.teacher.folder),
+            *own,
+        ]
 
     def report(self) -> EvaluationResult:
         """`report.html` and the model card, from what the stages left behind."""

@@ -150,6 +150,12 @@ def _one_line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def display_name(source: str) -> str:
+    """What to call a model in front of people: a hub id as it is, a file or folder without the folders that it lies in."""
+    path = Path(source).expanduser()
+    return path.name if path.exists() else source
+
+
 def source_fingerprint(source: str) -> str:
     """Hash of the files that `source` names, without loading them; for a hub id, of the id itself."""
     path = Path(source).expanduser()
