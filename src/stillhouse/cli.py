@@ -80,7 +80,7 @@ def _set_up_libraries() -> None:
         "TQDM_DISABLE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        # Threads that wait for each other by spinning take three times as long where anything else runs on the machine.
+        # Threads that wait for each other by spinning hold each other up where anything else runs on the machine.
         "GOMP_SPINCOUNT": "2000",
     }
     for name, value in settings.items():

@@ -14,6 +14,7 @@ from stillhouse.models.load import (
     source_fingerprint,
     unpacked_gguf,
     vocabulary_fingerprint,
+    waits_for_unpacking,
 )
 
 GGUF_NAMES = {
@@ -100,7 +101,10 @@ def test_a_gguf_file_loads_to_the_model_and_tokenizer_that_it_was_made_from(gguf
 
 
 def test_a_gguf_file_is_unpacked_once(gguf_file, cache, monkeypatch):
+    assert waits_for_unpacking(str(gguf_file))
     folder = unpacked_gguf(gguf_file)
+    assert not waits_for_unpacking(str(gguf_file))
+    assert not waits_for_unpacking(folder)
     monkeypatch.setattr("stillhouse.models.load._unpack", lambda *_: pytest.fail("it was unpacked a second time"))
     assert unpacked_gguf(gguf_file) == folder
     assert [path.name for path in (cache / "unpacked").iterdir()] == [folder.rpartition("/")[2]]

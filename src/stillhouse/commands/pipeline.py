@@ -34,6 +34,7 @@ from stillhouse.models.load import (
     load_causal_lm,
     load_tokenizer,
     source_fingerprint,
+    waits_for_unpacking,
 )
 from stillhouse.students.build import randomised, student_from_config, student_from_layers
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig
@@ -62,6 +63,8 @@ class Pipeline:
     def check(self) -> None:
         """Find what is wrong with teacher, student or data before any model is loaded or anything is written."""
         check_weights(self.recipe.teacher.model)
+        if waits_for_unpacking(self.recipe.teacher.model):
+            self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
         if self.recipe.data.path is not None:
             _ = self.rows  # read now, so that what is wrong with them is said now
         check_student(
@@ -73,7 +76,7 @@ class Pipeline:
     @cached_property
     def teacher(self) -> LoadedModel:
         """The teacher, loaded."""
-        self.progress.say(f"loading the teacher, {self.recipe.teacher.model}")
+        self.progress.say(f"loading the teacher, {display_name(self.recipe.teacher.model)}")
         return load_causal_lm(self.recipe.teacher.model)
 
     @cached_property

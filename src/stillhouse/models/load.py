@@ -40,7 +40,7 @@ def load_causal_lm(source: str, *, dtype: torch.dtype = torch.float32) -> Loaded
     """Load what `source` names, in evaluation mode.
 
     A GGUF file is unpacked once into a folder of the cache (`STILLHOUSE_CACHE`, or `~/.cache/stillhouse`), which loads
-    fifty times faster. Weights are read from safetensors only, and no code that comes with a model is run.
+    in a fraction of the time. Weights are read from safetensors only, and no code that comes with a model is run.
 
     Raises:
         ModelError: if it is not there, or is no causal language model that this version of transformers knows.
@@ -184,12 +184,22 @@ def unpacked_gguf(file: Path) -> str:
     Raises:
         ModelError: if the file is not GGUF or its architecture is not known.
     """
-    digest = _sha256_once(file, file.stat().st_mtime_ns)[:16]
-    folder = cache_folder() / "unpacked" / f"{file.stem}-{digest}-transformers{transformers.__version__}"
+    folder = _unpacked_folder(file)
     if not folder.exists():
         with atomic_path(folder) as part:
             _unpack(file, part)
     return str(folder)
+
+
+def waits_for_unpacking(source: str) -> bool:
+    """Whether `source` is a GGUF file that nobody unpacked yet: its first loading takes a while longer."""
+    path = Path(source).expanduser()
+    return path.is_file() and not _unpacked_folder(path).exists()
+
+
+def _unpacked_folder(file: Path) -> Path:
+    digest = _sha256_once(file, file.stat().st_mtime_ns)[:16]
+    return cache_folder() / "unpacked" / f"{file.stem}-{digest}-transformers{transformers.__version__}"
 
 
 @cache

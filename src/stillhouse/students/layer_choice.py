@@ -1,4 +1,4 @@
-"""Which layers of a teacher a student keeps. It matters more than the first hour of training."""
+"""Which layers of a teacher a student keeps. It can matter more than all of a short training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
