@@ -289,7 +289,11 @@ def test_a_file_that_only_is_called_gguf_is_refused(recipe, tmp_path, monkeypatc
     monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "teacher.gguf").write_bytes(b"GGUF, or so it says")
     said = stillhouse("distill", recipe({"teacher.model": str(tmp_path / "teacher.gguf")}))
-    assert_refused_in_one_line(said, "teacher.gguf' cannot be read as GGUF")
+    assert_refused(said)
+    announced, refused = said.err.splitlines()
+    assert announced == "unpacking teacher.gguf, once"
+    assert refused.startswith("stillhouse: ")
+    assert "teacher.gguf' cannot be read as GGUF" in refused
     assert not (tmp_path / "run").exists()
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
