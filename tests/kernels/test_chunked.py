@@ -13,7 +13,7 @@ from stillhouse.data.packing import to_batch
 from stillhouse.kernels import chunked
 from stillhouse.kernels.chunked import Term, chunked_losses
 from stillhouse.kernels.slopes import CLOSED_FORMS
-from stillhouse.models.forward import factored_logits
+from stillhouse.models.signals import factored_logits
 from stillhouse.objectives import CATALOGUE, objective
 
 TOKENS, HIDDEN, VOCAB = 7, 5, 11

@@ -11,7 +11,7 @@ from stillhouse.data.examples import Example
 from stillhouse.data.packing import as_tensors, to_batch
 from stillhouse.data.text import Row, to_examples
 from stillhouse.kernels.chunked import Term
-from stillhouse.models.forward import factored_logits
+from stillhouse.models.signals import factored_logits
 from stillhouse.objectives import CATALOGUE, objective
 from stillhouse.teachers import LocalTeacher
 from stillhouse.training.trainer import distillation_loss

@@ -1,6 +1,7 @@
-"""A batch of packed rows: what is read, where each document stands, and how much each token counts."""
+"""A batch of rows: what is read, where each document stands, and what is judged by how much."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +24,16 @@ class Batch:
     weights: Float[Tensor, "batch seq"]
 
     @property
+    def real(self) -> Bool[Tensor, "batch seq"]:
+        """Where a document's token stands, and not padding."""
+        return self.documents >= 0
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in all rows together."""
+        return int((self.documents.amax(-1) + 1).sum())
+
+    @property
     def predicts(self) -> Bool[Tensor, "batch seq"]:
         """Where the logits count: true at t if token t + 1 carries weight."""
         judged = torch.zeros_like(self.weights, dtype=torch.bool)
@@ -43,3 +54,99 @@ class Batch:
     def total_weight(self) -> Float[Tensor, ""]:
         """The sum that a mean over this batch is divided by."""
         return self.weights[:, 1:].sum()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The batch as the dict of tensors that data loaders move between devices; `as_batch` is its inverse."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class TaggedBatch(Batch):
+    """One document a row, judged where it stands: tokens hidden from a masked language model, or tags of tokens.
+
+    `weights[:, t]` is what the answer *at* token t counts for.
+    """
+
+    labels: Int[Tensor, "batch seq"]
+    """The token that was hidden, or the tag; anything where the weight is 0."""
+
+    @property
+    def predicts(self) -> Bool[Tensor, "batch seq"]:
+        """Where the logits count: at the tokens that carry weight themselves."""
+        return self.weights > 0
+
+    @property
+    def targets(self) -> Int[Tensor, " tokens"]:
+        """The labels to be predicted, in the order of `predicts`."""
+        return self.labels[self.weights > 0]
+
+    @property
+    def target_weights(self) -> Float[Tensor, " tokens"]:
+        """The weight of each of `targets`."""
+        return self.weights[self.weights > 0]
+
+    @property
+    def total_weight(self) -> Float[Tensor, ""]:
+        """The sum that a mean over this batch is divided by."""
+        return self.weights.sum()
+
+
+@dataclass(frozen=True)
+class LabelledBatch(Batch):
+    """One document a row, each judged as a whole: its class, or its number."""
+
+    labels: Int[Tensor, " batch"] | Float[Tensor, " batch"]
+    """The class, or the number to be estimated."""
+    label_weights: Float[Tensor, " batch"]
+    """What each document's answer counts for."""
+    segments: Int[Tensor, "batch seq"] | None = None
+    """Of a pair of texts, 1 where the second stands."""
+
+    @property
+    def predicts(self) -> Bool[Tensor, " batch"]:
+        """Which documents' logits count."""
+        return self.label_weights > 0
+
+    @property
+    def targets(self) -> Int[Tensor, " docs"] | Float[Tensor, " docs"]:
+        """The labels to be predicted, in the order of `predicts`."""
+        return self.labels[self.label_weights > 0]
+
+    @property
+    def target_weights(self) -> Float[Tensor, " docs"]:
+        """The weight of each of `targets`."""
+        return self.label_weights[self.label_weights > 0]
+
+    @property
+    def total_weight(self) -> Float[Tensor, ""]:
+        """The sum that a mean over this batch is divided by."""
+        return self.label_weights.sum()
+
+
+def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
+    """The batch that these tensors were made from."""
+    if "label_weights" in tensors:
+        return LabelledBatch(**tensors)
+    return TaggedBatch(**tensors) if "labels" in tensors else Batch(**tensors)
+
+
+def one_document_a_row(batch: Batch) -> Batch:
+    """The same documents, each in a row of its own and padded on the right; the batch itself if it is so already.
+
+    Only packed text is ever laid out otherwise.
+    """
+    if not (batch.documents > 0).any():
+        return batch
+    real = batch.real
+    numbers = batch.documents + batch.documents.shape[1] * torch.arange(len(real), device=real.device)[:, None]
+    _, rows = numbers[real].unique(return_inverse=True)
+    places = (rows, batch.positions[real])
+    shape = (int(rows.max()) + 1, int(places[1].max()) + 1)
+
+    def moved(values: Tensor, padding: int) -> Tensor:
+        return values.new_full(shape, padding).index_put(places, values[real])
+
+    documents = moved(torch.zeros_like(batch.documents), -1)
+    positions = torch.arange(shape[1], device=real.device).expand(shape)
+    return Batch(moved(batch.ids, 0), positions, documents, moved(batch.weights, 0))

@@ -3,16 +3,16 @@
 from typing import Protocol, runtime_checkable
 
 from stillhouse.core.batch import Batch
-from stillhouse.core.signals import FactoredLogits
+from stillhouse.core.signals import Signals, Wanted
 
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Anything that can say how likely each next token is."""
+    """Anything that can be asked about a batch."""
 
     @property
     def vocab_size(self) -> int:
-        """Tokens that the teacher can predict."""
+        """Tokens or classes that the teacher can predict."""
 
-    def signals(self, batch: Batch) -> FactoredLogits:
-        """What the teacher says at every position of the batch: hidden [batch, seq, hidden] and a head."""
+    def signals(self, batch: Batch, wanted: Wanted) -> Signals:
+        """What the teacher says about the batch, at every position of it: all that is wanted, without gradient."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -36,7 +36,7 @@ def _trial(model: PreTrainedModel, last_hidden: LastHidden) -> bool:
     """Two rows of two documents: is the second of each read as if it stood alone?"""
     ids = torch.arange(4 * TRIAL_TOKENS, device=model.device).view(2, -1) % decoder_config(model).vocab_size
     positions = torch.arange(TRIAL_TOKENS, device=model.device).repeat(2, 2)
-    with _evaluating(model):
+    with evaluating(model):
         packed = last_hidden(ids, positions)[:, TRIAL_TOKENS:].float()
         alone = last_hidden(ids[:, TRIAL_TOKENS:], None).float()
     # Rounding differs by a millionth, in bfloat16 by a few per cent; a leak by about as much as there is.
@@ -45,7 +45,7 @@ def _trial(model: PreTrainedModel, last_hidden: LastHidden) -> bool:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Without dropout within the block; each module's own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -56,23 +56,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def one_document_a_row(
-    batch: Batch,
-) -> tuple[Int[Tensor, "docs longest"], tuple[Int[Tensor, " tokens"], Int[Tensor, " tokens"]]]:
-    """Token ids with each document in a row of its own, and where there each real token of the batch went.
-
-    Padded on the right, where a causal model has nothing behind it to mislead.
-    """
-    real = batch.documents >= 0
-    numbers = batch.documents + batch.documents.shape[1] * torch.arange(len(real), device=real.device)[:, None]
-    _, rows = numbers[real].unique(return_inverse=True)
-    columns = batch.positions[real]
-    ids = batch.ids.new_zeros(int(rows.max()) + 1, int(columns.max()) + 1)
-    ids[rows, columns] = batch.ids[real]
-    return ids, (rows, columns)
-
-
 def padded_like(batch: Batch, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "batch seq hidden"]:
     """The states of the batch's real tokens at their places in it, and zero in padding."""
-    places = (batch.documents >= 0).nonzero(as_tuple=True)
+    places = batch.real.nonzero(as_tuple=True)
     return hidden.new_zeros(*batch.ids.shape, hidden.shape[-1]).index_put(places, hidden)

@@ -7,12 +7,12 @@ from transformers import PreTrainedModel
 
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import Config
-from stillhouse.core.signals import FactoredLogits
-from stillhouse.models.forward import factored_logits
+from stillhouse.core.signals import Signals, Wanted
+from stillhouse.models.signals import read_signals
 
 
 class LocalTeacherConfig(Config):
-    """A causal language model that runs in this process."""
+    """A model that runs in this process."""
 
     kind: Literal["local"] = "local"
     model: str
@@ -27,10 +27,11 @@ class LocalTeacher:
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the teacher's head."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        """Rows of the teacher's head: tokens or classes."""
+        head = self.model.get_output_embeddings()
+        return int(self.model.num_labels if head is None else head.weight.shape[0])
 
-    def signals(self, batch: Batch) -> FactoredLogits:
-        """Last hidden states [batch, seq, hidden] and the teacher's head; no gradient."""
+    def signals(self, batch: Batch, wanted: Wanted) -> Signals:
+        """All that is wanted, at every position of the batch; no gradient."""
         with torch.no_grad():
-            return factored_logits(self.model, batch)
+            return read_signals(self.model, batch, wanted)

@@ -1,0 +1,8 @@
+"""What kind of answer teacher and student give."""
+
+from typing import Literal
+
+Task = Literal[
+    "causal_lm", "masked_lm", "sequence_classification", "regression", "token_classification", "sentence_embedding"
+]
+"""What a model is asked for: the next token, a hidden token, a class, a number, a tag a token, or an embedding."""
