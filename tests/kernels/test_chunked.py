@@ -11,8 +11,9 @@ from torch.testing import assert_close
 from stillhouse.core.signals import FactoredLogits
 from stillhouse.data.packing import to_batch
 from stillhouse.kernels import chunked
-from stillhouse.kernels.chunked import Term, chunked_losses
+from stillhouse.kernels.chunked import chunked_losses
 from stillhouse.kernels.slopes import CLOSED_FORMS
+from stillhouse.kernels.terms import Term
 from stillhouse.models.signals import factored_logits
 from stillhouse.objectives import CATALOGUE, objective
 
@@ -42,7 +43,9 @@ def _targets(seed, tokens=TOKENS):
 def _dense(student, teacher, *, terms, target_ids, token_weights):
     """The slow twin: all logits at once, torch's own differentiation."""
     said = None if teacher is None else teacher.dense()
-    sums = [(term.objective(student.dense(), said, target_ids) * token_weights).sum() for term in terms]
+    rows = token_weights.expand(len(terms), -1)
+    values = [term.objective(student.dense(), said, target_ids) for term in terms]
+    sums = [(value * weights)[weights > 0].sum() for value, weights in zip(values, rows, strict=True)]
     return sum(term.weight * value for term, value in zip(terms, sums, strict=True)), torch.stack(sums).detach()
 
 
@@ -50,6 +53,17 @@ def _with_gradients(losses, student, *arguments, upstream=1.0, **named):
     inputs = [tensor for tensor in (student.hidden, student.weight, student.bias) if tensor is not None]
     loss, sums = losses(student, *arguments, **named)
     return loss.detach(), sums, *torch.autograd.grad(loss * upstream, inputs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), chunk_tokens=st.integers(1, TOKENS + 1))
+def test_what_a_token_counts_for_may_differ_from_term_to_term(seed, chunk_tokens):
+    (ids, weights), (_, other_weights) = _targets(seed), _targets(seed + 1)
+    rows = torch.stack([weights, other_weights * (torch.arange(TOKENS) % 2)]).double()
+    named = {"terms": [_term("forward_kl"), _term("next_token", weight=0.3)], "target_ids": ids, "token_weights": rows}
+    student, teacher = _factors(seed), _factors(seed + 1, learns=False)
+    expected = _with_gradients(_dense, student, teacher, **named)
+    assert_close(_with_gradients(chunked_losses, student, teacher, chunk_tokens=chunk_tokens, **named), expected)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

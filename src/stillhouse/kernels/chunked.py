@@ -1,8 +1,7 @@
 """From hidden states and heads to losses and gradients, never holding more than a chunk of logits."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,38 +11,11 @@ from torch.autograd.function import once_differentiable
 
 from stillhouse.core.signals import FactoredLogits
 from stillhouse.kernels.slopes import CLOSED_FORMS, ValueAndSlope
-from stillhouse.objectives import BoundObjective, objective
+from stillhouse.kernels.terms import Term, weighted_sums
 
 CHUNK_ELEMENTS = 2**22
 """Logits held at once for each model: 16 MiB in float32. A matrix product of so many rows runs at nearly full speed, and
 glibc hands back blocks of up to 32 MiB without asking the system for fresh pages each time."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """One objective of the catalogue, as a recipe asks for it, and its weight in the total.
-
-    Raises:
-        ValueError: for an unknown name or parameter, or a value out of range.
-    """
-
-    name: str
-    weight: float = 1.0
-    temperature: float = 1.0
-    parameters: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _ = self.objective  # built at once: a closed form would not say what the objective refuses
-
-    @cached_property
-    def objective(self) -> BoundObjective:
-        """(student logits, teacher logits or None, target ids) -> nats per token."""
-        return objective(self.name).bind(temperature=self.temperature, **self.parameters)
-
-    @property
-    def reads_teacher(self) -> bool:
-        """Whether the teacher must be asked."""
-        return objective(self.name).reads_teacher
 
 
 def chunked_losses(
@@ -52,16 +24,18 @@ def chunked_losses(
     *,
     terms: Sequence[Term],
     target_ids: Int[Tensor, " tokens"],
-    token_weights: Float[Tensor, " tokens"],
+    token_weights: Float[Tensor, "*terms tokens"],
     chunk_tokens: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
-    """Sum over tokens of the weighted terms, and each term's own sum (without its weight, without gradient).
+    """Sum over tokens of the weighted terms, and each term's own sum (without its weight, without gradient). What a token
+    counts for may be one number for all terms or differ from term to term.
 
     The same value and gradient as building all logits, to rounding. The gradient is found during the forward pass, chunk
     by chunk, so memory does not grow with the number of tokens; under `no_grad` it is not found at all.
     """
     chunk = chunk_tokens or max(1, CHUNK_ELEMENTS // student.vocab_size)
-    work = _Work(teacher, tuple(terms), target_ids, token_weights, chunk, torch.is_grad_enabled())
+    weights = token_weights.expand(len(terms), -1)
+    work = _Work(teacher, tuple(terms), target_ids, weights, chunk, torch.is_grad_enabled())
     return _ChunkedLosses.apply(student.hidden, student.weight, student.bias, student, work)
 
 
@@ -90,10 +64,13 @@ class _Work:
         """The same, and the gradient of their weighted sum at the logits: [tokens, vocab]."""
         said, targets = self.teacher_logits(piece), self.target_ids[piece]
         values, slopes = zip(*(value_and_slope(term, logits, said, targets) for term in self.terms), strict=True)
-        total, *others = (slope.mul_(term.weight) for term, slope in zip(self.terms, slopes, strict=True))
+        total, *others = (
+            slope.mul_((term.weight * weights).unsqueeze(-1))
+            for term, slope, weights in zip(self.terms, slopes, self.token_weights[:, piece], strict=True)
+        )
         for slope in others:
             total.add_(slope)
-        return torch.stack(values), total.mul_(self.token_weights[piece, None])
+        return torch.stack(values), total
 
     def pieces(self) -> list[slice]:
         total = self.target_ids.shape[0]
@@ -122,7 +99,7 @@ class _ChunkedLosses(torch.autograd.Function):
                 _multiply_back(_through_cap(slope, logits, head), hidden[piece], weight, gradients, piece)
             else:
                 values = work.values(logits, piece)
-            sums += values.to(precision) @ work.token_weights[piece].to(precision)
+            sums += weighted_sums(values.to(precision), work.token_weights[:, piece].to(precision))
         ctx.gradients = gradients
         ctx.mark_non_differentiable(sums)
         return sums @ term_weights, sums
