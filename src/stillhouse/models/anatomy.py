@@ -1,4 +1,4 @@
-"""Where a causal language model keeps its parts: layers, head, and what its family does after the head."""
+"""Where a model keeps its parts, whatever its family and head: its task, its layers, its parameters."""
 
 from inspect import signature
 
@@ -6,20 +6,44 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from stillhouse.core.errors import ModelError
+from stillhouse.core.task import Task
+
+TASK_OF_CLASS: dict[str, Task] = {
+    "ForMaskedLM": "masked_lm",
+    "ForSequenceClassification": "sequence_classification",
+    "ForTokenClassification": "token_classification",
+}
+"""What a model's class is called at the end, where that says what it is asked for."""
 
 
-def decoder_config(model: PreTrainedModel) -> PretrainedConfig:
+def task_of(model: PreTrainedModel) -> Task:
+    """What this model answers, told by its class: a bare body gives embeddings, an unknown head predicts next tokens."""
+    if model.base_model is model:
+        return "sentence_embedding"
+    tasks = [task for end, task in TASK_OF_CLASS.items() if type(model).__name__.endswith(end)]
+    if tasks == ["sequence_classification"] and model.config.problem_type == "regression":
+        return "regression"
+    return tasks[0] if tasks else "causal_lm"
+
+
+def text_config(owner: PreTrainedModel | PretrainedConfig) -> PretrainedConfig:
     """The configuration of the language model itself, also inside a multimodal one."""
-    return model.config.get_text_config(decoder=True)
+    config = owner.config if isinstance(owner, PreTrainedModel) else owner
+    return config.get_text_config(decoder=True)
 
 
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+def num_layers(owner: PreTrainedModel | PretrainedConfig) -> int:
+    """Blocks that hidden states pass through: the number of the last layer, as layer 0 is the embeddings."""
+    return int(text_config(owner).num_hidden_layers)
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """The stack of blocks that hidden states pass through, one after another.
 
     Raises:
         ModelError: if no stack, or more than one, has as many blocks as the configuration says.
     """
-    count = decoder_config(model).num_hidden_layers
+    count = num_layers(model)
     stacks = [
         module
         for module in model.base_model.modules()
@@ -39,8 +63,8 @@ def _holds(outer: nn.Module, inner: nn.Module) -> bool:
 
 
 def layers_prefix(model: PreTrainedModel) -> str:
-    """The layers' name in the state dict, such as `model.layers.`."""
-    layers = decoder_layers(model)
+    """The layers' name in the state dict, such as `model.layers.` or `bert.encoder.layer.`."""
+    layers = layers_of(model)
     return next(f"{name}." for name, module in model.named_modules() if module is layers)
 
 
@@ -58,3 +82,6 @@ def parameter_count(model: nn.Module, *, embeddings: bool = True) -> int:
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     left_out = {id(p) for module in [*tables, *([head] if head is not None else [])] for p in module.parameters()}
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in left_out)
+
+
+decoder_config, decoder_layers = text_config, layers_of  # the names from when every model was a decoder

@@ -1,20 +1,28 @@
-"""Load a causal language model and its tokenizer from a hub id, a folder, or a GGUF file."""
+"""Load a model for a task, and its tokenizer, from a hub id, a folder, or a GGUF file."""
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -23,6 +31,44 @@ from transformers import (
 
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files, sha256_of
+from stillhouse.core.signals import Pooling
+from stillhouse.core.task import Task
+from stillhouse.models.anatomy import text_config
+from stillhouse.models.labels import check_labels, labels_of, name_labels
+from stillhouse.models.sentence_folder import read_embedding
+
+AUTO_CLASSES: dict[Task, Any] = {
+    "causal_lm": AutoModelForCausalLM,
+    "masked_lm": AutoModelForMaskedLM,
+    "sequence_classification": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification,
+    "token_classification": AutoModelForTokenClassification,
+    "sentence_embedding": AutoModel,
+}
+PROBLEM_TYPES: dict[Task, Literal["single_label_classification", "regression"]] = {
+    "sequence_classification": "single_label_classification",
+    "regression": "regression",
+}
+"""What transformers calls the two tasks that share a class."""
+
+CLASS_ENDS: dict[Task, str] = {
+    "sequence_classification": "ForSequenceClassification",
+    "regression": "ForSequenceClassification",
+    "token_classification": "ForTokenClassification",
+}
+"""What a configuration calls the model, at the end, if it has such a head."""
+
+LABELLED_TASKS: frozenset[Task] = frozenset(CLASS_ENDS)
+"""Tasks whose head is made for one data set's labels, so that a student may come without one."""
+
+WORDS: dict[Task, str] = {
+    "causal_lm": "a causal language model",
+    "masked_lm": "a masked language model",
+    "sequence_classification": "a text classifier",
+    "regression": "a model that estimates a number",
+    "token_classification": "a token classifier",
+    "sentence_embedding": "an embedding model",
+}
 
 
 @dataclass(frozen=True)
@@ -34,21 +80,115 @@ class LoadedModel:
     source: str
     folder: Path
     """Where its weights lie unpacked; does not exist for a hub id."""
+    task: Task = "causal_lm"
+    pooling: Pooling | None = None
+    """How it makes an embedding of its token states; None for any other task."""
+    normalizes: bool = False
+    """Whether its embeddings are to be scaled to length 1."""
+
+
+def load_model(
+    source: str, task: Task, *, labels: Sequence[str] | None = None, dtype: torch.dtype = torch.float32
+) -> LoadedModel:
+    """Load what `source` names, whole and in evaluation mode: a teacher, or a student that was trained.
+
+    Every weight that the task uses must be there, the head's too, and with `labels` its answers must be those, in that
+    order. A pooler that the task does not use is left out. A GGUF file is unpacked once into a folder of the cache
+    (`STILLHOUSE_CACHE`, or `~/.cache/stillhouse`), which loads in a fraction of the time. Weights are read from
+    safetensors only, and no code that comes with a model is run.
+
+    Raises:
+        ModelError: if it is not there, is nothing that this version of transformers can use for the task, or lacks weights.
+    """
+    check_weights(source)
+    config = load_config(source)
+    check_serves(config, task, source=source)
+    if labels is not None and task in LABELLED_TASKS - {"regression"}:
+        check_labels(labels_of(config), labels, source=source)
+    if task in PROBLEM_TYPES:
+        config.problem_type = PROBLEM_TYPES[task]
+    loaded, missing, mismatched = _loaded(source, config, task, dtype=dtype)
+    if missing and task != "causal_lm" and not mismatched and all(_in_head(name, loaded.model) for name in missing):
+        raise ModelError(_no_head(source, task))
+    _refuse_random_parts(source, [*missing, *mismatched])
+    return loaded
+
+
+def load_student(
+    source: str, task: Task, *, seed: int, labels: Sequence[str] | None = None, dtype: torch.dtype = torch.float32
+) -> LoadedModel:
+    """Load a checkpoint to be trained: as `load_model`, but a classifier's head is made for `labels`.
+
+    Where the checkpoint has no head, or one for another number of answers, the parts that are missing get random weights
+    that the seed decides; a head that fits is a start, whatever its answers were called.
+
+    Raises:
+        ModelError: as `load_model`, except for a classifier's head.
+    """
+    if task not in LABELLED_TASKS:
+        return load_model(source, task, dtype=dtype)
+    check_weights(source)
+    config = load_config(source)
+    name_labels(config, ["LABEL_0"] if task == "regression" else labels or labels_of(config))
+    config.problem_type = PROBLEM_TYPES.get(task)
+    torch.manual_seed(seed)
+    loaded, missing, mismatched = _loaded(source, config, task, dtype=dtype)
+    _refuse_random_parts(source, [name for name in (*missing, *mismatched) if not _in_head(name, loaded.model)])
+    return loaded
 
 
 def load_causal_lm(source: str, *, dtype: torch.dtype = torch.float32) -> LoadedModel:
-    """Load what `source` names, in evaluation mode.
+    """Load a causal language model: see `load_model`."""
+    return load_model(source, "causal_lm", dtype=dtype)
 
-    A GGUF file is unpacked once into a folder of the cache (`STILLHOUSE_CACHE`, or `~/.cache/stillhouse`), which loads
-    in a fraction of the time. Weights are read from safetensors only, and no code that comes with a model is run.
+
+def untrained(config: PretrainedConfig, task: Task, *, dtype: torch.dtype) -> PreTrainedModel:
+    """A model with random weights for the task, in evaluation mode, without a pooler that the task does not use."""
+    model: PreTrainedModel = AUTO_CLASSES[task].from_config(config, dtype=dtype, **_class_options(config, task))
+    return model.eval()
+
+
+def check_serves(config: PretrainedConfig, task: Task, *, source: str) -> None:
+    """Refuse a teacher whose configuration already says that it was not trained for the task.
 
     Raises:
-        ModelError: if it is not there, or is no causal language model that this version of transformers knows.
+        ModelError: saying what it is instead.
     """
-    check_weights(source)
-    place, config, tokenizer = _place(source), load_config(source), load_tokenizer(source)
-    with _naming(source, "cannot be loaded as a causal language model"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+    heads = config.architectures or []
+    if task in LABELLED_TASKS and heads and not any(head.endswith(CLASS_ENDS[task]) for head in heads):
+        raise ModelError(_no_head(source, task))
+    if task == "regression" and config.num_labels != 1:
+        raise ModelError(f"{source!r} tells {config.num_labels} classes apart, where one number is to be estimated.")
+    if task == "sequence_classification" and (
+        config.num_labels == 1 or config.problem_type == "multi_label_classification"
+    ):
+        gives = "one number" if config.num_labels == 1 else "several labels at once"
+        raise ModelError(
+            f"{source!r} gives {gives} a text, where one class of several is to be told. Name another teacher."
+        )
+    if task == "causal_lm" and _reads_both_ways(config):
+        raise ModelError(
+            f"{source!r} reads text in both directions, so it cannot predict the next token. Name a causal language model, or "
+            "use `data: {kind: masked_text}`."
+        )
+
+
+def _reads_both_ways(config: PretrainedConfig) -> bool:
+    """Whether this is an encoder, also where transformers would put a causal head on it."""
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
+        return False
+    return type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_decoder", None) is False
+
+
+def _loaded(
+    source: str, config: PretrainedConfig, task: Task, *, dtype: torch.dtype
+) -> tuple[LoadedModel, list[str], list[str]]:
+    """The model, the names of its weights that the checkpoint lacks, and of those that have another shape there."""
+    place, tokenizer = _place(source), load_tokenizer(source)
+    if task in LABELLED_TASKS and text_config(config).pad_token_id is None:
+        text_config(config).pad_token_id = tokenizer.pad_token_id  # a decoder finds a text's end by it
+    with _naming(source, f"cannot be loaded as {WORDS[task]}"):
+        loaded: Any = AUTO_CLASSES[task].from_pretrained(
             place,
             config=config,
             dtype=dtype,
@@ -56,13 +196,37 @@ def load_causal_lm(source: str, *, dtype: torch.dtype = torch.float32) -> Loaded
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **_class_options(config, task),
         )
+        embedding = read_embedding(place) if task == "sentence_embedding" else None
     model, found = loaded
-    _refuse_random_parts(source, [*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])])
-    return LoadedModel(model.eval(), tokenizer, source, Path(place))
+    pooling, normalizes = (embedding.pooling, embedding.normalizes) if embedding else (None, False)
+    whole = LoadedModel(model.eval(), tokenizer, source, Path(place), task, pooling, normalizes)
+    return whole, sorted(found["missing_keys"]), sorted(key[0] for key in found["mismatched_keys"])
 
 
-def _refuse_random_parts(source: str, names: Sequence[str]) -> None:
+def _class_options(config: PretrainedConfig, task: Task) -> dict[str, Any]:
+    """No pooler for embeddings: they are pooled from the last hidden states. The other tasks' classes know by themselves."""
+    if task != "sentence_embedding" or type(config) not in MODEL_MAPPING:
+        return {}
+    body: Any = MODEL_MAPPING[type(config)]
+    return {"add_pooling_layer": False} if "add_pooling_layer" in signature(body).parameters else {}
+
+
+def _in_head(name: str, model: PreTrainedModel) -> bool:
+    """Whether this weight belongs to what a task adds to the body."""
+    return not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name
+
+
+def _no_head(source: str, task: Task) -> str:
+    head = "masked language modelling head" if task == "masked_lm" else "classification head"
+    return (
+        f"{source!r} has no {head}, so as {WORDS[task]} it would answer at random. Fine-tune it first, or name a model that "
+        f"has a {head}."
+    )
+
+
+def _refuse_random_parts(source: str, names: Collection[str]) -> None:
     """Where weights are missing or of another shape, transformers goes on with random numbers."""
     if names:
         raise ModelError(
@@ -75,7 +239,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Only the tokenizer, without the weights.
 
     Raises:
-        ModelError: as `load_causal_lm`.
+        ModelError: as `load_model`.
     """
     with _naming(source, "has no tokenizer that can be loaded"):
         return AutoTokenizer.from_pretrained(_place(source), trust_remote_code=False)
@@ -85,7 +249,7 @@ def load_config(source: str) -> PretrainedConfig:
     """Only the configuration, without the weights.
 
     Raises:
-        ModelError: as `load_causal_lm`.
+        ModelError: as `load_model`.
     """
     with _naming(source, "has no configuration that can be loaded"):
         return AutoConfig.from_pretrained(_place(source), trust_remote_code=False)
