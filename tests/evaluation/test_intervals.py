@@ -2,8 +2,20 @@
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
-from stillhouse.evaluation.intervals import difference_interval, ratio_interval, spread
+from stillhouse.evaluation.intervals import (
+    RESAMPLES,
+    bootstrap_interval,
+    difference,
+    difference_interval,
+    jackknife_interval,
+    median_interval,
+    ratio,
+    ratio_interval,
+    share,
+    spread,
+)
 
 
 def _documents(random, count=40):
@@ -71,4 +83,62 @@ def test_one_document_says_nothing_about_others():
 
 def test_repeated_timings_are_a_median_between_the_slowest_and_the_fastest():
     interval = spread([3.0, 9.0, 1.0, 4.0, 5.0])
+    assert (interval.value, interval.low, interval.high) == (4.0, 1.0, 9.0)
+
+
+@pytest.mark.parametrize("at_once", [4_000_000, 700])
+def test_the_interval_is_scipys_of_the_same_draws(monkeypatch, at_once):
+    monkeypatch.setattr("stillhouse.evaluation.intervals.DRAWN_AT_ONCE", at_once)
+    sums, lengths = _documents(np.random.default_rng(7), 41)
+    drawn = bootstrap(
+        (sums, lengths),
+        lambda top, bottom, axis: top.sum(axis) / bottom.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    interval = ratio_interval(sums, lengths)
+    assert (interval.low, interval.high) == pytest.approx(tuple(drawn.confidence_interval), abs=1e-12)
+
+
+def test_a_paired_difference_of_statistics_is_that_of_their_sums():
+    random = np.random.default_rng(8)
+    theirs, lengths = _documents(random)
+    ours = theirs + random.normal(0, 1, len(theirs))
+    paired = bootstrap_interval(difference(ratio(ours, lengths), ratio(theirs, lengths)), num_documents=len(ours))
+    summed = difference_interval(ours, theirs, lengths)
+    assert (paired.value, paired.low, paired.high) == pytest.approx((summed.value, summed.low, summed.high))
+
+
+def test_a_share_of_oneself_is_exactly_one_and_of_twice_as_much_a_half():
+    sums, lengths = _documents(np.random.default_rng(9))
+    own = ratio(sums, lengths)
+    whole = bootstrap_interval(share(own, own), num_documents=len(sums))
+    half = bootstrap_interval(share(own, ratio(2 * sums, lengths)), num_documents=len(sums))
+    assert (whole.value, whole.low, whole.high) == (1, 1, 1)
+    assert (half.value, half.low, half.high) == (0.5, 0.5, 0.5)
+
+
+def test_the_jackknife_of_a_mean_has_its_standard_error():
+    values = np.random.default_rng(10).normal(size=30)
+    interval = jackknife_interval(ratio(values, np.ones(30)), num_documents=30)
+    error = values.std(ddof=1) / np.sqrt(30)
+    assert interval.value == pytest.approx(values.mean())
+    assert (interval.high - interval.value, interval.value - interval.low) == pytest.approx(
+        (1.96 * error, 1.96 * error)
+    )
+
+
+def test_at_least_95_of_100_intervals_hold_the_true_median_of_repeats():
+    random, held, tries = np.random.default_rng(11), 0, 1000
+    for _ in range(tries):
+        interval = median_interval(random.lognormal(0, 0.3, 21))
+        held += interval.low <= 1 <= interval.high
+    assert 0.95 < held / tries < 0.99  # 0.973 of 21 coins
+
+
+def test_a_few_repeats_give_the_lowest_and_the_highest():
+    interval = median_interval(np.array([3.0, 9.0, 1.0, 4.0, 5.0]))
     assert (interval.value, interval.low, interval.high) == (4.0, 1.0, 9.0)

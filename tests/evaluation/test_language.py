@@ -7,9 +7,19 @@ import pytest
 import torch
 
 from stillhouse.data.examples import Example, windows
-from stillhouse.evaluation.language import DocumentSums, language_differences, language_metrics, measure, say
+from stillhouse.evaluation.compare import Judgement
+from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
 
 VOCAB = 300
+
+
+def language_metrics(sums):
+    return Judgement({"student": language_statistics(sums)}, len(sums.tokens)).metrics("student")
+
+
+def language_differences(ours, theirs):
+    statistics = {"student": language_statistics(ours), "teacher": language_statistics(theirs)}
+    return {row.metric: row.difference for row in Judgement(statistics, len(ours.tokens)).comparisons()}
 
 
 @pytest.fixture
@@ -32,19 +42,21 @@ def test_the_sums_are_those_of_a_scalar_loop(build_model, examples, teacher):
     sums = _measure(student, examples, teacher)
     for number, example in enumerate(examples):
         ours, theirs = (model(torch.tensor([example.ids])).logits[0].double() for model in (student, teacher))
-        loss = kl = agreements = tokens = 0.0
+        loss = kl = agreements = hits = tokens = 0.0
         for place in range(1, len(example.ids)):
             if example.weights[place] > 0:
                 q, p = ours[place - 1].softmax(-1), theirs[place - 1].softmax(-1)
                 loss -= math.log(q[example.ids[place]])
                 kl += float((p * (p / q).log()).sum())
                 agreements += float(q.argmax() == p.argmax())
+                hits += float(q.argmax() == example.ids[place])
                 tokens += 1
         assert sums.tokens[number] == tokens
         assert sums.bytes[number] == example.num_bytes
         assert sums.loss_nats[number] == pytest.approx(loss, rel=1e-5)
         assert sums.kl_nats[number] == pytest.approx(kl, rel=1e-5)
         assert sums.agreements[number] == agreements
+        assert sums.hits[number] == hits
 
 
 def test_the_teacher_measured_against_itself_is_at_no_distance(examples, teacher):
@@ -58,17 +70,23 @@ def test_the_teacher_measured_against_itself_is_at_no_distance(examples, teacher
 
 
 def test_the_metrics_by_hand():
-    sums = DocumentSums(*(np.array(row) for row in ([2.0, 3.0], [7.0, 9.0], [4.0, 6.0], [1.0, 0.5], [1.0, 3.0])))
+    sums = DocumentSums(
+        *(np.array(row) for row in ([2.0, 3.0], [7.0, 9.0], [4.0, 6.0], [1.0, 0.5], [1.0, 3.0], [0.0, 2.0]))
+    )
     metrics = language_metrics(sums)
     assert metrics["bits_per_byte"].value == pytest.approx(10 / math.log(2) / 16)
     assert metrics["perplexity"].value == pytest.approx(math.exp(10 / 5))
     assert metrics["forward_kl"].value == pytest.approx(1.5 / 5)
     assert metrics["top1_agreement"].value == pytest.approx(4 / 5)
-    other = DocumentSums(sums.tokens, sums.bytes, np.array([5.0, 7.0]), np.array([1.5, 1.5]), np.array([0.0, 1.0]))
+    assert metrics["accuracy"].value == pytest.approx(2 / 5)
+    theirs = ([5.0, 7.0], [1.5, 1.5], [0.0, 1.0], [0.0, 0.0])
+    other = DocumentSums(sums.tokens, sums.bytes, *(np.array(row) for row in theirs))
     differences = language_differences(sums, other)
     assert differences["bits_per_byte"].value == pytest.approx(-2 / math.log(2) / 16)
     assert differences["forward_kl"].value == pytest.approx(-1.5 / 5)
     assert differences["top1_agreement"].value == pytest.approx(3 / 5)
+    assert differences["accuracy"].value == pytest.approx(2 / 5)
+    assert "perplexity" not in differences
 
 
 def test_a_model_that_knows_nothing_is_at_chance(build_model, examples, teacher):

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from stillhouse.core.task import Task
+
 Role = Literal["teacher", "student", "student_before", "control_hard_labels", "control_from_scratch"]
 
 ROLE_TITLES: Mapping[Role, str] = {
@@ -26,13 +28,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs to keep and to run."""
+    """What a model costs to keep and to run. A speed that its kind of model does not have is None."""
 
     parameters: int
     parameters_without_embeddings: int
     disk_bytes: int
-    prefill_tokens_per_second: Interval
-    decode_tokens_per_second: Interval
+    prefill_tokens_per_second: Interval | None = None
+    decode_tokens_per_second: Interval | None = None
+    document_milliseconds: Interval | None = None
+    """Time for one held-out document alone, from ids to answer."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,53 @@ METRICS: Mapping[str, Metric] = {
     "perplexity": Metric(
         "perplexity", "", "lower", "exp of the mean next-token loss; comparable under one tokenizer only."
     ),
+    "cross_entropy": Metric("cross-entropy", "nats", "lower", "-log of the probability given to the right answer."),
+    "accuracy": Metric("accuracy", "share", "higher", "How often the model's likeliest answer is the right one."),
+    "macro_f1": Metric("macro-F1", "share", "higher", "F1 of each class, averaged: rare classes count as much as any."),
+    "span_f1": Metric("span F1", "share", "higher", "F1 of whole spans: right only with both ends and the kind right."),
+    "matthews_correlation": Metric(
+        "Matthews correlation", "", "higher", "Correlation of answers with classes: 0 for any answer that never varies."
+    ),
+    "calibration_error": Metric(
+        "calibration error", "share", "lower", "ECE: confidence against accuracy, mean gap over 15 bins of confidence."
+    ),
+    "pearson": Metric("Pearson", "", "higher", "Linear correlation of the model's answers with the gold scores."),
+    "spearman": Metric("Spearman", "", "higher", "Rank correlation of the model's answers with the gold scores."),
+    "mean_squared_error": Metric(
+        "mean squared error", "", "lower", "Mean square of the answer's distance from the gold score."
+    ),
     "forward_kl": Metric(
-        "KL from teacher", "nats", "lower", "KL(teacher || model) per token, over the whole vocabulary."
+        "KL from teacher", "nats", "lower", "KL(teacher || model) per answer, over all that are possible."
     ),
     "top1_agreement": Metric(
-        "top-1 agreement", "share", "higher", "How often the model's likeliest token is the teacher's."
+        "top-1 agreement", "share", "higher", "How often the model's likeliest answer is the teacher's."
+    ),
+    "teacher_pearson": Metric(
+        "Pearson with teacher", "", "higher", "Linear correlation of the model's answers with the teacher's."
+    ),
+    "teacher_spearman": Metric(
+        "Spearman with teacher", "", "higher", "Rank correlation of the model's answers with the teacher's."
+    ),
+    "teacher_cosine": Metric(
+        "cosine with teacher",
+        "",
+        "higher",
+        "Cosine of the two models' embeddings of one sentence, beyond that of two sentences: 0 for what says nothing.",
+    ),
+    "teacher_cka": Metric(
+        "CKA with teacher", "", "higher", "Linear CKA of the embeddings: the same geometry, whatever the widths."
     ),
 }
+
+HEADLINE: Mapping[Task, str] = {
+    "causal_lm": "accuracy",
+    "masked_lm": "accuracy",
+    "sequence_classification": "accuracy",
+    "regression": "spearman",
+    "token_classification": "macro_f1",
+    "sentence_embedding": "spearman",
+}
+"""The metric of which a student keeps a share of its teacher's: higher is better, 0 is worth nothing."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +125,47 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Retention:
+    """A model's metric as a share of the teacher's, paired over the same documents."""
+
+    role: Role
+    metric: str
+    share: Interval
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """How many times as fast as the teacher a model runs at batch 1: the median ratio of runs timed in turns."""
+
+    role: Role
+    work: Literal["decode", "prefill", "document"]
+    ratio: Interval
+
+    @property
+    def throughput_gained(self) -> Interval:
+        """What more is done in the same time: 0.6 is 60 % faster in this sense."""
+        return Interval(self.ratio.value - 1, self.ratio.low - 1, self.ratio.high - 1)
+
+    @property
+    def time_saved(self) -> Interval:
+        """What less time the same work takes: 0.375 where 60 % more is done in the same time."""
+        return Interval(1 - 1 / self.ratio.value, 1 - 1 / self.ratio.low, 1 - 1 / self.ratio.high)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The three figures that DistilBERT is known by: smaller by, faster by, and what share of the teacher was kept.
+
+    Source: Sanh et al., 2019, arXiv:1910.01108, abstract.
+    """
+
+    parameters_saved: float
+    parameters_saved_without_embeddings: float
+    speed: SpeedUp | None
+    kept: Retention | None
+
+
+@dataclass(frozen=True)
 class Sample:
     """What each model writes after the same held-out beginning."""
 
@@ -90,11 +175,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The text that every model was measured on."""
+    """The text that every model was measured on. For sentence embeddings, a document is a pair of sentences."""
 
     documents: int
     tokens: int
-    bytes: int
+    bytes: int | None = None
+    answers: int | None = None
+    """Tokens that were judged, where that is not all of them: masked ones, or tagged ones."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +193,35 @@ class EvaluationResult:
     comparisons: Sequence[Comparison]
     samples: Sequence[Sample] = ()
     machine: Mapping[str, str] = field(default_factory=dict)
+    task: Task = "causal_lm"
+    retentions: Sequence[Retention] = ()
+    speeds: Sequence[SpeedUp] = ()
 
     def model(self, role: Role) -> ModelResult | None:
         """The model in this role, if it was measured."""
         return next((model for model in self.models if model.role == role), None)
+
+    def speed(self, role: Role) -> SpeedUp | None:
+        """How much faster than the teacher a model in this role is at what its task mostly does."""
+        return next((speed for speed in self.speeds if speed.role == role), None)
+
+    def retention(self, role: Role) -> Retention | None:
+        """What share of the teacher's performance a model in this role has."""
+        return next((kept for kept in self.retentions if kept.role == role), None)
+
+    def headline(self, role: Role = "student") -> Headline | None:
+        """The three figures of the model in this role; None where it or the teacher was not measured."""
+        ours, teacher = self.model(role), self.model("teacher")
+        if ours is None or teacher is None:
+            return None
+        return Headline(
+            parameters_saved=_saved(ours.cost.parameters, teacher.cost.parameters),
+            parameters_saved_without_embeddings=_saved(
+                ours.cost.parameters_without_embeddings, teacher.cost.parameters_without_embeddings
+            ),
+            speed=self.speed(role),
+            kept=self.retention(role),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts and numbers, for JSON."""
@@ -117,7 +229,7 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "EvaluationResult":
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; what an older result did not have is left at its default."""
         return cls(
             held_out=HeldOut(**values["held_out"]),
             models=[_model_result(model) for model in values["models"]],
@@ -126,16 +238,23 @@ class EvaluationResult:
             ],
             samples=[Sample(**sample) for sample in values["samples"]],
             machine=dict(values["machine"]),
+            task=values.get("task", "causal_lm"),
+            retentions=[
+                Retention(row["role"], row["metric"], Interval(**row["share"])) for row in values.get("retentions", ())
+            ],
+            speeds=[SpeedUp(row["role"], row["work"], Interval(**row["ratio"])) for row in values.get("speeds", ())],
         )
 
 
+def _saved(ours: int, theirs: int) -> float:
+    return 1 - ours / max(1, theirs)
+
+
 def _model_result(values: Mapping[str, Any]) -> ModelResult:
-    speeds = {
-        name: Interval(**values["cost"][name]) for name in ("prefill_tokens_per_second", "decode_tokens_per_second")
-    }
+    cost: dict[str, Any] = {name: Interval(**value) if isinstance(value, Mapping) else value for name, value in values["cost"].items()}
     return ModelResult(
         role=values["role"],
         name=values["name"],
         metrics={name: Interval(**interval) for name, interval in values["metrics"].items()},
-        cost=Cost(**{**values["cost"], **speeds}),
+        cost=Cost(**cost),
     )

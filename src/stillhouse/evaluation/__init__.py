@@ -1,5 +1,5 @@
 """Student against teacher and control: each number with an interval."""
 
-from stillhouse.evaluation.compare import evaluate
+from stillhouse.evaluation.compare import Contestant, evaluate, evaluate_encoders, evaluate_sentences
 
-__all__ = ["evaluate"]
+__all__ = ["Contestant", "evaluate", "evaluate_encoders", "evaluate_sentences"]

@@ -1,23 +1,53 @@
-"""One comparison: every model on the same held-out text, paired."""
+"""One comparison: every model on the same held-out documents, paired."""
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stillhouse.core.batch import Batch
+from stillhouse.core.errors import DataError
 from stillhouse.core.progress import SILENT, Progress, working
-from stillhouse.core.results import Comparison, EvaluationResult, HeldOut, ModelResult, Role, Sample
+from stillhouse.core.results import (
+    HEADLINE,
+    Comparison,
+    EvaluationResult,
+    HeldOut,
+    Interval,
+    ModelResult,
+    Retention,
+    Role,
+    Sample,
+)
+from stillhouse.core.signals import Pooling
+from stillhouse.core.task import Task
 from stillhouse.data.examples import Example
-from stillhouse.evaluation.cost import REPEATS, measure_costs
-from stillhouse.evaluation.language import DocumentSums, language_differences, language_metrics, measure, say
+from stillhouse.evaluation.answers import choice_statistics, choose, estimate, estimate_statistics
+from stillhouse.evaluation.cost import (
+    DOCUMENT_REPEATS,
+    REPEATS,
+    Timing,
+    costs,
+    speed_ups,
+    time_encoders,
+    time_language_models,
+)
+from stillhouse.evaluation.embeddings import MOST_COMPARED, embed_pairs, embedding_statistics, geometry_statistics
+from stillhouse.evaluation.intervals import Statistic, bootstrap_interval, difference, jackknife_interval, share
+from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
 from stillhouse.models.generate import Sampling, generate
 
 SAMPLE_TOKENS = 60
+NEVER_COMPARED = frozenset({"perplexity"})
+"""A function of the loss that bits per byte show."""
+
+Statistics = Mapping[str, Statistic]
 
 
 @dataclass(frozen=True)
@@ -30,6 +60,44 @@ class Contestant:
     folder: Path
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """The statistics of every model over the same documents, and how their intervals are found."""
+
+    statistics: Mapping[Role, Statistics]
+    num_documents: int
+    interval: Callable[..., Interval] = bootstrap_interval
+
+    def metrics(self, role: Role) -> dict[str, Interval]:
+        """One model's metrics."""
+        return {name: self._interval(statistic) for name, statistic in self.statistics[role].items()}
+
+    def comparisons(self) -> list[Comparison]:
+        """The student minus each other model, on every metric that both have."""
+        student = self.statistics["student"]
+        return [
+            Comparison(metric, other, self._interval(difference(student[metric], theirs[metric])))
+            for other, theirs in self.statistics.items()
+            if other != "student"
+            for metric in student
+            if metric in theirs and metric not in NEVER_COMPARED
+        ]
+
+    def retentions(self, metric: str) -> list[Retention]:
+        """Each model's share of the teacher's performance; none where the teacher may have nothing to keep."""
+        teacher = self.statistics["teacher"][metric]
+        if not self._interval(teacher).low > 0:
+            return []
+        return [
+            Retention(role, metric, self._interval(share(statistics[metric], teacher)))
+            for role, statistics in self.statistics.items()
+            if role != "teacher"
+        ]
+
+    def _interval(self, statistic: Statistic) -> Interval:
+        return self.interval(statistic, num_documents=self.num_documents)
+
+
 def evaluate(
     contestants: Sequence[Contestant],
     examples: Sequence[Example],
@@ -38,34 +106,156 @@ def evaluate(
     num_samples: int = 3,
     progress: Progress = SILENT,
 ) -> EvaluationResult:
-    """Measure every contestant on the same examples. The first must be the teacher; one must be the student."""
-    models = {contestant.role: contestant.model for contestant in contestants}
+    """Measure causal language models on the same examples. One must be the teacher, and one the student."""
+    models = _models(contestants)
     vocab_size = len(tokenizer)
     says = say(models["teacher"], examples, vocab_size=vocab_size)
     sums: dict[Role, DocumentSums] = {}
     with working(progress, "predicting held-out text", len(examples) * len(models), "documents"):
         for role, model in models.items():
             sums[role] = measure(model, examples, says, vocab_size=vocab_size, progress=progress)
-    folders = {contestant.role: contestant.folder for contestant in contestants}
     with working(progress, "timing", len(models) * (REPEATS + 1), "runs"):
-        costs = measure_costs(models, folders, progress=progress)
+        timings = time_language_models(models, progress=progress)
     text = sums["teacher"]
-    return EvaluationResult(
+    return _result(
+        contestants,
+        [Judgement({role: language_statistics(own) for role, own in sums.items()}, len(text.tokens))],
+        timings,
+        task="causal_lm",
         held_out=HeldOut(len(text.tokens), int(text.tokens.sum()), int(text.bytes.sum())),
-        models=[ModelResult(c.role, c.name, language_metrics(sums[c.role]), costs[c.role]) for c in contestants],
-        comparisons=_comparisons(sums),
         samples=_samples(models, examples[:num_samples], tokenizer),
-        machine=machine(),
     )
 
 
-def _comparisons(sums: Mapping[Role, DocumentSums]) -> list[Comparison]:
-    return [
-        Comparison(metric, other, difference)
-        for other in sums
-        if other != "student"
-        for metric, difference in language_differences(sums["student"], sums[other]).items()
-    ]
+def evaluate_encoders(
+    contestants: Sequence[Contestant],
+    batches: Sequence[Batch],
+    *,
+    task: Task,
+    vocab_size: int | None = None,
+    tags: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> EvaluationResult:
+    """Measure masked language models, classifiers, taggers or regressors on the same batches, a document a row.
+
+    One must be the teacher, and one the student. Of a masked language model, `vocab_size` is how many tokens its
+    tokenizer has; of a tagger, `tags` are the names of its tags.
+
+    Raises:
+        DataError: if nothing in the batches carries weight.
+    """
+    models, judged = _models(contestants), sum(len(batch.targets) for batch in batches)
+    if judged == 0:
+        raise DataError(
+            "no held-out answer carries weight, so there is nothing to judge by. Hold out more: data.held_out."
+        )
+    with working(progress, "reading held-out text", _num_rows(batches) * len(models), "documents"):
+        judgement = _judge(models, batches, task=task, vocab_size=vocab_size, tags=tags, progress=progress)
+    num_tokens = sum(int(batch.real.sum()) for batch in batches)
+    per_token = task in ("masked_lm", "token_classification")
+    return _result(
+        contestants,
+        [judgement],
+        _time(models, batches, progress),
+        task=task,
+        held_out=HeldOut(judgement.num_documents, num_tokens, answers=judged if per_token else None),
+    )
+
+
+def _judge(
+    models: Mapping[Role, PreTrainedModel],
+    batches: Sequence[Batch],
+    *,
+    task: Task,
+    vocab_size: int | None,
+    tags: Sequence[str],
+    progress: Progress,
+) -> Judgement:
+    if task == "regression":
+        estimates = estimate(models, batches, progress=progress)
+        statistics = {role: estimate_statistics(found) for role, found in estimates.items()}
+        return Judgement(statistics, len(estimates["teacher"].target))
+    choices = choose(models, batches, vocab_size=vocab_size, progress=progress)
+    statistics = {role: choice_statistics(found, task=task, tags=tags) for role, found in choices.items()}
+    return Judgement(statistics, len(np.unique(choices["teacher"].document)))
+
+
+def evaluate_sentences(
+    contestants: Sequence[Contestant],
+    first: Sequence[Batch],
+    second: Sequence[Batch],
+    scores: Sequence[float],
+    *,
+    pooling: Pooling,
+    progress: Progress = SILENT,
+) -> EvaluationResult:
+    """Measure sentence embeddings on pairs of sentences with gold scores: the rows of `first` and `second`, in order.
+
+    One must be the teacher, and one the student.
+
+    Raises:
+        DataError: if there is not one score a pair.
+    """
+    if not len(scores) == _num_rows(first) == _num_rows(second) > 0:
+        counts = f"{_num_rows(first)} first sentences, {_num_rows(second)} second ones and {len(scores)} scores"
+        raise DataError(f"sentence pairs are scored one by one, but {counts} came. Give each pair a score.")
+    models, gold = _models(contestants), np.asarray(scores, dtype=np.float64)
+    with working(progress, "embedding held-out sentences", 2 * len(gold) * len(models), "sentences"):
+        pairs = {
+            role: embed_pairs(model, first, second, pooling=pooling, progress=progress)
+            for role, model in models.items()
+        }
+    order = {role: embedding_statistics(own, pairs["teacher"], gold) for role, own in pairs.items()}
+    geometry = {role: geometry_statistics(own, pairs["teacher"]) for role, own in pairs.items()}
+    return _result(
+        contestants,
+        [Judgement(order, len(gold)), Judgement(geometry, min(len(gold), MOST_COMPARED), jackknife_interval)],
+        _time(models, first, progress),
+        task="sentence_embedding",
+        held_out=HeldOut(len(gold), sum(int(batch.real.sum()) for batch in [*first, *second])),
+    )
+
+
+def _time(
+    models: Mapping[Role, PreTrainedModel], batches: Sequence[Batch], progress: Progress
+) -> Mapping[Role, Timing]:
+    with working(progress, "timing", len(models) * (DOCUMENT_REPEATS + 1), "runs"):
+        return time_encoders(models, batches, progress=progress)
+
+
+def _models(contestants: Sequence[Contestant]) -> dict[Role, PreTrainedModel]:
+    return {contestant.role: contestant.model for contestant in contestants}
+
+
+def _num_rows(batches: Sequence[Batch]) -> int:
+    return sum(len(batch.ids) for batch in batches)
+
+
+def _result(
+    contestants: Sequence[Contestant],
+    judgements: Sequence[Judgement],
+    timings: Mapping[Role, Timing],
+    *,
+    task: Task,
+    held_out: HeldOut,
+    samples: Sequence[Sample] = (),
+) -> EvaluationResult:
+    folders = {contestant.role: contestant.folder for contestant in contestants}
+    priced = costs(_models(contestants), folders, timings)
+
+    def metrics(role: Role) -> dict[str, Interval]:
+        return {name: found for judgement in judgements for name, found in judgement.metrics(role).items()}
+
+    return EvaluationResult(
+        held_out=held_out,
+        models=[ModelResult(c.role, c.name, metrics(c.role), priced[c.role]) for c in contestants],
+        comparisons=[row for judgement in judgements for row in judgement.comparisons()],
+        samples=list(samples),
+        machine=machine(),
+        task=task,
+        retentions=judgements[0].retentions(HEADLINE[task]),
+        speeds=speed_ups(timings),
+    )
 
 
 def _samples(

@@ -1,55 +1,93 @@
 """What a model costs to keep and to run, measured here."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from stillhouse.core.batch import Batch, LabelledBatch
 from stillhouse.core.files import size_on_disk
 from stillhouse.core.progress import SILENT, Progress
-from stillhouse.core.results import Cost
-from stillhouse.evaluation.intervals import spread
-from stillhouse.models.anatomy import decoder_config, parameter_count
+from stillhouse.core.results import Cost, Interval, Role, SpeedUp
+from stillhouse.evaluation.intervals import median_interval, spread
+from stillhouse.models.anatomy import decoder_config, parameter_count, understood
 from stillhouse.models.generate import Sampling, generate
 
 PREFILL_TOKENS = 256
 DECODE_TOKENS = 24
 REPEATS = 5
+DOCUMENTS = 12
+DOCUMENT_REPEATS = 21  # odd: the median is one of them
 
-Name = TypeVar("Name")
+Name = TypeVar("Name", bound=Hashable)
+Work = Literal["decode", "prefill", "document"]
+WORKS: Sequence[Work] = ("decode", "prefill", "document")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How fast one model did each kind of work, [repeats, pieces]: in tokens a second, or in documents a second."""
+
+    rates: Mapping[Work, NDArray[np.float64]]
+
+    def tokens_per_second(self, work: Work) -> Interval | None:
+        """Median, slowest and fastest repeat."""
+        return spread(self._repeats(work)) if work in self.rates else None
+
+    def milliseconds(self, work: Work) -> Interval | None:
+        """Median, fastest and slowest repeat of the time that the median document takes."""
+        return spread([1000 / rate for rate in self._repeats(work)]) if work in self.rates else None
+
+    def _repeats(self, work: Work) -> list[float]:
+        return [float(rate) for rate in np.median(self.rates[work], axis=-1)]
 
 
 def measure_costs(
     models: Mapping[Name, PreTrainedModel], folders: Mapping[Name, Path], *, progress: Progress = SILENT
 ) -> dict[Name, Cost]:
-    """Sizes, and speeds at batch 1: median, slowest and fastest of several repeats after a warm-up.
+    """Sizes, and speeds at batch 1 of language models: median, slowest and fastest of several repeats."""
+    return costs(models, folders, time_language_models(models, progress=progress))
 
-    The models take turns, so that a busy moment of the machine falls on all alike.
-    """
-    prefill_tokens = min(PREFILL_TOKENS, *(_most_positions(model) for model in models.values()))
-    prefill: dict[Name, list[float]] = {name: [] for name in models}
-    decode: dict[Name, list[float]] = {name: [] for name in models}
-    for repeat in range(REPEATS + 1):
-        for name, model in models.items():
-            rates = _rate(prefill_tokens, partial(_prefill, model)), _rate(DECODE_TOKENS, partial(_decode, model))
-            if repeat > 0:  # the first is the warm-up
-                prefill[name].append(rates[0])
-                decode[name].append(rates[1])
-            progress.advance(1)
+
+def costs(
+    models: Mapping[Name, PreTrainedModel], folders: Mapping[Name, Path], timings: Mapping[Name, Timing]
+) -> dict[Name, Cost]:
+    """What was timed, and the sizes beside it."""
     return {
         name: Cost(
             parameters=parameter_count(model),
             parameters_without_embeddings=parameter_count(model, embeddings=False),
             disk_bytes=sum(size_on_disk(file) for file in folders[name].glob("*.safetensors")),
-            prefill_tokens_per_second=spread(prefill[name]),
-            decode_tokens_per_second=spread(decode[name]),
+            prefill_tokens_per_second=timings[name].tokens_per_second("prefill"),
+            decode_tokens_per_second=timings[name].tokens_per_second("decode"),
+            document_milliseconds=timings[name].milliseconds("document"),
         )
         for name, model in models.items()
     }
+
+
+def time_language_models(models: Mapping[Name, PreTrainedModel], *, progress: Progress = SILENT) -> dict[Name, Timing]:
+    """Reading and writing at batch 1, after a warm-up.
+
+    The models take turns, so that a busy moment of the machine falls on all alike.
+    """
+    prefill_tokens = min(PREFILL_TOKENS, *(_most_positions(model) for model in models.values()))
+    rates: dict[Name, dict[Work, list[float]]] = {name: {"prefill": [], "decode": []} for name in models}
+    for repeat in range(REPEATS + 1):
+        for name, model in models.items():
+            once = _rate(prefill_tokens, partial(_prefill, model)), _rate(DECODE_TOKENS, partial(_decode, model))
+            if repeat > 0:  # the first is the warm-up
+                rates[name]["prefill"].append(once[0])
+                rates[name]["decode"].append(once[1])
+            progress.advance(1)
+    return {name: Timing({work: np.array(found)[:, None] for work, found in rates[name].items()}) for name in models}
 
 
 def _most_positions(model: PreTrainedModel) -> int:
@@ -69,3 +107,65 @@ def _prefill(model: PreTrainedModel, tokens: int) -> None:
 
 def _decode(model: PreTrainedModel, tokens: int) -> None:
     generate(model, [[1]], sampling=Sampling(temperature=0, max_new_tokens=tokens), seed=0, stop_ids=set())
+
+
+def time_encoders(
+    models: Mapping[Name, PreTrainedModel], batches: Sequence[Batch], *, progress: Progress = SILENT
+) -> dict[Name, Timing]:
+    """Held-out documents, one at a time and without padding, read by each model in turn, after a warm-up.
+
+    Of each repeat the median document counts, so that one interruption does not.
+    """
+    documents = _sampled(batches)
+    seconds = {name: np.zeros((DOCUMENT_REPEATS + 1, len(documents))) for name in models}
+    for repeat in range(DOCUMENT_REPEATS + 1):
+        for number, document in enumerate(documents):
+            for name in _taking_turns(list(models), repeat + number):
+                seconds[name][repeat, number] = _seconds(models[name], document)
+        progress.advance(len(models))
+    return {name: Timing({"document": 1 / taken[1:]}) for name, taken in seconds.items()}
+
+
+def _taking_turns(names: list[Name], turn: int) -> list[Name]:
+    """Whoever runs first, or after the largest, does so as often as the others."""
+    first = turn % len(names)
+    return names[first:] + names[:first]
+
+
+def _sampled(batches: Sequence[Batch]) -> list[dict[str, torch.Tensor]]:
+    """Documents from all over the held-out ones, always the same, each as a model's arguments at batch 1."""
+    rows = [(batch, row) for batch in batches for row in range(len(batch.ids))]
+    step = max(1, len(rows) // DOCUMENTS)
+    return [_alone(batch, row) for batch, row in rows[::step][:DOCUMENTS]]
+
+
+def _alone(batch: Batch, row: int) -> dict[str, torch.Tensor]:
+    real = batch.real[row]
+    arguments = {"input_ids": batch.ids[row][real][None]}
+    arguments["attention_mask"] = torch.ones_like(arguments["input_ids"])
+    if isinstance(batch, LabelledBatch) and batch.segments is not None:
+        arguments["token_type_ids"] = batch.segments[row][real][None]
+    return arguments
+
+
+@torch.no_grad()
+def _seconds(model: PreTrainedModel, document: Mapping[str, torch.Tensor]) -> float:
+    arguments = understood(model, **document)
+    started = time.perf_counter()
+    model(**arguments)
+    return time.perf_counter() - started
+
+
+def speed_ups(timings: Mapping[Role, Timing]) -> list[SpeedUp]:
+    """How many times as fast as the teacher each model is: the median over repeats in which the two took turns.
+
+    Of a language model's two kinds of work, writing comes first: it takes most of the time.
+    """
+    teacher = timings["teacher"].rates
+    works: list[Work] = [work for work in WORKS if work in teacher]
+    return [
+        SpeedUp(role, work, median_interval(np.median(timing.rates[work] / teacher[work], axis=-1)))
+        for role, timing in timings.items()
+        if role != "teacher"
+        for work in works
+    ]

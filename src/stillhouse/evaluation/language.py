@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stillhouse.core.progress import SILENT, Progress
-from stillhouse.core.results import Interval
 from stillhouse.core.signals import FactoredLogits
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import to_batch
-from stillhouse.evaluation.intervals import difference_interval, ratio_interval
-from stillhouse.models.forward import factored_logits
+from stillhouse.evaluation.intervals import Statistic, ratio
+from stillhouse.models.signals import factored_logits
 from stillhouse.objectives import forward_kl, next_token
 
 CHUNK_TOKENS = 256
@@ -32,6 +31,8 @@ class DocumentSums:
     loss_nats: NDArray[np.float64]
     kl_nats: NDArray[np.float64]
     agreements: NDArray[np.float64]
+    hits: NDArray[np.float64]
+    """How often the likeliest token was the right one."""
 
 
 @torch.no_grad()
@@ -44,7 +45,7 @@ def measure(
     progress: Progress = SILENT,
 ) -> DocumentSums:
     """Run the model over each example and compare with what the teacher says there; pieces of one document are one row."""
-    rows: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(5))
+    rows: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(6))
     for example, teacher in zip(examples, teacher_says, strict=True):
         batch = to_batch([[example]])
         student = factored_logits(model, batch).at(batch.predicts).first(vocab_size)
@@ -61,32 +62,24 @@ def say(teacher: PreTrainedModel, examples: Sequence[Example], *, vocab_size: in
 
 
 def _sums(student: FactoredLogits, teacher: FactoredLogits, targets: Tensor) -> list[float]:
-    """Summed loss, KL and agreements over one document's tokens."""
-    totals = torch.zeros(3, dtype=torch.float64)
+    """Summed loss, KL, agreements and hits over one document's tokens."""
+    totals = torch.zeros(4, dtype=torch.float64)
     for start in range(0, len(targets), CHUNK_TOKENS):
         piece = torch.zeros(len(targets), dtype=torch.bool)
         piece[start : start + CHUNK_TOKENS] = True
         ours, theirs = student.at(piece).dense(), teacher.at(piece).dense()
-        agrees = (ours.argmax(-1) == theirs.argmax(-1)).double()
-        parts = [next_token(ours, targets[piece]), forward_kl(ours, theirs), agrees]
+        agrees, hits = (ours.argmax(-1) == answers for answers in (theirs.argmax(-1), targets[piece]))
+        parts = [next_token(ours, targets[piece]), forward_kl(ours, theirs), agrees, hits]
         totals += torch.stack([part.double().sum() for part in parts])
     return [float(total) for total in totals]
 
 
-def language_metrics(sums: DocumentSums) -> dict[str, Interval]:
+def language_statistics(sums: DocumentSums) -> dict[str, Statistic]:
     """The metrics of `core.results.METRICS` that language modelling gives."""
     return {
-        "bits_per_byte": ratio_interval(sums.loss_nats / math.log(2), sums.bytes),
-        "perplexity": ratio_interval(sums.loss_nats, sums.tokens, finish=np.exp),
-        "forward_kl": ratio_interval(sums.kl_nats, sums.tokens),
-        "top1_agreement": ratio_interval(sums.agreements, sums.tokens),
-    }
-
-
-def language_differences(ours: DocumentSums, theirs: DocumentSums) -> Mapping[str, Interval]:
-    """Ours minus theirs, paired by document. Perplexity has none: it is a function of the loss that bits per byte show."""
-    return {
-        "bits_per_byte": difference_interval(ours.loss_nats / math.log(2), theirs.loss_nats / math.log(2), ours.bytes),
-        "forward_kl": difference_interval(ours.kl_nats, theirs.kl_nats, ours.tokens),
-        "top1_agreement": difference_interval(ours.agreements, theirs.agreements, ours.tokens),
+        "bits_per_byte": ratio(sums.loss_nats / math.log(2), sums.bytes),
+        "perplexity": ratio(sums.loss_nats, sums.tokens, finish=np.exp),
+        "forward_kl": ratio(sums.kl_nats, sums.tokens),
+        "top1_agreement": ratio(sums.agreements, sums.tokens),
+        "accuracy": ratio(sums.hits, sums.tokens),
     }

@@ -1,0 +1,173 @@
+"""Answers with a right one: hidden tokens, classes, tags and numbers, judged beside the teacher's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stillhouse.core.batch import Batch
+from stillhouse.core.progress import SILENT, Progress
+from stillhouse.core.results import Role
+from stillhouse.core.signals import DenseLogits, FactoredLogits, Wanted
+from stillhouse.core.task import Task
+from stillhouse.evaluation.intervals import Statistic, Sums, ratio
+from stillhouse.evaluation.spans import are_spans, span_f1
+from stillhouse.evaluation.statistics import (
+    calibration_error,
+    macro_f1,
+    matthews_correlation,
+    pearson,
+    spearman,
+    summed,
+)
+from stillhouse.models.signals import read_signals
+from stillhouse.objectives import forward_kl, next_token
+
+CHUNK_ANSWERS = 256
+"""Answers whose logits are multiplied out at once: a vocabulary of 30,000 makes 30 MB of them."""
+
+Logits = FactoredLogits | DenseLogits
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One choice among classes or tokens for each thing that was judged."""
+
+    document: NDArray[np.int64]
+    """To which document each belongs."""
+    target: NDArray[np.int64]
+    chosen: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    loss_nats: NDArray[np.float64]
+    kl_nats: NDArray[np.float64]
+    agrees: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """One number for each document."""
+
+    target: Sums
+    answer: Sums
+    teacher: Sums
+
+
+def choose(
+    models: Mapping[Role, PreTrainedModel],
+    batches: Sequence[Batch],
+    *,
+    vocab_size: int | None = None,
+    progress: Progress = SILENT,
+) -> dict[Role, Choices]:
+    """What every model chooses at every place that carries weight. A row is a document; `teacher` must be among them.
+
+    Only the first `vocab_size` tokens or classes can be chosen; None leaves all.
+    """
+    pieces: dict[Role, list[Choices]] = {role: [] for role in models}
+    num_before = 0
+    for batch in batches:
+        rows = np.nonzero(batch.predicts.cpu().numpy())[0] + num_before
+        says = {role: _logits(model, batch, vocab_size) for role, model in models.items()}
+        for role, ours in says.items():
+            pieces[role].append(_choices(rows, ours, says["teacher"], batch.targets))
+            progress.advance(len(batch.ids))
+        num_before += len(batch.ids)
+    return {role: _joined(found) for role, found in pieces.items()}
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel, batch: Batch, vocab_size: int | None) -> Logits:
+    logits = read_signals(model, batch, Wanted(logits=True)).logits
+    assert logits is not None
+    judged = logits.at(batch.predicts)
+    return judged if vocab_size is None else judged.first(vocab_size)
+
+
+@torch.no_grad()
+def _choices(rows: NDArray[np.int64], ours: Logits, theirs: Logits, targets: Tensor) -> Choices:
+    pieces = []
+    for start in range(0, max(1, len(targets)), CHUNK_ANSWERS):
+        piece = torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
+        piece[start : start + CHUNK_ANSWERS] = True
+        judged = _judged(ours.at(piece).dense(), theirs.at(piece).dense(), targets[piece])
+        pieces.append(Choices(rows[start : start + CHUNK_ANSWERS], *(part.cpu().numpy() for part in judged)))
+    return _joined(pieces)
+
+
+def _judged(
+    ours: Float[Tensor, "answers classes"], theirs: Float[Tensor, "answers classes"], targets: Tensor
+) -> tuple[Tensor, ...]:
+    """All of `Choices` but the document."""
+    confidence, chosen = ours.double().softmax(-1).max(-1)
+    loss, kl = next_token(ours, targets).double(), forward_kl(ours, theirs).double()
+    return targets, chosen, confidence, loss, kl, (chosen == theirs.argmax(-1)).double()
+
+
+def estimate(
+    models: Mapping[Role, PreTrainedModel], batches: Sequence[Batch], *, progress: Progress = SILENT
+) -> dict[Role, Estimates]:
+    """What number every model gives each document that carries weight; `teacher` must be among them."""
+    answers: dict[Role, list[Sums]] = {role: [] for role in models}
+    for batch in batches:
+        for role, model in models.items():
+            answers[role].append(_logits(model, batch, None).dense().double()[:, 0].cpu().numpy())
+            progress.advance(len(batch.ids))
+    whole = {role: np.concatenate(parts) for role, parts in answers.items()}
+    target = np.concatenate([batch.targets.double().cpu().numpy() for batch in batches])
+    return {role: Estimates(target, answer, whole["teacher"]) for role, answer in whole.items()}
+
+
+def choice_statistics(choices: Choices, *, task: Task, tags: Sequence[str] = ()) -> dict[str, Statistic]:
+    """The metrics of hidden tokens, of classes, or of tags, whichever the task is about; over the documents judged."""
+    _, document = np.unique(choices.document, return_inverse=True)
+    num_documents = int(document.max()) + 1
+    hits = (choices.chosen == choices.target).astype(np.float64)
+
+    def mean(values: Sums) -> Statistic:
+        return ratio(*(summed(part, document, num_documents) for part in (values, np.ones_like(values))))
+
+    found = {"accuracy": mean(hits)}
+    if task != "masked_lm":
+        counts = _class_counts(choices, document, num_documents)
+        found["macro_f1"] = macro_f1(*counts)
+        if task == "sequence_classification":
+            found["matthews_correlation"] = matthews_correlation(*counts)
+        elif are_spans(tags):
+            found["span_f1"] = span_f1(choices.chosen, choices.target, document, tags)
+    found["cross_entropy"] = mean(choices.loss_nats)
+    found["forward_kl"] = mean(choices.kl_nats)
+    found["top1_agreement"] = mean(choices.agrees)
+    if task == "sequence_classification":
+        found["calibration_error"] = calibration_error(choices.confidence, hits, document, num_documents=num_documents)
+    return found
+
+
+def _class_counts(
+    choices: Choices, document: NDArray[np.int64], num_documents: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """[docs, classes] each: how often a class was named rightly, was named, and was right."""
+    classes = np.union1d(choices.target, choices.chosen)
+    named, actual = ((values[:, None] == classes).astype(float) for values in (choices.chosen, choices.target))
+    right, named, actual = (summed(part, document, num_documents) for part in (named * actual, named, actual))
+    return right, named, actual
+
+
+def estimate_statistics(estimates: Estimates) -> dict[str, Statistic]:
+    """The metrics of numbers."""
+    squares = (estimates.answer - estimates.target) ** 2
+    return {
+        "spearman": spearman(estimates.answer, estimates.target),
+        "pearson": pearson(estimates.answer, estimates.target),
+        "mean_squared_error": ratio(squares, np.ones_like(squares)),
+        "teacher_spearman": spearman(estimates.answer, estimates.teacher),
+        "teacher_pearson": pearson(estimates.answer, estimates.teacher),
+    }
+
+
+def _joined(pieces: Sequence[Choices]) -> Choices:
+    return Choices(*(np.concatenate([getattr(piece, part.name) for piece in pieces]) for part in fields(Choices)))

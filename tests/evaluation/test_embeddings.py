@@ -1,0 +1,96 @@
+"""Sentence embeddings: the order of pairs, and the teacher's geometry."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from stillhouse.core.errors import DataError
+from stillhouse.evaluation.compare import evaluate_sentences
+from stillhouse.evaluation.embeddings import embed_pairs
+
+
+@pytest.fixture(autouse=True)
+def _quick_timing(monkeypatch):
+    monkeypatch.setattr("stillhouse.evaluation.cost.DOCUMENT_REPEATS", 1)
+
+
+@pytest.fixture
+def pairs(build_batches):
+    """First sentences, second sentences, in batches of other sizes; and scores."""
+    first, second = (build_batches("sentence_embedding", sizes=s, seed=n) for n, s in enumerate(((8, 8), (11, 5))))
+    return first, second, np.random.default_rng(0).normal(size=16).tolist()
+
+
+@torch.no_grad()
+def _means(model, batches):
+    rows = [batch.ids[row][batch.real[row]][None] for batch in batches for row in range(len(batch.ids))]
+    return np.array([model(input_ids=ids).last_hidden_state[0].double().mean(0).numpy() for ids in rows])
+
+
+def _cosines(one, other):
+    return (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
+
+
+def test_similarities_are_cosines_of_the_models_own_mean_states(build_encoder, pairs):
+    model, (first, second, _) = build_encoder("sentence_embedding"), pairs
+    found = embed_pairs(model, first, second, pooling="mean")
+    expected = _cosines(_means(model, first), _means(model, second))
+    np.testing.assert_allclose(found.cosines, expected, rtol=1e-4)
+
+
+def test_the_metrics_are_scipys_of_those_similarities(encoders, pairs):
+    contestants, (first, second, scores) = encoders("sentence_embedding"), pairs
+    result = evaluate_sentences(contestants, first, second, scores, pooling="mean")
+    own = {c.role: _cosines(_means(c.model, first), _means(c.model, second)) for c in contestants}
+    for model in result.models:
+        cosines = own[model.role]
+        expected = {
+            "spearman": scipy.stats.spearmanr(cosines, scores).statistic,
+            "pearson": scipy.stats.pearsonr(cosines, scores).statistic,
+            "teacher_spearman": scipy.stats.spearmanr(cosines, own["teacher"]).statistic,
+        }
+        for name, value in expected.items():
+            assert model.metrics[name].value == pytest.approx(value, abs=1e-6)
+    assert (result.held_out.documents, result.task) == (16, "sentence_embedding")
+
+
+def test_a_teacher_has_its_own_order_and_geometry(encoders, pairs):
+    first, second, scores = pairs
+    teacher = evaluate_sentences(encoders("sentence_embedding"), first, second, scores, pooling="cls").model("teacher")
+    for name in ("teacher_spearman", "teacher_cka"):
+        own = teacher.metrics[name]
+        assert (own.value, own.low, own.high) == (1, 1, 1)
+    assert 0 < teacher.metrics["teacher_cosine"].value < 1  # 1 less what two sentences have in common
+
+
+def test_widths_that_differ_leave_the_geometry_to_compare(encoders, pairs):
+    first, second, scores = pairs
+    contestants = encoders("sentence_embedding", hidden=8)
+    result = evaluate_sentences(contestants, first, second, scores, pooling="mean")
+    student = result.model("student").metrics
+    assert "teacher_cosine" not in student
+    assert "teacher_cosine" in result.model("teacher").metrics
+    assert student["teacher_cka"].low <= student["teacher_cka"].value < 1
+    assert {row.metric for row in result.comparisons if row.other == "teacher"} == {
+        *("spearman", "pearson", "teacher_spearman", "teacher_cka")
+    }
+
+
+def test_gold_scores_that_are_the_teachers_own_are_kept_in_part(encoders, pairs):
+    contestants, (first, second, _) = encoders("sentence_embedding"), pairs
+    gold = embed_pairs(contestants[0].model, first, second, pooling="mean").cosines.tolist()
+    result = evaluate_sentences(contestants, first, second, gold, pooling="mean")
+    assert result.model("teacher").metrics["spearman"].value == 1
+    kept = result.retention("student")
+    assert kept.share == result.model("student").metrics["teacher_spearman"]
+    same = [contestants[0], replace(contestants[2], model=contestants[0].model)]
+    assert evaluate_sentences(same, first, second, gold, pooling="mean").retention("student").share.low == 1
+
+
+def test_a_missing_score_is_said(encoders, pairs):
+    first, second, scores = pairs
+    with pytest.raises(DataError, match="16 first sentences, 16 second ones and 15 scores"):
+        evaluate_sentences(encoders("sentence_embedding"), first, second, scores[1:], pooling="mean")
