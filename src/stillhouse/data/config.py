@@ -1,20 +1,157 @@
-"""What a recipe can say about the data."""
+"""What a recipe can say about the data: one kind for each kind of answer that teacher and student give."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, NonNegativeFloat, Tag, model_validator
 
 from stillhouse.core.config import Config
+from stillhouse.core.task import Task
+
+HELD_OUT_SHARE = 0.1
+
+_TASKS: dict[str, Task] = {
+    "text": "causal_lm",
+    "masked_text": "masked_lm",
+    "classification": "sequence_classification",
+    "regression": "regression",
+    "tags": "token_classification",
+    "sentences": "sentence_embedding",
+}
 
 
-class TextDataConfig(Config):
-    """Texts, each learnt whole or after a prompt."""
+class _SplitConfig(Config):
+    """Which rows are learnt from, and which nobody trains on."""
+
+    kind: str
+    path: Path | None
+    sequence_tokens: Annotated[int, Field(ge=8)] = 256
+    """Length of a row in tokens, special ones included; longer documents are cut."""
+    held_out: Annotated[float, Field(gt=0, le=0.5)] = HELD_OUT_SHARE
+    """Share of the documents that nobody trains on and everybody is judged by. Without effect beside `held_out_path`."""
+    held_out_path: Path | None = None
+    """A file or folder, read as `path` is, that decides in the place of `held_out`: all of it is held out, and what `path`
+    has in common with it is not trained on."""
+
+    @model_validator(mode="after")
+    def _one_thing_decides(self) -> "_SplitConfig":
+        if self.held_out_path is not None and self.held_out != HELD_OUT_SHARE:
+            raise ValueError(
+                f"held_out ({self.held_out}) and held_out_path ({str(self.held_out_path)!r}) are both given. Give one: "
+                "a share of path, or a file of its own."
+            )
+        return self
+
+    @property
+    def task(self) -> Task:
+        """What teacher and student are asked for."""
+        return _TASKS[self.kind]
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every file or folder that is read."""
+        return tuple(path for path in (self.path, self.held_out_path) if path is not None)
+
+
+class TextDataConfig(_SplitConfig):
+    """Texts, each learnt whole or after a prompt, one token after the other."""
 
     kind: Literal["text"] = "text"
     path: Path | None = None
     """A `.jsonl` or `.txt` file, or a folder of them. May be left out where the recipe synthesises its text."""
-    sequence_tokens: Annotated[int, Field(ge=8)] = 256
-    """Length of a packed row; longer documents are cut."""
-    held_out: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    """Share of the documents that nobody trains on and everybody is judged by."""
+
+
+class MaskedTextDataConfig(_SplitConfig):
+    """Texts of which some tokens are hidden, to be guessed from both sides; longer ones are cut into pieces."""
+
+    kind: Literal["masked_text"] = "masked_text"
+    path: Path
+    """A `.jsonl`, `.csv` or `.tsv` file with a column of texts, a `.txt` file as for kind text, or a folder of them."""
+    text: str = "text"
+    """Column of the text; a `.txt` file has none."""
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of a text's tokens to be guessed: 8 in 10 of them are hidden, 1 is replaced by any token, 1 is left as it is."""
+    rarity_smoothing: NonNegativeFloat = 0.7
+    """How much more often a rare token is hidden: in proportion to count ** -rarity_smoothing. 0 treats all alike."""
+
+
+class ClassificationDataConfig(_SplitConfig):
+    """Texts, or pairs of texts, each with its class."""
+
+    kind: Literal["classification"] = "classification"
+    path: Path
+    """A `.jsonl`, `.csv` or `.tsv` file, or a folder of them."""
+    text: str = "text"
+    """Column of the text, or of a pair's first."""
+    pair: str | None = None
+    """Column of a pair's second text."""
+    label: str = "label"
+    """Column of the class: text or a whole number."""
+
+
+class RegressionDataConfig(_SplitConfig):
+    """Texts, or pairs of texts, each with a number."""
+
+    kind: Literal["regression"] = "regression"
+    path: Path
+    """A `.jsonl`, `.csv` or `.tsv` file, or a folder of them."""
+    text: str = "text"
+    """Column of the text, or of a pair's first."""
+    pair: str | None = None
+    """Column of a pair's second text."""
+    label: str = "label"
+    """Column of the number."""
+
+
+class TagsDataConfig(_SplitConfig):
+    """Texts as lists of words, each word with its tag."""
+
+    kind: Literal["tags"] = "tags"
+    path: Path
+    """A `.jsonl` file, or a folder of them."""
+    words: str = "words"
+    """Column of the words, a list."""
+    tags: str = "tags"
+    """Column of the tags, as many as there are words: text or whole numbers."""
+
+
+class SentencesDataConfig(_SplitConfig):
+    """Sentences to embed. The teacher's embedding is all that is learnt, so they need no labels."""
+
+    kind: Literal["sentences"] = "sentences"
+    path: Path
+    """A `.jsonl`, `.csv` or `.tsv` file with a column of sentences, a `.txt` file with one a line, or a folder of them."""
+    text: str = "text"
+    """Column of the sentence; a `.txt` file has none."""
+    pairs_path: Path | None = None
+    """Pairs with their similarity as people see it, to judge by: a `.jsonl`, `.csv` or `.tsv` file, or a folder of them, each
+    a set of its own. What `path` has in common with them is not trained on."""
+    first: str = "first"
+    """Column of a pair's first sentence."""
+    second: str = "second"
+    """Column of a pair's second sentence."""
+    score: str = "score"
+    """Column of a pair's similarity, in any unit: only the order of the scores counts."""
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every file or folder that is read."""
+        return (*super().sources, *([] if self.pairs_path is None else [self.pairs_path]))
+
+
+def _kind(values: Any) -> str:
+    """The kind that is said, or else text."""
+    found = values.get("kind", "text") if isinstance(values, dict) else getattr(values, "kind", "text")
+    return str(found)
+
+
+DataConfig = Annotated[
+    Annotated[TextDataConfig, Tag("text")]
+    | Annotated[MaskedTextDataConfig, Tag("masked_text")]
+    | Annotated[ClassificationDataConfig, Tag("classification")]
+    | Annotated[RegressionDataConfig, Tag("regression")]
+    | Annotated[TagsDataConfig, Tag("tags")]
+    | Annotated[SentencesDataConfig, Tag("sentences")],
+    Discriminator(_kind),
+]
+"""A recipe's `data`; without a `kind` it is text."""

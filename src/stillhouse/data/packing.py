@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stillhouse.core.batch import Batch
 from stillhouse.data.examples import Example
+from stillhouse.data.rowset import RowSet
 
 
 def pack(lengths: Sequence[int], *, row_tokens: int) -> list[list[int]]:
@@ -54,3 +55,26 @@ def to_batch(rows: Sequence[Sequence[Example]], *, row_tokens: int | None = None
 def as_tensors(batch: Batch) -> dict[str, Tensor]:
     """The batch as the dict of tensors that data loaders move between devices."""
     return {"ids": batch.ids, "positions": batch.positions, "documents": batch.documents, "weights": batch.weights}
+
+
+class PackedRows(RowSet):
+    """Examples packed into rows of `row_tokens`; one item is the examples of one row."""
+
+    def __init__(self, examples: Sequence[Example], *, row_tokens: int) -> None:
+        self.examples, self.row_tokens = examples, row_tokens
+        self.rows = pack([len(example.ids) for example in examples], row_tokens=row_tokens)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> list[Example]:
+        return [self.examples[number] for number in self.rows[index]]
+
+    @property
+    def num_documents(self) -> int:
+        """Examples, each a whole document or a piece of one."""
+        return len(self.examples)
+
+    def collate(self, items: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
+        """Rows as tensors [batch, row_tokens]."""
+        return as_tensors(to_batch(items, row_tokens=self.row_tokens))

@@ -1,10 +1,7 @@
 """Text rows: from JSONL, plain text, or a folder of either, to examples."""
 
-import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
 from stillhouse.data.examples import Example, windows
-
-DOCUMENT_END = "<|endoftext|>"
-"""Separates documents in a plain text file; without one, the file is a single document."""
+from stillhouse.data.split import split_held_out as split_held_out
+from stillhouse.data.tables import DOCUMENT_END as DOCUMENT_END
+from stillhouse.data.tables import files_in, format_of, json_lines, read_file, split_documents
 
 
 @dataclass(frozen=True)
@@ -27,41 +24,25 @@ class Row:
     """False for a text cut off by a length limit: its end is not learnt as an end."""
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a `.jsonl` file (`{"text": ...}` or `{"prompt": ..., "completion": ...}`), a `.txt` file, or a folder.
+def read_rows(path: Path, *, key: str = "data.path") -> list[Row]:
+    """Rows of a `.jsonl` file (`{"text": ...}` or `{"prompt": ..., "completion": ...}`), a `.txt` file, or a folder; each
+    may be gzipped. The recipe names the path under `key`.
 
     Raises:
         DataError: naming the file, and the line where there is one, if it is missing, empty, or not what it should be.
     """
-    if not path.exists():
-        raise DataError(f"data.path {str(path)!r}: there is no such file or folder.")
-    files = sorted(file for file in path.rglob("*") if file.suffix in _READERS) if path.is_dir() else [path]
-    rows = [row for file in files for row in _reader(file)(file)]
+    rows = [row for file in files_in(path, key=key, formats=_READERS) for row in _READERS[format_of(file)](file)]
     if not rows:
-        raise DataError(f"data.path {str(path)!r} holds no text. Give it at least two documents.")
+        raise DataError(f"{key} {str(path)!r} holds no text. Give it at least two documents.")
     return rows
 
 
-def _reader(file: Path) -> Any:
-    if file.suffix not in _READERS:
-        raise DataError(f"data.path {str(file)!r} ends in {file.suffix!r}. Known: {', '.join(_READERS)}, or a folder.")
-    return _READERS[file.suffix]
-
-
 def _read_jsonl(file: Path) -> Iterator[Row]:
-    # Not `splitlines`: JSON strings may hold the other separators of lines that Unicode knows.
-    for number, line in enumerate(_read(file).split("\n"), start=1):
-        if line.strip():
-            yield _to_row(line, where=f"{file}, line {number}")
+    for where, record in json_lines(file):
+        yield _to_row(record, where=where)
 
 
-def _to_row(line: str, *, where: str) -> Row:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from None
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond what Python reads
-        raise DataError(f"{where} cannot be read: {error}.") from None
+def _to_row(record: Any, *, where: str) -> Row:
     match record:
         case {"prompt": str(prompt), "completion": str(text)} if text:
             return _whole(Row(text, prompt, record.get("finished", True) is not False), where=where)
@@ -81,16 +62,7 @@ def _whole(row: Row, *, where: str) -> Row:
 
 
 def _read_txt(file: Path) -> Iterator[Row]:
-    for document in _read(file).split(DOCUMENT_END):
-        if document.strip():
-            yield Row(document.strip())
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")  # Windows likes to put a mark in front
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read as UTF-8 text: {error}") from None
+    return map(Row, split_documents(read_file(file)))
 
 
 _READERS = {".jsonl": _read_jsonl, ".txt": _read_txt}
@@ -117,24 +89,3 @@ def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What a text without a prompt is predicted from: the beginning-of-text token, or the end-of-text one if there is none."""
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return [] if first is None else [first]
-
-
-def split_held_out(rows: Sequence[Row], *, share: float) -> tuple[list[Row], list[Row]]:
-    """Rows to train on, and rows held out: this share of the texts, evenly spread. Rows with the same text go to the same
-    side, so that nothing is judged that was learnt; a row that comes again is left out.
-
-    Raises:
-        DataError: if either side is left empty.
-    """
-    texts = list(dict.fromkeys(row.text for row in rows))
-    part = Fraction(str(share))  # exactly as it was written: no binary number is 0.1
-    judged = {text for number, text in enumerate(texts) if int((number + 1) * part) > int(number * part)}
-    unique = list(dict.fromkeys(rows))
-    train = [row for row in unique if row.text not in judged]
-    held_out = [row for row in unique if row.text in judged]
-    if not held_out or not train:
-        raise DataError(
-            f"{len(texts)} different texts are too few to hold {share:.0%} of them out. Give at least {math.ceil(1 / part)}; "
-            f"in a .txt file, {DOCUMENT_END} separates them."
-        )
-    return train, held_out

@@ -1,0 +1,120 @@
+"""Texts or pairs of texts, each with a class or a number."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from stillhouse.core.errors import DataError
+from stillhouse.data.config import ClassificationDataConfig, RegressionDataConfig
+from stillhouse.data.rowset import PaddedRows, encode, pad, pad_id_of
+from stillhouse.data.tables import Record, read_records
+
+
+@dataclass(frozen=True)
+class LabelledRow:
+    """A text, or a pair of them, and what is to be said about it."""
+
+    first: str
+    second: str | None
+    label: str | float
+
+    @property
+    def text(self) -> str:
+        """Text or pair, the latter in either order: the same question."""
+        return self.first if self.second is None else "\0".join(sorted((self.first, self.second)))
+
+
+def read_labelled(
+    path: Path, config: ClassificationDataConfig | RegressionDataConfig, *, key: str
+) -> list[LabelledRow]:
+    """The rows of a file or folder."""
+    return [_to_row(record, config) for record in read_records(path, key=key)]
+
+
+def _to_row(record: Record, config: ClassificationDataConfig | RegressionDataConfig) -> LabelledRow:
+    read = record.label if isinstance(config, ClassificationDataConfig) else record.number
+    return LabelledRow(
+        first=record.text(config.text, key="data.text"),
+        second=None if config.pair is None else record.text(config.pair, key="data.pair"),
+        label=read(config.label, key="data.label"),
+    )
+
+
+def label_names(labels: Iterable[str]) -> tuple[str, ...]:
+    """The different labels in order: of their values where all are whole numbers, else of their names.
+
+    Raises:
+        DataError: if all are the same.
+    """
+    found = set(labels)
+    if len(found) < 2:
+        raise DataError(
+            f"every training row has the label {min(found)!r}, so there is nothing to tell apart. Add others."
+        )
+    return tuple(sorted(found, key=int) if all(_is_number(name) for name in found) else sorted(found))
+
+
+def _is_number(name: str) -> bool:
+    return name.removeprefix("-").isdecimal() and name == str(int(name))
+
+
+def label_ids(labels: Iterable[str], names: Sequence[str]) -> list[int]:
+    """The place of each label among the names.
+
+    Raises:
+        DataError: for a label that is none of them.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    found = list(labels)
+    unknown = sorted(set(found) - places.keys())
+    if unknown:
+        raise DataError(
+            f"held-out rows have the label {unknown[0]!r}, which no training row has. Add rows of it to data.path, or leave "
+            "it out."
+        )
+    return [places[label] for label in found]
+
+
+class LabelledRows(PaddedRows):
+    """One text or pair a row, with its class or number."""
+
+    def __init__(
+        self,
+        ids: Sequence[Sequence[int]],
+        labels: Int[Tensor, " docs"] | Float[Tensor, " docs"],
+        *,
+        pad_id: int,
+        segments: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__(ids, pad_id=pad_id)
+        self.labels, self.segments = labels, segments
+
+    def __getitem__(self, index: int) -> tuple[tuple[int, ...], Tensor, Sequence[int] | None]:
+        """Token ids, label, and where a pair's second text stands."""
+        return self.ids[index], self.labels[index], None if self.segments is None else self.segments[index]
+
+    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """Rows as tensors: [batch, seq] for tokens, [batch] for labels."""
+        ids, labels, segments = zip(*items, strict=True)
+        tensors = {**self.frame(ids), "labels": torch.stack(labels), "label_weights": torch.ones(len(items))}
+        return tensors if self.segments is None else {**tensors, "segments": pad(segments, value=0)}
+
+
+def labelled_rows(
+    rows: Sequence[LabelledRow],
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Int[Tensor, " docs"] | Float[Tensor, " docs"],
+    *,
+    max_tokens: int,
+) -> LabelledRows:
+    """Rows as the tokenizer frames a text or a pair; of one that is too long, the end of the longer text is cut."""
+    seconds = [row.second for row in rows if row.second is not None]
+    encoded = encode(tokenizer, [row.first for row in rows], seconds or None, max_tokens=max_tokens)
+    segments = encoded.get("token_type_ids") if seconds else None
+    return LabelledRows(encoded["input_ids"], labels, pad_id=pad_id_of(tokenizer), segments=segments)

@@ -1,0 +1,184 @@
+"""The front door: from what a recipe says about the data to the rows that a task trains on and is judged by."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from stillhouse.core.errors import DataError
+from stillhouse.core.task import Task
+from stillhouse.data.config import (
+    ClassificationDataConfig,
+    DataConfig,
+    MaskedTextDataConfig,
+    RegressionDataConfig,
+    SentencesDataConfig,
+    TagsDataConfig,
+    TextDataConfig,
+)
+from stillhouse.data.labelled import LabelledRow, label_ids, label_names, labelled_rows, read_labelled
+from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, masking_for
+from stillhouse.data.packing import PackedRows
+from stillhouse.data.rowset import RowSet, pad_id_of
+from stillhouse.data.sentences import ScoredPairs, read_pairs, read_sentences, scored_pairs, sentence_rows
+from stillhouse.data.split import AnyRow, split_held_out, without_texts
+from stillhouse.data.tables import read_records, split_documents
+from stillhouse.data.tags import TaggedRow, read_tagged, tagged_rows
+from stillhouse.data.text import Row, read_rows, to_examples
+
+_HELD_OUT_SEED = 0
+"""Students of every seed are judged by the same masks."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows to train on, rows that nobody trains on, and what their answers are called."""
+
+    task: Task
+    train: RowSet
+    held_out: RowSet
+    num_train_documents: int
+    """Rows as the files have them, each once; of long texts the row sets may hold several pieces."""
+    num_held_out_documents: int
+    labels: tuple[str, ...] = ()
+    """Names of classes or tags, in the order of their numbers; empty where the answer is none of several."""
+    pairs: tuple[ScoredPairs, ...] = ()
+    """For sentences: sets of pairs to judge by."""
+
+
+def prepare(
+    config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, path: Path | None = None, seed: int = 0
+) -> Prepared:
+    """Read, split and tokenise what `config` names; `path` takes the place of its own, as where text was synthesised.
+
+    Only masks depend on the seed.
+
+    Raises:
+        DataError: for a file that is missing, empty or wrong, naming the line, and where too little is left on a side.
+        ModelError: if the tokenizer cannot serve the task.
+    """
+    path = path or config.path
+    if path is None:
+        raise DataError("data.path is not given. Name a file or a folder.")
+    match config:
+        case TextDataConfig():
+            return _text(config, tokenizer, path)
+        case MaskedTextDataConfig():
+            return _masked_text(config, tokenizer, path, seed)
+        case ClassificationDataConfig():
+            return _classification(config, tokenizer, path)
+        case RegressionDataConfig():
+            return _regression(config, tokenizer, path)
+        case TagsDataConfig():
+            return _tags(config, tokenizer, path)
+        case SentencesDataConfig():
+            return _sentences(config, tokenizer, path)
+
+
+def _two_sides(
+    config: DataConfig,
+    path: Path,
+    read: Callable[[Path, str], list[AnyRow]],
+    *,
+    spread_over: Callable[[AnyRow], Any] | None = None,
+) -> tuple[list[AnyRow], list[AnyRow]]:
+    """Rows to train on and rows held out, which share no text."""
+    rows = read(path, "data.path")
+    if config.held_out_path is None:
+        return split_held_out(rows, share=config.held_out, spread_over=spread_over)
+    held_out = list(dict.fromkeys(read(config.held_out_path, "data.held_out_path")))
+    return without_texts(rows, (row.text for row in held_out), key="data.held_out_path"), held_out
+
+
+def _labelled_sides(
+    config: ClassificationDataConfig | RegressionDataConfig, path: Path
+) -> tuple[list[LabelledRow], list[LabelledRow]]:
+    """Spread over the labels: where they come in turn, every tenth row of a file might be of one class."""
+
+    def read(path: Path, key: str) -> list[LabelledRow]:
+        return read_labelled(path, config, key=key)
+
+    return _two_sides(config, path, read, spread_over=lambda row: row.label)
+
+
+def _text(config: TextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
+    def packed(rows: Sequence[Row]) -> PackedRows:
+        examples = to_examples(rows, tokenizer, max_tokens=config.sequence_tokens)
+        if not examples:
+            start = rows[0].text[:20]
+            raise DataError(
+                f"the texts, such as {start!r}, are too short to predict anything. Give longer ones, or more."
+            )
+        return PackedRows(examples, row_tokens=config.sequence_tokens)
+
+    train, held_out = _two_sides(config, path, lambda path, key: read_rows(path, key=key))
+    return Prepared(config.task, packed(train), packed(held_out), len(train), len(held_out))
+
+
+def _masked_text(config: MaskedTextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path, seed: int) -> Prepared:
+    def read(path: Path, key: str) -> list[Row]:
+        records = read_records(path, key=key, text_column=config.text, splitter=split_documents)
+        return [Row(record.text(config.text, key="data.text")) for record in records]
+
+    def pieces(rows: Sequence[Row]) -> list[tuple[int, ...]]:
+        return masked_pieces([row.text for row in rows], tokenizer, max_tokens=config.sequence_tokens)
+
+    train, held_out = _two_sides(config, path, read)
+    train_ids = pieces(train)
+    masking = masking_for(tokenizer, train_ids, share=config.mask_share, rarity_smoothing=config.rarity_smoothing)
+    pad_id = pad_id_of(tokenizer)
+    return Prepared(
+        config.task,
+        MaskedRows(train_ids, pad_id=pad_id, masking=masking, seed=seed),
+        FixedMaskRows(pieces(held_out), pad_id=pad_id, masking=masking, seed=_HELD_OUT_SEED),
+        len(train),
+        len(held_out),
+    )
+
+
+def _classification(config: ClassificationDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
+    train, held_out = _labelled_sides(config, path)
+    names = label_names(str(row.label) for row in train)
+
+    def rows_of(rows: Sequence[LabelledRow]) -> RowSet:
+        labels = torch.tensor(label_ids((str(row.label) for row in rows), names))
+        return labelled_rows(rows, tokenizer, labels, max_tokens=config.sequence_tokens)
+
+    return Prepared(config.task, rows_of(train), rows_of(held_out), len(train), len(held_out), names)
+
+
+def _regression(config: RegressionDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
+    def rows_of(rows: Sequence[LabelledRow]) -> RowSet:
+        numbers = torch.tensor([float(row.label) for row in rows])
+        return labelled_rows(rows, tokenizer, numbers, max_tokens=config.sequence_tokens)
+
+    train, held_out = _labelled_sides(config, path)
+    return Prepared(config.task, rows_of(train), rows_of(held_out), len(train), len(held_out))
+
+
+def _tags(config: TagsDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
+    def rows_of(rows: Sequence[TaggedRow]) -> RowSet:
+        return tagged_rows(rows, tokenizer, names, max_tokens=config.sequence_tokens)
+
+    train, held_out = _two_sides(config, path, lambda path, key: read_tagged(path, config, key=key))
+    names = label_names(tag for row in train for tag in row.tags)
+    return Prepared(config.task, rows_of(train), rows_of(held_out), len(train), len(held_out), names)
+
+
+def _sentences(config: SentencesDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
+    max_tokens = config.sequence_tokens
+    train, held_out = _two_sides(config, path, lambda path, key: read_sentences(path, config, key=key))
+    found = read_pairs(config)
+    judged = [text for pairs in found.values() for pair in pairs for text in (pair.first, pair.second)]
+    train = without_texts(train, judged, key="data.pairs_path")
+    return Prepared(
+        config.task,
+        sentence_rows([row.text for row in train], tokenizer, max_tokens=max_tokens),
+        sentence_rows([row.text for row in held_out], tokenizer, max_tokens=max_tokens),
+        len(train),
+        len(held_out),
+        pairs=tuple(scored_pairs(name, pairs, tokenizer, max_tokens=max_tokens) for name, pairs in found.items()),
+    )

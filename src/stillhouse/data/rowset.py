@@ -1,0 +1,113 @@
+"""What training and evaluation read: rows in a fixed order, and how some of them become a batch."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from stillhouse.core.batch import Batch, as_batch
+from stillhouse.core.errors import DataError, ModelError
+from stillhouse.core.faults import said
+
+
+class RowSet(Dataset[Any]):
+    """Rows for a data loader. `as_batch(rows.collate([rows[0], rows[1]]))` is the batch of the first two."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def num_documents(self) -> int:
+        """Documents in all rows together."""
+
+    @abstractmethod
+    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """Rows as the tensors of one batch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Become the rows of this epoch; most are the same in all."""
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All rows in their order, `size` at once; the last batch may have fewer."""
+        for start in range(0, len(self), size):
+            items = [self[index] for index in range(start, min(start + size, len(self)))]
+            yield as_batch(self.collate(items))
+
+
+class PaddedRows(RowSet):
+    """One document a row, padded on the right to the longest of its batch."""
+
+    def __init__(self, ids: Sequence[Sequence[int]], *, pad_id: int) -> None:
+        self.ids, self.pad_id = [tuple(row) for row in ids], pad_id
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.ids[index]
+
+    @property
+    def num_documents(self) -> int:
+        """One a row."""
+        return len(self)
+
+    def frame(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """The tensors of a plain batch in which nothing carries weight."""
+        padded = pad(ids, value=self.pad_id)
+        documents = pad([[0] * len(row) for row in ids], value=-1)
+        positions = torch.arange(padded.shape[1]).repeat(len(ids), 1)
+        return {"ids": padded, "positions": positions, "documents": documents, "weights": torch.zeros(padded.shape)}
+
+    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """Rows as tensors [batch, seq]."""
+        return self.frame(items)
+
+
+def pad(rows: Sequence[Sequence[int]], *, value: int) -> Int[Tensor, "rows width"]:
+    """Rows of different lengths as one tensor, filled up on the right with `value`."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
+def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills rows up. Nothing ever reads it, so without one of its own any will do."""
+    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str] | list[list[str]],
+    seconds: list[str] | None,
+    *,
+    max_tokens: int,
+    is_split_into_words: bool = False,
+) -> BatchEncoding:
+    """Texts, or pairs of them, between the tokenizer's own special tokens, each cut at `max_tokens`.
+
+    Raises:
+        DataError: for a text that has no token at all.
+    """
+    encoded = tokenizer(texts, seconds, truncation=True, max_length=max_tokens, is_split_into_words=is_split_into_words)
+    empty = [text for text, ids in zip(texts, encoded["input_ids"], strict=True) if not ids]
+    if empty:
+        raise DataError(f"the text {said(empty[0])} holds no token that the tokenizer knows. Remove it.")
+    return encoded
+
+
+def refuse_slow(tokenizer: PreTrainedTokenizerBase, *, kind: str) -> None:
+    """Some kinds of data need to know which word or text each token came from.
+
+    Raises:
+        ModelError: if the tokenizer cannot say.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"data.kind {kind} needs a fast tokenizer, one with a tokenizer.json, and {type(tokenizer).__name__} is none. "
+            "Use a model that has one."
+        )

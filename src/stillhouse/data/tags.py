@@ -1,0 +1,90 @@
+"""Words with tags: names in a text, parts of speech."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from stillhouse.core.errors import DataError
+from stillhouse.data.config import TagsDataConfig
+from stillhouse.data.labelled import label_ids
+from stillhouse.data.rowset import PaddedRows, encode, pad, pad_id_of, refuse_slow
+from stillhouse.data.tables import Record, read_records
+
+
+@dataclass(frozen=True)
+class TaggedRow:
+    """Words, each with its tag."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The words in one string."""
+        return " ".join(self.words)
+
+
+def read_tagged(path: Path, config: TagsDataConfig, *, key: str) -> list[TaggedRow]:
+    """The rows of a file or folder."""
+    return [_to_row(record, config) for record in read_records(path, key=key, formats=(".jsonl",))]
+
+
+def _to_row(record: Record, config: TagsDataConfig) -> TaggedRow:
+    row = TaggedRow(record.texts(config.words, key="data.words"), record.labels(config.tags, key="data.tags"))
+    if len(row.words) != len(row.tags):
+        raise DataError(f"{record.where} has {len(row.words)} words but {len(row.tags)} tags. Give each word one tag.")
+    return row
+
+
+class TaggedRows(PaddedRows):
+    """One text a row, with a tag at the first token of each word; a word's other tokens are not judged."""
+
+    def __init__(
+        self,
+        ids: Sequence[Sequence[int]],
+        labels: Sequence[Sequence[int]],
+        judged: Sequence[Sequence[int]],
+        *,
+        pad_id: int,
+    ) -> None:
+        super().__init__(ids, pad_id=pad_id)
+        self.labels, self.judged = labels, judged
+
+    def __getitem__(self, index: int) -> tuple[tuple[int, ...], Sequence[int], Sequence[int]]:
+        """Token ids, tags, and 1 where a tag is judged."""
+        return self.ids[index], self.labels[index], self.judged[index]
+
+    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """Rows as tensors [batch, seq]."""
+        ids, labels, judged = zip(*items, strict=True)
+        return {**self.frame(ids), "weights": pad(judged, value=0).float(), "labels": pad(labels, value=0)}
+
+
+def tagged_rows(
+    rows: Sequence[TaggedRow], tokenizer: PreTrainedTokenizerBase, names: Sequence[str], *, max_tokens: int
+) -> TaggedRows:
+    """Rows as the tokenizer frames a text; words beyond `max_tokens` are cut off with their tags.
+
+    Raises:
+        ModelError: if the tokenizer cannot tell which word a token is of.
+    """
+    refuse_slow(tokenizer, kind="tags")
+    encoded = encode(
+        tokenizer, [list(row.words) for row in rows], None, max_tokens=max_tokens, is_split_into_words=True
+    )
+    labels, judged = [], []
+    for number, row in enumerate(rows):
+        places, tags = _first_tokens(encoded.word_ids(number)), label_ids(row.tags, names)
+        labels.append([0 if word is None else tags[word] for word in places])
+        judged.append([int(word is not None) for word in places])
+    return TaggedRows(encoded["input_ids"], labels, judged, pad_id=pad_id_of(tokenizer))
+
+
+def _first_tokens(words: Sequence[int | None]) -> list[int | None]:
+    """The word that begins at each token, if one does."""
+    before = [None, *words[:-1]]
+    return [None if word == previous else word for previous, word in zip(before, words, strict=True)]
