@@ -1,4 +1,4 @@
-"""What the tests of objectives share: every divergence at several parameters, and seeded logits."""
+"""What the tests of objectives share: every divergence at several parameters, and seeded logits and states."""
 
 from functools import partial
 
@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from stillhouse.objectives import (
+    adaptive_kl,
     alpha_beta,
     forward_kl,
     jsd,
     reverse_kl,
     skewed_forward_kl,
     skewed_reverse_kl,
+    taid,
     total_variation,
 )
 
@@ -43,10 +45,15 @@ ALPHA_BETAS = [
 SMOOTH = KL_LIKE | {
     f"alpha_beta_{alpha}_{beta}": partial(alpha_beta, alpha=alpha, beta=beta) for alpha, beta in ALPHA_BETAS
 }
-DIVERGENCES = SMOOTH | {"total_variation": total_variation}
+# Their gradient is that of their value.
+WHOLE = SMOOTH | {"total_variation": total_variation}
+# A part of their value is held fixed, and is no part of the gradient.
+HELD = {"taid_0.4": partial(taid, t=0.4), "taid_1": partial(taid, t=1), "adaptive_kl": adaptive_kl}
+DIVERGENCES = WHOLE | HELD
 
-# A negative alpha or beta raises a ratio of probabilities to a power, which overflows by right at extreme logits.
-BOUNDED = {name: divergence for name, divergence in DIVERGENCES.items() if "-" not in name}
+# A negative alpha or beta raises a ratio of probabilities to a power, which overflows by right at extreme logits; of
+# tokens that are equally likely, the head of adaptive_kl takes one and leaves another, by rounding.
+BOUNDED = {name: divergence for name, divergence in DIVERGENCES.items() if "-" not in name and name != "adaptive_kl"}
 
 
 def every(divergences):
@@ -63,3 +70,8 @@ def gradient(divergence, student_logits, teacher_logits):
     student_logits = student_logits.clone().requires_grad_()
     (grad,) = torch.autograd.grad(divergence(student_logits, teacher_logits).sum(), student_logits)
     return grad
+
+
+def random_rotation(seed, width, dtype=torch.float64):
+    """An orthogonal matrix, [width, width]."""
+    return torch.linalg.qr(random_logits(seed, width, width, dtype=dtype)).Q

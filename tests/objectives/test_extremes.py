@@ -20,6 +20,8 @@ INFINITE_IF_STUDENT_BANS = {
     "alpha_beta_0_0",
     "alpha_beta_0.5_-0.5",
     "alpha_beta_0.6_-0.3",
+    "taid_1",
+    "adaptive_kl",
 }
 INFINITE_IF_TEACHER_BANS = {
     "reverse_kl",
@@ -29,6 +31,7 @@ INFINITE_IF_TEACHER_BANS = {
     "alpha_beta_0_0",
     "alpha_beta_0.5_-0.5",
     "alpha_beta_-0.3_0.6",
+    "adaptive_kl",
 }
 
 

@@ -1,12 +1,13 @@
 """Every objective by name, with the signals it reads: an added objective is one function and one line here."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,28 +22,61 @@ from stillhouse.objectives.divergences import (
     tempered,
     total_variation,
 )
-from stillhouse.objectives.supervised import next_token
+from stillhouse.objectives.features import (
+    attention_kl,
+    attention_mse,
+    flow_mse,
+    gram_mse,
+    hidden_cosine,
+    hidden_mse,
+    linear_cka,
+    normalized_mse,
+)
+from stillhouse.objectives.layer_maps import LayerMap
+from stillhouse.objectives.relations import multi_head_relation_kl, value_relation_kl
+from stillhouse.objectives.responses import adaptive_kl, centred_logit_mse, decoupled_kd, logit_mse, taid
+from stillhouse.objectives.supervised import cross_entropy, squared_error
 
-Signal = Literal["teacher_logits", "target_ids"]
+Signal = Literal["teacher_logits", "target_ids", "target_values"]
 """What an objective reads beside the student's logits; also the name of the argument that receives it."""
 
 BoundObjective = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
-"""(student_logits, teacher_logits, target_ids) -> one number per position. An unread signal may be None."""
+"""(student_logits, teacher_logits, targets) -> one number per position. An unread signal may be None."""
+
+FeatureSignal = Literal[
+    "hidden_states",
+    "document_states",
+    "flow",
+    "attention_scores",
+    "value_relations",
+    "multi_head_relations",
+    "embeddings",
+]
+"""What a feature objective reads of each side, and so what its function takes, student before teacher:
+
+- `hidden_states`: a layer's states of all real tokens, [tokens, hidden].
+- `document_states`: a layer's states of one document's real tokens, [tokens, hidden].
+- `flow`: the same at two layers, each pair of the map with the next one up: lower and upper of the student, then of the
+  teacher.
+- `attention_scores`: [batch, heads, seq, seq] before the softmax, -inf where a query may not look.
+- `value_relations`: an attention's values, [batch, heads, seq, width], and as a third argument which tokens may look at
+  which, [batch, seq, seq].
+- `multi_head_relations`: the same three times over, of queries, keys and values.
+- `embeddings`: pooled, [docs, hidden].
+"""
+
+Unit = Literal["token", "document"]
+"""What a feature objective gives a number for: each real token, or each document."""
+
+BoundFeatureObjective = Callable[..., Tensor]
+"""What the feature signal says -> one number per unit."""
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What the student is asked to match: a pure function, the signals it reads, and when to choose it."""
+class _Parametrised:
+    """What both families share: a function, and numbers of its own that a recipe may set."""
 
     name: str
     function: Callable[..., Tensor]
-    reads: frozenset[Signal]
-    summary: str
-
-    @property
-    def reads_teacher(self) -> bool:
-        """Whether training must run or look up the teacher."""
-        return "teacher_logits" in self.reads
 
     @property
     def parameters(self) -> Mapping[str, float]:
@@ -50,14 +84,60 @@ class Objective:
         arguments = inspect.signature(self.function).parameters.values()
         return {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
 
+    @property
+    def source(self) -> str:
+        """Where it was published, as its docstring says."""
+        function = self.function
+        while isinstance(function, partial):
+            function = function.func
+        found = re.search(r"Source: (.+?)(?:\n\s*\n|\Z)", inspect.getdoc(function) or "", re.DOTALL)
+        return " ".join(found[1].split()) if found else ""
+
+    def _with(self, parameters: Mapping[str, object]) -> Callable[..., Tensor]:
+        return partial(self.function, **{name: self._checked(name, value) for name, value in parameters.items()})
+
+    def _checked(self, parameter: str, value: object) -> float:
+        if parameter not in self.parameters:
+            raise ValueError(
+                f"{self.name} has no parameter {parameter!r}. It has {_known_parameters(self.parameters)}."
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{self.name}'s {parameter} must be a number, but it is {value!r}.")
+        if not isinstance(self.parameters[parameter], int):
+            return value
+        if value != value // 1:
+            raise ValueError(f"{self.name}'s {parameter} must be a whole number, but it is {value!r}.")
+        return int(value)
+
+
+@dataclass(frozen=True)
+class Objective(_Parametrised):
+    """An answer that the student is asked to match: a pure function of logits, what it reads, and when to choose it."""
+
+    name: str
+    function: Callable[..., Tensor]
+    reads: frozenset[Signal]
+    summary: str
+    """When to choose it."""
+    takes_temperature: bool = True
+    """Whether softening both sides would change anything."""
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether training must run or look up the teacher."""
+        return "teacher_logits" in self.reads
+
+    @property
+    def cost(self) -> str:
+        """What must be had beside the student's own logits."""
+        return "The teacher's logits." if self.reads_teacher else "Nothing: no teacher."
+
     def with_parameters(self, **parameters: object) -> "Objective":
         """This objective with some of its defaults replaced.
 
         Raises: ValueError, at once, for an unknown parameter, for one that is no number, and for one out of range.
         """
-        for parameter, value in parameters.items():
-            self._check_parameter(parameter, value)
-        fixed = replace(self, function=partial(self.function, **parameters))
+        fixed = replace(self, function=self._with(parameters))
         fixed._call(**_NO_POSITIONS)  # an empty batch costs nothing and runs the function's own range checks
         return fixed
 
@@ -68,10 +148,12 @@ class Objective:
         """
         softened = self.with_parameters(**parameters)._at(temperature)
 
-        def per_token(student_logits: Tensor, teacher_logits: Tensor | None, target_ids: Tensor | None) -> Tensor:
-            return softened._call(student_logits=student_logits, teacher_logits=teacher_logits, target_ids=target_ids)
+        def per_position(student_logits: Tensor, teacher_logits: Tensor | None, targets: Tensor | None) -> Tensor:
+            return softened._call(
+                student_logits=student_logits, teacher_logits=teacher_logits, target_ids=targets, target_values=targets
+            )
 
-        return per_token
+        return per_position
 
     def _call(self, *, student_logits: Tensor, **signals: Tensor | None) -> Tensor:
         read = {signal: signals[signal] for signal in self.reads}
@@ -79,45 +161,106 @@ class Objective:
         return self.function(student_logits, **read)
 
     def _at(self, temperature: float) -> "Objective":
-        if self.reads_teacher:
+        if self.takes_temperature:
             return replace(self, function=tempered(self.function, temperature))
+        if temperature == 1:
+            return self
+        if self.reads_teacher:
+            raise ValueError(
+                f"{self.name} compares logits themselves: divided by a temperature and multiplied by its square, they are "
+                f"what they were, but its temperature is {temperature}. Remove it."
+            )
+        raise ValueError(
+            f"{self.name} compares with hard targets, which no temperature softens, but its temperature is "
+            f"{temperature}. Remove it; a temperature belongs to an objective that reads the teacher."
+        )
+
+
+@dataclass(frozen=True)
+class FeatureObjective(_Parametrised):
+    """Something inside the teacher that the student is asked to match, at the layers that a recipe's map pairs."""
+
+    name: str
+    function: Callable[..., Tensor]
+    reads: FeatureSignal
+    default_layers: LayerMap
+    """The usual map. Embeddings are pooled from the last layer, whatever a map says."""
+    summary: str
+    """When to choose it."""
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether training must run the teacher: always."""
+        return True
+
+    @property
+    def cost(self) -> str:
+        """What must be had beside the student's own logits."""
+        return _COSTS[self.reads]
+
+    @property
+    def unit(self) -> Unit:
+        """What there is one number for."""
+        return "document" if self.reads in ("document_states", "flow", "embeddings") else "token"
+
+    @property
+    def projects(self) -> bool:
+        """Whether a learned map from the student's to the teacher's width may mend different widths."""
+        return self.reads in ("hidden_states", "flow", "embeddings")
+
+    @property
+    def lowest_layer(self) -> int:
+        """1 where only a block has what is read, 0 where the embedding layer has it too."""
+        return int(self.reads in ("attention_scores", "value_relations", "multi_head_relations"))
+
+    def with_parameters(self, **parameters: object) -> "FeatureObjective":
+        """This objective with some of its defaults replaced.
+
+        Raises: ValueError, at once, for an unknown parameter, for one that is no number, and for one out of range.
+        """
+        fixed = replace(self, function=self._with(parameters))
+        fixed.function(*_NO_FEATURES[self.reads])  # as for logits: runs the function's own range checks
+        return fixed
+
+    def bind(self, temperature: float = 1.0, **parameters: object) -> BoundFeatureObjective:
+        """The objective as a recipe asks for it; its arguments are those of the signal it reads.
+
+        Raises: ValueError, before any model is loaded, for a parameter that it cannot have, or a temperature.
+        """
         if temperature != 1:
             raise ValueError(
-                f"{self.name} compares with hard targets, which no temperature softens, but its temperature is "
-                f"{temperature}. Remove it; a temperature belongs to an objective that reads the teacher."
+                f"{self.name} compares no answers that a temperature could soften, but its temperature is {temperature}. "
+                "Remove it; a temperature belongs to an objective of logits, such as forward_kl."
             )
-        return self
-
-    def _check_parameter(self, parameter: str, value: object) -> None:
-        if parameter not in self.parameters:
-            raise ValueError(
-                f"{self.name} has no parameter {parameter!r}. It has {_known_parameters(self.parameters)}."
-            )
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{self.name}'s {parameter} must be a number, but it is {value!r}.")
+        return self.with_parameters(**parameters).function
 
 
-def objective(name: str, **parameters: object) -> Objective:
-    """The objective of that name, with its defaults replaced by the parameters given.
+def objective(name: str, **parameters: object) -> Objective | FeatureObjective:
+    """The objective of that name, of either family, with its defaults replaced by the parameters given.
 
-    Raises: ValueError for an unknown name, naming the nearest known one, and as `Objective.with_parameters`.
+    Raises: ValueError for an unknown name, naming the nearest known one, and as `with_parameters`.
     """
-    if name not in CATALOGUE:
-        (nearest,) = get_close_matches(name.lower(), CATALOGUE, n=1, cutoff=0.0)
-        raise ValueError(f"There is no objective {name!r}. Did you mean {nearest!r}? Known: {', '.join(CATALOGUE)}.")
-    return CATALOGUE[name].with_parameters(**parameters)
+    if name in CATALOGUE:
+        return CATALOGUE[name].with_parameters(**parameters)
+    if name in FEATURES:
+        return FEATURES[name].with_parameters(**parameters)
+    (nearest,) = get_close_matches(name.lower(), names(), n=1, cutoff=0.0)
+    raise ValueError(f"There is no objective {name!r}. Did you mean {nearest!r}? Known: {', '.join(names())}.")
 
 
 def names() -> tuple[str, ...]:
-    """The names of all objectives, in the order of the catalogue."""
-    return tuple(CATALOGUE)
+    """The names of all objectives: those of logits, then those of features, in the order of the catalogue."""
+    return (*CATALOGUE, *FEATURES)
+
+
+Named = TypeVar("Named", Objective, FeatureObjective)
 
 
 def _known_parameters(parameters: Mapping[str, float]) -> str:
     return ", ".join(f"{name} (default {default})" for name, default in parameters.items()) or "none"
 
 
-def _by_name(entries: Iterable[Objective]) -> Mapping[str, Objective]:
+def _by_name(entries: Iterable[Named]) -> Mapping[str, Named]:
     return MappingProxyType({entry.name: entry for entry in entries})
 
 
@@ -125,13 +268,40 @@ _NO_POSITIONS = {
     "student_logits": torch.zeros(0, 1),
     "teacher_logits": torch.zeros(0, 1),
     "target_ids": torch.zeros(0, dtype=torch.long),
+    "target_values": torch.zeros(0),
+}
+_NO_STATES, _NO_DOCUMENTS, _NO_HEADS = torch.zeros(0, 1), torch.zeros(0, 1, 1), torch.zeros(0, 1, 1, 0)
+_NO_RELATIONS = (_NO_HEADS, _NO_HEADS, torch.zeros(0, 1, 1, dtype=torch.bool))
+_NO_FEATURES: Mapping[FeatureSignal, tuple[Tensor, ...]] = {
+    "hidden_states": (_NO_STATES,) * 2,
+    "document_states": (_NO_DOCUMENTS,) * 2,
+    "flow": (_NO_DOCUMENTS,) * 4,
+    "attention_scores": (torch.zeros(0, 1, 1, 1),) * 2,
+    "value_relations": _NO_RELATIONS,
+    "multi_head_relations": _NO_RELATIONS,
+    "embeddings": (_NO_STATES,) * 2,
 }
 _TEACHER: frozenset[Signal] = frozenset({"teacher_logits"})
 _TARGETS: frozenset[Signal] = frozenset({"target_ids"})
+_VALUES: frozenset[Signal] = frozenset({"target_values"})
+_BOTH = _TEACHER | _TARGETS
+_STATES, _RELATIONS = "The states of both sides.", "A score for every two tokens, at each layer of the map."
+_COSTS: Mapping[FeatureSignal, str] = {
+    "hidden_states": _STATES,
+    "document_states": "A product for every two tokens of a document.",
+    "flow": "Products as large as the width squared, a document each.",
+    "attention_scores": "A score for every two tokens, head and layer of the map: attention without its fused kernel.",
+    "value_relations": _RELATIONS,
+    "multi_head_relations": _RELATIONS,
+    "embeddings": _STATES,
+}
 
 # fmt: off
 CATALOGUE: Mapping[str, Objective] = _by_name([
-    Objective("next_token", next_token, _TARGETS, "Hard labels: learn the data itself, alone or beside a teacher."),
+    Objective("next_token", cross_entropy, _TARGETS, "Hard labels: learn the data itself, alone or beside a teacher.", False),
+    Objective("masked_token", cross_entropy, _TARGETS, "Hard labels of a masked language model: the hidden words.", False),
+    Objective("hard_label", cross_entropy, _TARGETS, "Hard labels of a classifier or tagger: its classes.", False),
+    Objective("squared_error", squared_error, _VALUES, "The numbers in the data, for a regression head.", False),
     Objective("forward_kl", forward_kl, _TEACHER, "First choice: cover everything that the teacher may say."),
     Objective("reverse_kl", reverse_kl, _TEACHER, "Small students and own rollouts: keep to what the teacher likes."),
     Objective("jsd", jsd, _TEACHER, "Between the two KLs, bounded: own rollouts that stray far from the teacher."),
@@ -139,5 +309,39 @@ CATALOGUE: Mapping[str, Objective] = _by_name([
     Objective("skewed_reverse_kl", skewed_reverse_kl, _TEACHER, "Reverse KL that a banned token cannot blow up."),
     Objective("total_variation", total_variation, _TEACHER, "Agreement token by token, as speculative drafts need."),
     Objective("alpha_beta", alpha_beta, _TEACHER, "The two KLs as a plane: tune focus on errors and on confidence."),
+    Objective("adaptive_kl", adaptive_kl, _TEACHER, "The two KLs, mixed by where the student lags: head or tail."),
+    Objective("taid", taid, _TEACHER, "A teacher far larger than the student: a target that moves towards it."),
+    Objective("decoupled_kd", decoupled_kd, _BOTH, "Classifiers with a sure teacher: hear how it ranks wrong answers."),
+    Objective("logit_mse", logit_mse, _TEACHER, "Regression heads, and logits that are to be kept as they are.", False),
+    Objective("centred_logit_mse", centred_logit_mse, _TEACHER, "Forward KL at infinite temperature.", False),
 ])
+"""Objectives of logits: every one by name."""
+
+FEATURES: Mapping[str, FeatureObjective] = _by_name([
+    FeatureObjective("hidden_mse", hidden_mse, "hidden_states", "uniform",
+        "First choice inside the model: the teacher's states themselves, layer by layer."),
+    FeatureObjective("hidden_cosine", hidden_cosine, "hidden_states", "final",
+        "The last states beside logits, as DistilBERT does: their direction, whatever their length."),
+    FeatureObjective("normalized_mse", normalized_mse, "hidden_states", "skip",
+        "Directions at many layers, as patient distillation does."),
+    FeatureObjective("gram_mse", gram_mse, "document_states", "final",
+        "Other widths without a projection: how alike every two tokens of a document are."),
+    FeatureObjective("flow_mse", flow_mse, "flow", "uniform",
+        "What happens between two layers, rather than what is there."),
+    FeatureObjective("linear_cka", linear_cka, "document_states", "final",
+        "Other widths, long documents: the shape of the states, however turned or scaled."),
+    FeatureObjective("attention_mse", attention_mse, "attention_scores", "uniform",
+        "Equally many heads, as TinyBERT does: where each head looks, and how hard."),
+    FeatureObjective("attention_kl", attention_kl, "attention_scores", "final",
+        "Equally many heads, as MiniLM does: where each head looks."),
+    FeatureObjective("value_relation_kl", value_relation_kl, "value_relations", "final",
+        "Beside attention_kl: how the tokens' values relate, whatever a head's width."),
+    FeatureObjective("multi_head_relation_kl", multi_head_relation_kl, "multi_head_relations", "final",
+        "Any width and any number of heads: one well-chosen layer teaches all below it."),
+    FeatureObjective("embedding_mse", hidden_mse, "embeddings", "final",
+        "Sentence embeddings that take the teacher's place in an index."),
+    FeatureObjective("embedding_cosine", hidden_cosine, "embeddings", "final",
+        "Sentence embeddings that are compared by angle alone."),
+])
+"""Objectives of features: every one by name."""
 # fmt: on

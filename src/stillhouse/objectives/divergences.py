@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stillhouse.objectives.logprobs import at_least_float32, to_logprobs
+from stillhouse.objectives.logprobs import at_least_float32, kl, paired_logprobs
 
 Divergence = Callable[..., Tensor]
 """(student_logits, teacher_logits, *, its own parameters) -> nats per position."""
@@ -29,8 +29,8 @@ def forward_kl(
 
     Source: Hinton et al., 2015, arXiv:1503.02531, section 2.
     """
-    student_logprobs, teacher_logprobs = _logprobs(student_logits, teacher_logits)
-    return _kl(teacher_logprobs, student_logprobs)
+    student_logprobs, teacher_logprobs = paired_logprobs(student_logits, teacher_logits)
+    return kl(teacher_logprobs, student_logprobs)
 
 
 def reverse_kl(
@@ -43,8 +43,8 @@ def reverse_kl(
 
     Source: Gu et al., 2024, arXiv:2306.08543, section 2.
     """
-    student_logprobs, teacher_logprobs = _logprobs(student_logits, teacher_logits)
-    return _kl(student_logprobs, teacher_logprobs)
+    student_logprobs, teacher_logprobs = paired_logprobs(student_logits, teacher_logits)
+    return kl(student_logprobs, teacher_logprobs)
 
 
 def jsd(
@@ -66,9 +66,9 @@ def jsd(
             f"jsd needs 0 < beta < 1, but beta is {beta}. jsd itself is zero at both ends; "
             "use forward_kl for the limit of jsd / beta at 0, reverse_kl for that of jsd / (1 - beta) at 1."
         )
-    student_logprobs, teacher_logprobs = _logprobs(student_logits, teacher_logits)
+    student_logprobs, teacher_logprobs = paired_logprobs(student_logits, teacher_logits)
     mixture_logprobs = _mixture(teacher_logprobs, student_logprobs, teacher_weight=beta)
-    return beta * _kl(teacher_logprobs, mixture_logprobs) + (1 - beta) * _kl(student_logprobs, mixture_logprobs)
+    return beta * kl(teacher_logprobs, mixture_logprobs) + (1 - beta) * kl(student_logprobs, mixture_logprobs)
 
 
 def skewed_forward_kl(
@@ -85,8 +85,8 @@ def skewed_forward_kl(
     Source: Ko et al., 2024, arXiv:2402.03898, section 3.
     """
     _check_skew("skewed_forward_kl", alpha)
-    student_logprobs, teacher_logprobs = _logprobs(student_logits, teacher_logits)
-    return _kl(teacher_logprobs, _mixture(teacher_logprobs, student_logprobs, teacher_weight=alpha))
+    student_logprobs, teacher_logprobs = paired_logprobs(student_logits, teacher_logits)
+    return kl(teacher_logprobs, _mixture(teacher_logprobs, student_logprobs, teacher_weight=alpha))
 
 
 def skewed_reverse_kl(
@@ -104,8 +104,8 @@ def skewed_reverse_kl(
     Source: Ko et al., 2024, arXiv:2402.03898, section 3.
     """
     _check_skew("skewed_reverse_kl", alpha)
-    student_logprobs, teacher_logprobs = _logprobs(student_logits, teacher_logits)
-    return _kl(student_logprobs, _mixture(teacher_logprobs, student_logprobs, teacher_weight=1 - alpha))
+    student_logprobs, teacher_logprobs = paired_logprobs(student_logits, teacher_logits)
+    return kl(student_logprobs, _mixture(teacher_logprobs, student_logprobs, teacher_weight=1 - alpha))
 
 
 def total_variation(
@@ -119,7 +119,7 @@ def total_variation(
 
     Source: Wen et al., 2023, arXiv:2307.15190, section 2.
     """
-    student_logprobs, teacher_logprobs = _logprobs(student_logits, teacher_logits)
+    student_logprobs, teacher_logprobs = paired_logprobs(student_logits, teacher_logits)
     return (teacher_logprobs.exp() - student_logprobs.exp()).abs().sum(-1) / 2
 
 
@@ -144,7 +144,7 @@ def alpha_beta(
         raise ValueError(f"alpha_beta needs finite numbers, but alpha is {alpha} and beta {beta}. Try 0.5 and 0.5.")
     # Nearer to zero than this is zero to rounding, and a smaller divisor would underflow in float32.
     alpha, beta, total = (0.0 if abs(power) < 1e-20 else power for power in (alpha, beta, alpha + beta))
-    student_logprobs, teacher_logprobs = _logprobs(student_logits, teacher_logits)
+    student_logprobs, teacher_logprobs = paired_logprobs(student_logits, teacher_logits)
     teacher_bans, student_bans = teacher_logprobs == -torch.inf, student_logprobs == -torch.inf
     either_bans = teacher_bans | student_bans
 
@@ -156,10 +156,12 @@ def alpha_beta(
     return terms.masked_fill(teacher_bans & student_bans, 0.0).sum(-1)
 
 
-def tempered(divergence: Divergence, temperature: float) -> Divergence:
-    """The divergence of the distributions softened by a temperature T, times T^2; the divergence itself at T = 1.
+def tempered(objective: Divergence, temperature: float) -> Divergence:
+    """The same objective of the distributions softened by a temperature T, times T^2; itself at T = 1.
 
-    Soft gradients shrink as 1 / T^2, so T^2 keeps the balance with a hard-label term when T changes.
+    This is the one place where T^2 is multiplied. Soft gradients shrink as 1 / T^2, so T^2 keeps the balance with a
+    hard-label term when T changes. As T grows, T^2 KL(teacher || student) tends to half of `centred_logit_mse`. What is
+    read beside the two logits, such as target ids, passes through.
 
     Raises: ValueError unless the temperature is positive and finite.
     Source: Hinton et al., 2015, arXiv:1503.02531, section 2.
@@ -169,40 +171,17 @@ def tempered(divergence: Divergence, temperature: float) -> Divergence:
             f"A temperature must be positive and finite, but it is {temperature}. Use 1 to leave logits as they are."
         )
     if temperature == 1:
-        return divergence
+        return objective
 
     def softened(
         student_logits: Float[Tensor, "*batch vocab"],
         teacher_logits: Float[Tensor, "*batch vocab"],
-        **parameters: float,
+        **others: Tensor | float,
     ) -> Float[Tensor, "*batch"]:
         student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits)
-        return temperature**2 * divergence(student / temperature, teacher / temperature, **parameters)
+        return temperature**2 * objective(student / temperature, teacher / temperature, **others)
 
     return softened
-
-
-def _logprobs(
-    student_logits: Float[Tensor, "*batch vocab"], teacher_logits: Float[Tensor, "*batch vocab"]
-) -> tuple[Float[Tensor, "*batch vocab"], Float[Tensor, "*batch vocab"]]:
-    """Log-probabilities of student and teacher, in nats. Refuses shapes that would only broadcast."""
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"A divergence compares token by token, but the teacher's logits are {list(teacher_logits.shape)} and the "
-            f"student's {list(student_logits.shape)}. Cut both vocabularies to the tokenizer's size, or use a "
-            "cross_tokenizer objective."
-        )
-    return to_logprobs(student_logits), to_logprobs(teacher_logits)
-
-
-def _kl(
-    logprobs: Float[Tensor, "*batch vocab"], other_logprobs: Float[Tensor, "*batch vocab"]
-) -> Float[Tensor, "*batch"]:
-    """KL(distribution || other) per position, in nats; 0 log 0 = 0, and infinite terms carry no gradient."""
-    log_ratio = (logprobs - other_logprobs).masked_fill(logprobs == -torch.inf, 0.0)
-    infinite = log_ratio == torch.inf
-    terms = logprobs.exp() * log_ratio.masked_fill(infinite, 0.0)
-    return terms.masked_fill(infinite, torch.inf).sum(-1)
 
 
 def _mixture(
