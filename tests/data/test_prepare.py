@@ -120,6 +120,15 @@ def _longer(kind):
     return [{"text": "the fox and a bird and a key", "label": 1.0 if kind == "regression" else "1"}]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_too_few_texts_are_refused_and_told_apart_only_where_they_are_documents(bert_tokenizer, write, kind):
+    path = str(write("rows.jsonl", _tables(kind)[:2]))
+    with pytest.raises(DataError) as caught:
+        _prepare(bert_tokenizer, kind=kind, path=path)
+    ending = "; in a .txt file, <|endoftext|> separates them." if "text" in kind else "."
+    assert str(caught.value) == f"2 different texts are too few to hold 25% of them out. Give at least 4{ending}"
+
+
 def test_text_is_packed_as_ever(tokenizer, write):
     path = write("rows.jsonl", [{"text": text} for text in TEXTS])
     prepared = _prepare(tokenizer, path=str(path), sequence_tokens=32)

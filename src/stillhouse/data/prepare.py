@@ -24,7 +24,7 @@ from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, ma
 from stillhouse.data.packing import PackedRows
 from stillhouse.data.rowset import RowSet, pad_id_of
 from stillhouse.data.sentences import ScoredPairs, read_pairs, read_sentences, scored_pairs, sentence_rows
-from stillhouse.data.split import AnyRow, split_held_out, without_texts
+from stillhouse.data.split import DOCUMENTS_HINT, AnyRow, split_held_out, without_texts
 from stillhouse.data.tables import read_records, split_documents
 from stillhouse.data.tags import TaggedRow, read_tagged, tagged_rows
 from stillhouse.data.text import Row, read_rows, to_examples
@@ -88,7 +88,8 @@ def _two_sides(
     """Rows to train on and rows held out, which share no text."""
     rows = read(path, "data.path")
     if config.held_out_path is None:
-        return split_held_out(rows, share=config.held_out, spread_over=spread_over)
+        hint = DOCUMENTS_HINT if config.kind in ("text", "masked_text") else ""
+        return split_held_out(rows, share=config.held_out, spread_over=spread_over, hint=hint)
     held_out = list(dict.fromkeys(read(config.held_out_path, "data.held_out_path")))
     return without_texts(rows, (row.text for row in held_out), key="data.held_out_path"), held_out
 

@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from stillhouse.core.errors import DataError
 from stillhouse.data.tables import DOCUMENT_END
 
+DOCUMENTS_HINT = f"; in a .txt file, {DOCUMENT_END} separates them"
+
 
 @runtime_checkable
 class HasText(Hashable, Protocol):
@@ -22,11 +24,15 @@ AnyRow = TypeVar("AnyRow", bound=HasText)
 
 
 def split_held_out(
-    rows: Sequence[AnyRow], *, share: float, spread_over: Callable[[AnyRow], Any] | None = None
+    rows: Sequence[AnyRow],
+    *,
+    share: float,
+    spread_over: Callable[[AnyRow], Any] | None = None,
+    hint: str = DOCUMENTS_HINT,
 ) -> tuple[list[AnyRow], list[AnyRow]]:
     """Rows to train on, and rows held out: this share of the texts, evenly spread over the file, or over what `spread_over`
     says of each, such as its class. Rows with the same text go to the same side, so that nothing is judged that was learnt;
-    a row that comes again is left out.
+    a row that comes again is left out. The `hint` ends what is said where there are too few.
 
     Raises:
         DataError: if either side is left empty.
@@ -40,8 +46,8 @@ def split_held_out(
     held_out = [row for row in unique if row.text in judged]
     if not held_out or not train:
         raise DataError(
-            f"{len(texts)} different texts are too few to hold {share:.0%} of them out. Give at least {math.ceil(1 / part)}; "
-            f"in a .txt file of documents, {DOCUMENT_END} separates them."
+            f"{len(texts)} different texts are too few to hold {share:.0%} of them out. Give at least "
+            f"{math.ceil(1 / part)}{hint}."
         )
     return train, held_out
 
