@@ -2,7 +2,9 @@
 
 from inspect import signature
 
-from torch import nn
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from stillhouse.core.errors import ModelError
@@ -72,6 +74,11 @@ def understood(model: PreTrainedModel, **arguments: object) -> dict[str, object]
     """Those of the arguments that have a value and that this family's `forward` has a name for."""
     known = signature(model.forward).parameters
     return {name: value for name, value in arguments.items() if value is not None and name in known}
+
+
+def few_ids(model: PreTrainedModel) -> Int[Tensor, "1 seq"]:
+    """Something to run a model on."""
+    return torch.arange(8, device=model.device)[None] % text_config(model).vocab_size
 
 
 def parameter_count(model: nn.Module, *, embeddings: bool = True) -> int:

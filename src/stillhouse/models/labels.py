@@ -32,7 +32,7 @@ def check_labels(model: Sequence[str], data: Sequence[str], *, source: str) -> N
     Raises:
         ModelError: saying how they differ.
     """
-    if tuple(map(_number_if_unnamed, model)) != tuple(data):
+    if [*map(_number_if_unnamed, model)] != [*map(_number_if_unnamed, data)]:
         raise ModelError(f"the labels of {source!r} are not those of the data: {_difference(model, data)}")
 
 

@@ -108,7 +108,8 @@ def load_model(
     if task in PROBLEM_TYPES:
         config.problem_type = PROBLEM_TYPES[task]
     loaded, missing, mismatched = _loaded(source, config, task, dtype=dtype)
-    if missing and task != "causal_lm" and not mismatched and all(_in_head(name, loaded.model) for name in missing):
+    has_head = task in LABELLED_TASKS | {"masked_lm"}
+    if has_head and missing and not mismatched and all(_in_head(name, loaded.model) for name in missing):
         raise ModelError(_no_head(source, task))
     _refuse_random_parts(source, [*missing, *mismatched])
     return loaded
