@@ -21,9 +21,9 @@ class CountingTeacher(LocalTeacher):
 
     documents = 0
 
-    def signals(self, batch):
+    def signals(self, batch, wanted):
         self.documents += int((batch.positions == 0)[batch.documents >= 0].sum())
-        return super().signals(batch)
+        return super().signals(batch, wanted)
 
 
 class Killed(BaseException):
@@ -101,10 +101,10 @@ def test_a_labelling_that_was_killed_goes_on_and_ends_the_same(teacher, examples
     store(teacher, examples, tmp_path / "whole")
 
     class Mortal(CountingTeacher):
-        def signals(self, batch):
+        def signals(self, batch, wanted):
             if self.documents > 4:
                 raise Killed
-            return super().signals(batch)
+            return super().signals(batch, wanted)
 
     with pytest.raises(Killed):
         store(Mortal(model), examples, tmp_path / "killed")

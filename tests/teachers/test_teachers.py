@@ -5,6 +5,7 @@ import torch
 
 from stillhouse.core.errors import DataError, StaleError
 from stillhouse.core.protocols import Teacher
+from stillhouse.core.signals import Wanted
 from stillhouse.data.packing import pack, to_batch
 from stillhouse.labelling import label
 from stillhouse.teachers import LocalTeacher, StoredTeacher
@@ -36,7 +37,7 @@ def test_a_stored_teacher_says_what_the_local_one_says_at_every_position_of_ever
 ):
     local, store = stored(build_model(name, layers=2), examples, tmp_path)
     batch = packed(examples, [3, 0, 8, 5, 1, 2, 7])
-    live, kept = local.signals(batch), store.signals(batch)
+    live, kept = local.signals(batch, Wanted(logits=True)).logits, store.signals(batch, Wanted(logits=True)).logits
     real = batch.documents >= 0
     assert int(batch.documents.max()) > 1
     assert kept.vocab_size == store.vocab_size == local.vocab_size
@@ -52,7 +53,7 @@ def test_padding_has_no_label_and_stays_zero(examples, tmp_path, build_model):
     _, store = stored(build_model(layers=2), examples, tmp_path)
     batch = packed(examples, [0, 1])
     assert (batch.documents < 0).any()
-    assert (store.signals(batch).hidden[batch.documents < 0] == 0).all()
+    assert (store.signals(batch, Wanted(logits=True)).logits.hidden[batch.documents < 0] == 0).all()
 
 
 def test_both_are_teachers(examples, tmp_path, build_model):
@@ -70,7 +71,7 @@ def test_labels_made_from_something_else_are_refused(examples, tmp_path, build_m
 def test_a_text_that_was_never_labelled_is_refused(examples, tmp_path, build_model, build_example):
     _, store = stored(build_model(layers=2), examples, tmp_path)
     with pytest.raises(StaleError, match="a text of the data has no label.*Label again"):
-        store.signals(to_batch([[examples[0], build_example(99, 6)]]))
+        store.signals(to_batch([[examples[0], build_example(99, 6)]]), Wanted(logits=True)).logits
 
 
 def test_a_text_that_only_begins_like_a_labelled_one_is_refused(examples, tmp_path, build_model):
@@ -78,7 +79,7 @@ def test_a_text_that_only_begins_like_a_labelled_one_is_refused(examples, tmp_pa
     batch = to_batch([[examples[2]]])
     shorter = type(batch)(batch.ids[:, :-1], batch.positions[:, :-1], batch.documents[:, :-1], batch.weights[:, :-1])
     with pytest.raises(StaleError, match="has no label"):
-        store.signals(shorter)
+        store.signals(shorter, Wanted(logits=True)).logits
 
 
 @pytest.mark.parametrize("victim", ["shard-00001.safetensors", "head.safetensors", "manifest.json"])
@@ -100,7 +101,7 @@ def test_damaged_labels_are_refused_and_the_file_named(examples, tmp_path, build
 def test_a_local_teacher_is_frozen_and_hands_on_no_gradient(examples, build_model):
     model = build_model(layers=2).train()
     teacher = LocalTeacher(model)
-    said = teacher.signals(to_batch([examples[:2]]))
+    said = teacher.signals(to_batch([examples[:2]]), Wanted(logits=True)).logits
     assert not model.training
     assert not said.hidden.requires_grad
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -109,9 +110,9 @@ def test_a_local_teacher_is_frozen_and_hands_on_no_gradient(examples, build_mode
 def test_training_on_stored_signals_needs_nothing_else_of_the_teacher(examples, tmp_path, build_model):
     local, store = stored(build_model(layers=2), examples, tmp_path)
     batch = packed(examples, [4, 6])
-    before = store.signals(batch).dense()
+    before = store.signals(batch, Wanted(logits=True)).logits.dense()
     with torch.no_grad():
         for parameter in local.model.parameters():
             parameter.zero_()
     assert (before != 0).any()
-    assert torch.equal(StoredTeacher(tmp_path).signals(batch).dense(), before)
+    assert torch.equal(StoredTeacher(tmp_path).signals(batch, Wanted(logits=True)).logits.dense(), before)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from transformers.trainer_callback import PrinterCallback
 
-from stillhouse.core.signals import FactoredLogits
-from stillhouse.kernels.chunked import Term
-from stillhouse.training.trainer import DistillationTrainer, PackedRows, Schedule, _arguments, distillation_loss
+from stillhouse.core.signals import FactoredLogits, Signals
+from stillhouse.data.packing import PackedRows
+from stillhouse.kernels.terms import Term
+from stillhouse.training.loss import distillation_loss
+from stillhouse.training.trainer import DistillationTrainer, Schedule, _arguments
 
 from .two_ranks import KeepGradients
 
@@ -25,8 +27,9 @@ class ToldTeacher:
     def vocab_size(self):
         return self.logits.shape[-1]
 
-    def signals(self, batch):
-        return FactoredLogits(self.logits, torch.eye(self.vocab_size, dtype=self.logits.dtype))
+    def signals(self, batch, wanted):
+        head = torch.eye(self.vocab_size, dtype=self.logits.dtype)
+        return Signals(logits=FactoredLogits(self.logits, head))
 
 
 def mean_loss(student, batch, *, teacher=None, terms=(NEXT_TOKEN,), vocab_size=300):

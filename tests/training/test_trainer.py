@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from stillhouse.core.errors import ModelError
 from stillhouse.data.examples import Example
-from stillhouse.data.packing import to_batch
-from stillhouse.kernels.chunked import Term
+from stillhouse.data.packing import PackedRows, to_batch
+from stillhouse.kernels.terms import Term
 from stillhouse.teachers import LocalTeacher
-from stillhouse.training.trainer import PackedRows, Schedule, latest_checkpoint, train
+from stillhouse.training.trainer import Schedule, latest_checkpoint, train
 
 from .cases import FORWARD_KL, NEXT_TOKEN, gradients_of, mean_loss, step_gradients
 
@@ -54,12 +54,11 @@ def _train(student, examples, folder, *, teacher=None, terms=(NEXT_TOKEN,), log_
     schedule = {"rows_per_step": 2, "rows_per_micro_batch": 2, "learning_rate": 1e-2, "epochs": 2.0, **schedule}
     return train(
         student,
-        examples,
+        PackedRows(examples, row_tokens=ROW),
         terms=terms,
         teacher=teacher,
         vocab_size=300,
         schedule=Schedule(**schedule),
-        row_tokens=ROW,
         checkpoints=folder,
         log_line=log_line,
     )

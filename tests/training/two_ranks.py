@@ -8,9 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from stillhouse.data.examples import Example
-from stillhouse.kernels.chunked import Term
+from stillhouse.data.packing import PackedRows
+from stillhouse.kernels.terms import Term
 from stillhouse.teachers import LocalTeacher
-from stillhouse.training.trainer import DistillationTrainer, PackedRows, Schedule, _arguments
+from stillhouse.training.trainer import DistillationTrainer, Schedule, _arguments
 
 ROWS_PER_STEP = 4
 

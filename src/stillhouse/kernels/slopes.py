@@ -16,7 +16,7 @@ ClosedForm = Callable[..., ValueAndSlope]
 """(student log-probabilities, teacher log-probabilities, target ids, **parameters) -> values, slopes."""
 
 
-def next_token(
+def cross_entropy(
     student: Float[Tensor, "tokens vocab"], _teacher: Tensor | None, targets: Int[Tensor, " tokens"]
 ) -> ValueAndSlope:
     """-log q(target); its slope is q - 1 at the target, q elsewhere."""
@@ -67,7 +67,7 @@ def _weighted_excess(probs: Float[Tensor, "tokens vocab"], ratio: Float[Tensor, 
 
 
 CLOSED_FORMS: Mapping[str, ClosedForm] = {
-    "next_token": next_token,
+    **dict.fromkeys(("next_token", "masked_token", "hard_label"), cross_entropy),
     "forward_kl": forward_kl,
     "reverse_kl": reverse_kl,
     "jsd": jsd,

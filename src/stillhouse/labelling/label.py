@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
+from stillhouse.core.batch import Batch
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import size_on_disk
 from stillhouse.core.label_store import FORMAT, Manifest, open_shard, write_head, write_manifest, write_shard
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.protocols import Teacher
+from stillhouse.core.signals import FactoredLogits, Wanted
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import pack, to_batch
 
@@ -57,7 +59,7 @@ def label(
             if not _is_made(path, keys, made_from):
                 write_shard(path, keys, _hidden_states(teacher, shard, row_tokens), made_from=made_from)
             progress.advance(sum(len(example.ids) for example in shard))
-    head = teacher.signals(to_batch([unique[:1]]))
+    head = _said(teacher, to_batch([unique[:1]]))
     write_head(folder, head, made_from=made_from)
     names = [_shard_name(number) for number in range(len(shards))]
     hidden = int(head.hidden.shape[-1])
@@ -66,6 +68,12 @@ def label(
         Manifest(FORMAT, "last_hidden", made_from, hidden, head.scale, head.softcap, names, total, len(unique)),
     )
     return LabelOutcome("last_hidden", len(unique), total, size_on_disk(folder))
+
+
+def _said(teacher: Teacher, batch: Batch) -> FactoredLogits:
+    logits = teacher.signals(batch, Wanted(logits=True)).logits
+    assert isinstance(logits, FactoredLogits), "labels are of a language model"
+    return logits
 
 
 def _is_made(path: Path, keys: list[str], made_from: str) -> bool:
@@ -100,7 +108,7 @@ def _hidden_states(teacher: Teacher, examples: Sequence[Example], row_tokens: in
     for start in range(0, len(rows), ROWS_PER_BATCH):
         some = rows[start : start + ROWS_PER_BATCH]
         batch = to_batch([[examples[number] for number in row] for row in some], row_tokens=row_tokens)
-        hidden = teacher.signals(batch).hidden  # [rows, row_tokens, hidden]
+        hidden = _said(teacher, batch).hidden  # [rows, row_tokens, hidden]
         for place, row in enumerate(some):
             for document, number in enumerate(row):
                 found[number] = hidden[place, batch.documents[place] == document].clone()

@@ -29,7 +29,7 @@ class LocalTeacher:
     def vocab_size(self) -> int:
         """Rows of the teacher's head: tokens or classes."""
         head = self.model.get_output_embeddings()
-        return int(self.model.num_labels if head is None else head.weight.shape[0])
+        return int(self.model.config.num_labels if head is None else head.weight.shape[0])
 
     def signals(self, batch: Batch, wanted: Wanted) -> Signals:
         """All that is wanted, at every position of the batch; no gradient."""

@@ -9,7 +9,7 @@ import torch
 from stillhouse.core.batch import Batch
 from stillhouse.core.errors import StaleError
 from stillhouse.core.label_store import key_of, open_shard, read_head, read_manifest
-from stillhouse.core.signals import FactoredLogits
+from stillhouse.core.signals import Signals, Wanted
 
 
 class StoredTeacher:
@@ -31,18 +31,19 @@ class StoredTeacher:
         """Rows of the teacher's head."""
         return self.head.vocab_size
 
-    def signals(self, batch: Batch) -> FactoredLogits:
-        """Hidden states [batch, seq, hidden] as they were stored, zero in padding, and the teacher's head.
+    def signals(self, batch: Batch, wanted: Wanted) -> Signals:
+        """Logits from hidden states [batch, seq, hidden] as they were stored, zero in padding, and the teacher's head.
 
         Raises:
             StaleError: if a document of the batch was never labelled.
         """
+        assert wanted == Wanted(logits=True), "only what logits are made of is stored"
         hidden = torch.zeros(*batch.ids.shape, self.manifest.hidden)
         for row in range(len(batch.ids)):
             for document in range(int(batch.documents[row].max()) + 1):
                 where = batch.documents[row] == document
                 hidden[row, where] = self._find(key_of(batch.ids[row, where].tolist()))
-        return replace(self.head, hidden=hidden)
+        return Signals(logits=replace(self.head, hidden=hidden))
 
     def _find(self, key: str) -> torch.Tensor:
         if key not in self._places:

@@ -1,38 +1,111 @@
 """What a recipe can say about what the student is asked to match."""
 
-from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, model_validator
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from stillhouse.core.config import Config
 from stillhouse.core.faults import nearest
-from stillhouse.kernels.chunked import Term
-from stillhouse.objectives import objective
+from stillhouse.kernels.terms import Term, Where
+from stillhouse.objectives import (
+    FeatureObjective,
+    LayerMap,
+    LayerPairs,
+    Objective,
+    Ramp,
+    RampShape,
+    layer_pairs,
+    objective,
+)
+from stillhouse.training.features import FeatureTerm
+from stillhouse.training.terms import Scheduled
+
+
+class RampConfig(Config):
+    """A number that changes as training goes on."""
+
+    start: float
+    end: float
+    shape: RampShape = "linear"
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of training at which it arrives; from there on it stays."""
+
+    def build(self) -> Ramp:
+        """The ramp that the trainer follows."""
+        return Ramp(self.start, self.end, shape=self.shape, until=self.until)
 
 
 class ObjectiveConfig(Config):
-    """One objective by name, with its weight, its temperature, and its own parameters beside them (such as `beta`)."""
+    """One objective by name, with its weight and its own parameters beside them (such as `beta`).
+
+    Weight, temperature and parameters are numbers, or ramps such as `{start: 4, end: 1}`.
+    """
 
     model_config = ConfigDict(extra="allow")  # the objective itself says which parameters it has
-    __pydantic_extra__: dict[str, float]
+    __pydantic_extra__: dict[str, float | RampConfig]
 
     name: str
-    weight: NonNegativeFloat = 1.0
+    weight: NonNegativeFloat | RampConfig = 1.0
     """Its share of the total, as it is: weights need not add up to 1."""
-    temperature: PositiveFloat = 1.0
+    temperature: PositiveFloat | RampConfig = 1.0
     """Softens both distributions; value and gradient are multiplied by its square, so weights keep their meaning."""
+    where: Where = "targets"
+    """For objectives on logits: at what is to be predicted, or at all `tokens`."""
+    layers: LayerMap | tuple[tuple[int, int], ...] | None = None
+    """For objectives on features: which student layer is compared with which of the teacher, by a map's name or as
+    [student, teacher] pairs; 0 is the embeddings, n the output of the n-th block. The objective's own map if left out."""
 
     @model_validator(mode="after")
     def _is_in_the_catalogue(self) -> "ObjectiveConfig":
-        known = [*type(self).model_fields, *objective(self.name).parameters]
-        unknown = [key for key in self.model_extra or {} if key not in known]
+        chosen = objective(self.name)
+        known = ["name", "weight", *_own_keys(chosen), *chosen.parameters]
+        given = [*(self.model_fields_set & type(self).model_fields.keys()), *(self.model_extra or {})]
+        unknown = [key for key in given if key not in known]
         if unknown:
-            raise ValueError(" ".join(f"there is no key {key!r}.{nearest(key, known)}" for key in unknown))
-        self.build()
+            raise ValueError(
+                " ".join(f"{self.name} has no key {key!r}.{nearest(key, known)}" for key in sorted(unknown))
+            )
+        for progress in (0.0, 0.5, 1.0):  # what a ramp passes must be allowed, too
+            self._term(()).at(progress)
         return self
 
-    def build(self) -> Term:
-        """The term that the trainer sums.
+    @property
+    def reads_features(self) -> bool:
+        """Whether it compares layers rather than logits."""
+        return isinstance(objective(self.name), FeatureObjective)
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether it teaches anything at any time."""
+        ends = (self.weight.start, self.weight.end) if isinstance(self.weight, RampConfig) else (self.weight,)
+        return any(ends)
+
+    def build(self, *, student_layers: int, teacher_layers: int) -> Scheduled:
+        """The term that the trainer sums, for models of these depths.
 
         Raises:
-            ValueError: for an unknown name or parameter, or a value out of range.
+            ValueError: for an unknown name or parameter, a value out of range, or a layer that is not there.
         """
-        return Term(self.name, self.weight, self.temperature, self.model_extra or {})
+        chosen = objective(self.name)
+        if isinstance(chosen, Objective):
+            return self._term(())
+        depths = {"student_layers": student_layers, "teacher_layers": teacher_layers}
+        return self._term(layer_pairs(self.layers or chosen.default_layers, lowest=chosen.lowest_layer, **depths))
+
+    def _term(self, pairs: LayerPairs) -> Scheduled:
+        numbers = {"weight": self.weight, **(self.model_extra or {})}
+        if not self.reads_features:
+            numbers["temperature"] = self.temperature
+        ramps = {name: value.build() for name, value in numbers.items() if isinstance(value, RampConfig)}
+        fixed = {name: ramps[name].at(0.0) if name in ramps else value for name, value in numbers.items()}
+        weight = fixed.pop("weight")
+        if self.reads_features:
+            return Scheduled(FeatureTerm(self.name, weight, pairs, fixed), ramps)
+        return Scheduled(Term(self.name, weight, fixed.pop("temperature"), fixed, self.where), ramps)
+
+
+def _own_keys(chosen: Objective | FeatureObjective) -> list[str]:
+    """What can be said about this kind of objective beside its name, weight and parameters."""
+    if isinstance(chosen, FeatureObjective):
+        return [] if chosen.reads == "embeddings" else ["layers"]
+    return ["where", *(["temperature"] if chosen.takes_temperature else [])]

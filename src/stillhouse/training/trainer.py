@@ -9,20 +9,21 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from stillhouse.core.batch import Batch
+from stillhouse.core.batch import as_batch
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import remove
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.protocols import Teacher
-from stillhouse.data.examples import Example
-from stillhouse.data.packing import as_tensors, pack, to_batch
-from stillhouse.kernels.chunked import Term, chunked_losses
-from stillhouse.models.forward import factored_logits
+from stillhouse.core.signals import Pooling
+from stillhouse.data.epochs import TellEpoch
+from stillhouse.data.rowset import RowSet
+from stillhouse.students.projections import Projections
+from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
+from stillhouse.training.terms import UNITS, AnyTerm, Scheduled, scheduled, unit_counts, unit_of
 
 LogLine = Callable[[Mapping[str, float]], None]
 
@@ -57,87 +58,131 @@ class Schedule(Config):
         return self
 
 
-class PackedRows(Dataset[list[Example]]):
-    """Examples packed into rows of `row_tokens`; one item is the examples of one row."""
+class Pupil(nn.Module):
+    """A student with its projections, so that both are trained as one model; only the student is ever exported."""
 
-    def __init__(self, examples: Sequence[Example], *, row_tokens: int) -> None:
-        self.examples, self.row_tokens = examples, row_tokens
-        self.rows = pack([len(example.ids) for example in examples], row_tokens=row_tokens)
+    def __init__(self, student: PreTrainedModel, projections: Projections) -> None:
+        super().__init__()
+        self.module, self.projections = student, projections
+        self.config, self._keys_to_ignore_on_save = student.config, student._keys_to_ignore_on_save
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> list[Example]:
-        return [self.examples[number] for number in self.rows[index]]
-
-    def collate(self, rows: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
-        """Rows as tensors [batch, row_tokens]."""
-        return as_tensors(to_batch(rows, row_tokens=self.row_tokens))
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the student says."""
+        return self.module(*args, **kwargs)
 
 
 class DistillationTrainer(Trainer):
     """A transformers Trainer whose loss is a weighted sum of objectives.
 
-    Each term is divided once, by the token weight summed over all micro-batches and ranks of an optimiser step, so that
-    accumulation and data parallelism give the gradient of one large batch.
+    Each term is divided once, by what it counts (weighted targets, tokens or documents) summed over all micro-batches and
+    ranks of an optimiser step, so that accumulation and data parallelism give the gradient of one large batch.
     """
 
     def __init__(
         self,
         *,
-        terms: Sequence[Term],
+        model: PreTrainedModel,
+        terms: Sequence[AnyTerm | Scheduled],
         teacher: Teacher | None,
         vocab_size: int,
+        pooling: Pooling | None = None,
+        projections: Projections | None = None,
         log_line: LogLine | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        self.projections = projections or NO_PROJECTIONS
+        pupil = Pupil(model, self.projections) if len(self.projections.maps) else model
+        super().__init__(model=pupil, **kwargs)
         # The loss below is already divided over the whole step: the Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        self.terms, self.teacher, self.vocab_size = tuple(terms), teacher, vocab_size
+        self.terms, self.teacher, self.vocab_size, self.pooling = scheduled(terms), teacher, vocab_size, pooling
         self.log_line = log_line
-        self._sums = torch.zeros(len(self.terms) + 1)  # of each term, and of the weights, since the last log
+        self._sums = torch.zeros(len(self.terms) + len(UNITS), dtype=torch.float64)  # since the last log
+
+    def terms_now(self) -> list[AnyTerm]:
+        """The terms as they are at this step."""
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        return [term.at(progress) for term in self.terms]
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        """The weight that this step's loss is divided by: all micro-batches, all ranks."""
-        total = sum((batch["weights"][:, 1:].sum() for batch in batch_samples), torch.zeros(()))
+        """How many of each unit this step's terms are divided by: all micro-batches, all ranks."""
+        counts = torch.stack([unit_counts(as_batch(batch)) for batch in batch_samples]).sum(0).to(device)
         if self.args.world_size > 1:
-            total = self.accelerator.gather(total.to(device)).sum()
-        if total == 0:
+            counts = self.accelerator.reduce(counts)
+        units = {unit_of(term.term) for term in self.terms}
+        if any(counts[UNITS.index(unit)] == 0 for unit in units):
             raise ModelError("no token of this batch carries weight, so there is nothing to learn from it.")
-        return total.to(device)
+        return counts
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """The step's share of the loss from this micro-batch."""
-        batch = Batch(**inputs)
-        sums, term_sums = distillation_loss(
-            model, batch, teacher=self.teacher, terms=self.terms, vocab_size=self.vocab_size
+        batch = as_batch(inputs)
+        loss, term_sums = distillation_loss(
+            model,
+            batch,
+            teacher=self.teacher,
+            terms=self.terms_now(),
+            vocab_size=self.vocab_size,
+            pooling=self.pooling,
+            projections=self.projections,
+            counts=num_items_in_batch,
         )
-        self._sums += torch.cat([term_sums.cpu(), batch.total_weight[None].cpu()])
+        self._sums += torch.cat([term_sums.double().cpu(), unit_counts(batch)])
         # Ranks are averaged where they should be summed: one factor mends it.
-        return sums / num_items_in_batch * self.args.world_size
+        return loss * self.args.world_size
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Also write each term's mean since the last line, over all ranks, in nats a token.
+        """Also write each term's mean since the last line, over all ranks, in nats a token for most.
 
         Raises:
             ModelError: if a number of this step is none, before anything of it is saved.
         """
         super().log(logs, start_time)
         if "loss" in logs:
-            *term_sums, weight = self.accelerator.reduce(self._sums.to(self.args.device)).tolist()
-            means = {name: value / weight for name, value in zip(_names(self.terms), term_sums, strict=True)}
+            sums = self.accelerator.reduce(self._sums.to(self.args.device)).cpu()
+            means = self._means(sums[: len(self.terms)], sums[len(self.terms) :])
             self._sums.zero_()
             _refuse_nan({**means, "gradient_norm": logs["grad_norm"]}, step=self.state.global_step)
             rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
             if self.log_line is not None and self.is_world_process_zero():
-                self.log_line({"step": self.state.global_step, "tokens": weight, **means, **rates})
+                line = {"step": self.state.global_step, "tokens": self._tokens(sums[len(self.terms) :])}
+                self.log_line({**line, **means, **rates})
+
+    def _means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
+        terms = [scheduled_term.term for scheduled_term in self.terms]
+        pairs = zip(_names(terms), terms, sums.tolist(), strict=True)
+        return {name: total / float(counts[UNITS.index(unit_of(term))]) for name, term, total in pairs}
+
+    def _tokens(self, counts: Tensor) -> float:
+        """What this step learnt from: weighted targets, or all tokens where nothing is to be predicted."""
+        targets, tokens, _ = counts.tolist()
+        return float(targets or tokens)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The student as a plain folder, and its projections beside it."""
+        pupil = self.model
+        if not isinstance(pupil, Pupil):
+            super()._save(output_dir, state_dict)
+            return
+        assert output_dir is not None
+        folder = Path(output_dir)
+        if self.args.should_save:
+            pupil.module.save_pretrained(folder)
+            pupil.projections.save(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        pupil = self.model
+        if not isinstance(pupil, Pupil):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        super()._load_from_checkpoint(resume_from_checkpoint, pupil.module)
+        pupil.projections.load_state_dict(Projections.load(Path(resume_from_checkpoint)).state_dict())
 
 
-def _names(terms: Sequence[Term]) -> list[str]:
+def _names(terms: Sequence[AnyTerm]) -> list[str]:
     """What each term is logged as: its name, and from the second of that name on its number too."""
     names = [term.name for term in terms]
     counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
@@ -153,49 +198,36 @@ def _refuse_nan(numbers: Mapping[str, float], *, step: int) -> None:
         )
 
 
-def distillation_loss(
-    student: nn.Module, batch: Batch, *, teacher: Teacher | None, terms: Sequence[Term], vocab_size: int
-) -> tuple[Tensor, Tensor]:
-    """Sum over the batch's tokens of the weighted terms, and each term's own sum [terms]; nothing is divided.
-
-    Both heads are cut to `vocab_size`, the tokenizer's: what pads a head beyond it is no token.
-    """
-    judged = batch.predicts
-    said = None if teacher is None else teacher.signals(batch).at(judged).first(vocab_size)
-    answer = factored_logits(student, batch).at(judged).first(vocab_size)
-    return chunked_losses(
-        answer, said, terms=terms, target_ids=batch.targets, token_weights=batch.target_weights.to(answer.hidden.device)
-    )
-
-
 def train(
     student: PreTrainedModel,
-    examples: Sequence[Example],
+    rows: RowSet,
     *,
-    terms: Sequence[Term],
+    terms: Sequence[AnyTerm | Scheduled],
     teacher: Teacher | None,
     vocab_size: int,
     schedule: Schedule,
-    row_tokens: int,
     checkpoints: Path,
+    pooling: Pooling | None = None,
+    projections: Projections | None = None,
     log_line: LogLine | None = None,
     progress: Progress = SILENT,
     title: str = "the student learns",
 ) -> PreTrainedModel:
-    """Train `student` in place and return it. Started again after a kill, it goes on from the last whole checkpoint in
-    `checkpoints` and, on CPU, ends with the same weights bit for bit.
+    """Train `student` (and its `projections`, where there are any) in place and return it. Started again after a kill, it
+    goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit.
     """
-    rows = PackedRows(examples, row_tokens=row_tokens)
     trainer = DistillationTrainer(
         model=student,
         args=_arguments(schedule, checkpoints),
         train_dataset=rows,
         data_collator=rows.collate,
         terms=terms,
-        teacher=teacher if any(term.reads_teacher for term in terms) else None,
+        teacher=teacher if any(term.term.reads_teacher for term in scheduled(terms)) else None,
         vocab_size=vocab_size,
+        pooling=pooling,
+        projections=projections,
         log_line=log_line,
-        callbacks=[_Steps(progress, title)],
+        callbacks=[TellEpoch(rows), _Steps(progress, title)],
     )
     trainer.remove_callback(PrinterCallback)
     try:

@@ -1,0 +1,92 @@
+"""The loss of one batch: teacher and student are each run once, and every term is summed and divided once."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stillhouse.core.batch import Batch, one_document_a_row
+from stillhouse.core.protocols import Teacher
+from stillhouse.core.signals import DenseLogits, FactoredLogits, Pooling, Signals, Wanted
+from stillhouse.kernels.chunked import chunked_losses
+from stillhouse.kernels.terms import Term, Where, plain_losses
+from stillhouse.models.signals import read_signals
+from stillhouse.students.projections import Projections
+from stillhouse.training.features import FeatureTerm
+from stillhouse.training.terms import UNITS, AnyTerm, unit_of, wanted_of
+
+NO_PROJECTIONS = Projections({}, seed=0)
+
+Sums = tuple[Float[Tensor, ""], Float[Tensor, " terms"]]
+"""The loss, and each term's own sum without weight or gradient."""
+
+
+def distillation_loss(
+    student: nn.Module,
+    batch: Batch,
+    *,
+    teacher: Teacher | None,
+    terms: Sequence[AnyTerm],
+    vocab_size: int,
+    pooling: Pooling | None = None,
+    projections: Projections | None = None,
+    counts: Float[Tensor, " units"] | None = None,
+) -> Sums:
+    """Sum over terms of their weighted sums over the batch, each divided by the count of its unit (by nothing without
+    `counts`), and each term's own sum [terms], which nothing divides.
+
+    Both heads are cut to `vocab_size`, the tokenizer's or the number of classes: what pads a head beyond it is no token.
+    """
+    if any(isinstance(term, FeatureTerm) and term.needs_documents_alone for term in terms):
+        batch = one_document_a_row(batch)
+    asked = wanted_of("teacher", terms, pooling)
+    said = Signals() if teacher is None or asked == Wanted() else teacher.signals(batch, asked)
+    answer = read_signals(student, batch, wanted_of("student", terms, pooling))
+    shares = [1.0 if counts is None else 1 / float(counts[UNITS.index(unit_of(term))]) for term in terms]
+
+    sums: list[Tensor | None] = [None] * len(terms)
+    on_logits = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, Term)}
+    loss = batch.weights.new_zeros(())
+    if on_logits:
+        part, found = _on_logits(answer, said, batch, list(on_logits.values()), vocab_size)
+        loss = loss + part
+        for index, total in zip(on_logits, found, strict=True):
+            sums[index] = total
+    for index, term in enumerate(terms):
+        if isinstance(term, FeatureTerm):
+            total = term.total(answer, said, batch, projections or NO_PROJECTIONS)
+            loss, sums[index] = loss + term.weight * shares[index] * total, total.detach()
+    return loss, torch.stack([total.to(loss.dtype) for total in sums if total is not None])
+
+
+def _on_logits(
+    answer: Signals, said: Signals, batch: Batch, chosen: Sequence[tuple[Term, float]], vocab_size: int
+) -> Sums:
+    """The terms that read logits, at every place where one of them counts."""
+    terms = [replace(term, weight=term.weight * share) for term, share in chosen]
+    places, targets, weights = _places(batch, [term.where for term in terms])
+    assert answer.logits is not None
+    ours = answer.logits.at(places).first(vocab_size)
+    theirs = None if said.logits is None else said.logits.at(places).first(vocab_size)
+    if isinstance(ours, FactoredLogits):
+        assert theirs is None or isinstance(theirs, FactoredLogits)
+        return chunked_losses(ours, theirs, terms=terms, target_ids=targets, token_weights=weights)
+    assert theirs is None or isinstance(theirs, DenseLogits)
+    return plain_losses(ours, theirs, terms=terms, targets=targets, token_weights=weights)
+
+
+def _places(batch: Batch, wheres: Sequence[Where]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where logits count for any term, the targets there (0 where there is none), and what each term gives each place:
+    a mask like `batch.predicts`, [places], and [terms, places].
+    """
+    predicts = batch.predicts
+    # A document judged as a whole has one answer: there is nothing more to compare than the targets.
+    everywhere = batch.real if predicts.dim() == 2 else predicts
+    places = everywhere | predicts if "tokens" in wheres else predicts
+    targets = torch.zeros(predicts.shape, dtype=batch.targets.dtype, device=predicts.device)
+    weights = torch.zeros(predicts.shape, dtype=batch.target_weights.dtype, device=predicts.device)
+    targets[predicts], weights[predicts] = batch.targets, batch.target_weights
+    rows = {"targets": weights[places], "tokens": everywhere[places].to(weights.dtype)}
+    return places, targets[places], torch.stack([rows[where] for where in wheres])

@@ -1,0 +1,68 @@
+"""What the student is asked to match, term by term: what each reads, what it counts, and how it changes on the way."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stillhouse.core.batch import Batch
+from stillhouse.core.signals import Pooling, Wanted
+from stillhouse.kernels.terms import Term
+from stillhouse.objectives import Ramp
+from stillhouse.training.features import FeatureTerm, Side
+
+AnyTerm = Term | FeatureTerm
+Unit = Literal["target", "token", "document"]
+UNITS: tuple[Unit, ...] = ("target", "token", "document")
+"""What a term's values are one each of, and what its sum is divided by the number of."""
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A term, and which of its numbers follow a ramp: its `weight`, its `temperature`, or parameters by name."""
+
+    term: AnyTerm
+    ramps: Mapping[str, Ramp] = field(default_factory=dict)
+
+    def at(self, progress: float) -> AnyTerm:
+        """The term where this share of training, in [0, 1], is done."""
+        if not self.ramps:
+            return self.term
+        now = {name: ramp.at(progress) for name, ramp in self.ramps.items()}
+        weight = now.pop("weight", self.term.weight)
+        if isinstance(self.term, FeatureTerm):
+            return replace(self.term, weight=weight, parameters={**self.term.parameters, **now})
+        temperature = now.pop("temperature", self.term.temperature)
+        return replace(self.term, weight=weight, temperature=temperature, parameters={**self.term.parameters, **now})
+
+
+def scheduled(terms: Iterable[AnyTerm | Scheduled]) -> tuple[Scheduled, ...]:
+    """Terms that stay as they are, among those that change."""
+    return tuple(term if isinstance(term, Scheduled) else Scheduled(term) for term in terms)
+
+
+def unit_of(term: AnyTerm) -> Unit:
+    """What the term's values are one each of."""
+    if isinstance(term, Term):
+        return "target" if term.where == "targets" else "token"
+    return term.objective.unit
+
+
+def unit_counts(batch: Batch) -> Float[Tensor, " units"]:
+    """How many of each unit the batch holds: targets by their weight."""
+    counts = batch.total_weight.double(), batch.real.sum(), torch.tensor(batch.num_documents)
+    return torch.stack([count.double().cpu() for count in counts])
+
+
+def wanted_of(side: Side, terms: Sequence[AnyTerm], pooling: Pooling | None) -> Wanted:
+    """All that one side must be asked for, so that one forward pass serves every term."""
+    wanted = Wanted()
+    for term in terms:
+        if isinstance(term, FeatureTerm):
+            wanted |= term.wanted(side, pooling)
+        elif side == "student" or term.reads_teacher:
+            wanted |= Wanted(logits=True)
+    return wanted
