@@ -1,15 +1,15 @@
 """What to do next, by rules over the numbers of one run."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Any
 
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.reporting import formatting
-from stillhouse.reporting.charts import Point, series
-from stillhouse.reporting.verdicts import CONTROLS, METRIC_ORDER, verdict, verdicts
+from stillhouse.reporting.charts import LAST_TERMS, POSITIONS, Point, series, term_words
+from stillhouse.reporting.verdicts import ANSWERS, CONTROLS, documents, metric_names, verdict, verdicts
 
 STILL_FALLING = 0.02  # below 2 % over a fifth of the run, a longer one would be slow to pay
 LARGE_GAP = 0.25  # agreement lost; beyond this a flat loss points to the student's size
@@ -55,20 +55,22 @@ def _without_control(result: EvaluationResult) -> Iterator[Advice]:
 def _not_better_than_control(result: EvaluationResult) -> Iterator[Advice]:
     for other in CONTROLS:
         rows = verdicts(result, other)
-        worse, gained = (_titles(row.metric for row in rows if row.outcome == outcome) for outcome in ("worse", "gain"))
+        worse, gained = (
+            _titles(result, (row.metric for row in rows if row.outcome == outcome)) for outcome in ("worse", "gain")
+        )
         if worse and gained:
             reason = f"Against {_named(other)} the student is better on {gained} and worse on {worse}."
             yield Advice("Decide which metric counts for your use", reason)
         elif worse:
             reason = (
-                f"It is worse on {worse} than {_named(other)}, and better on nothing. Give the next-token loss more "
-                "weight, lower the temperature, or check that the teacher is good at this text."
+                f"It is worse on {worse} than {_named(other)}, and better on nothing. Give the data's own labels "
+                "more weight, lower the temperature, or check that the teacher is good at this text."
             )
             yield Advice("Use the control instead of this student", reason)
         elif rows and not gained:
             reason = (
                 f"No metric tells the student from {_named(other)}. Either the budget is too small for the teacher's "
-                "signals to matter, or the held-out text is too short to show it: change one of the two."
+                "signals to matter, or too little text is held out to show it: change one of the two."
             )
             yield Advice("Do not claim a gain from distillation yet", reason)
 
@@ -78,28 +80,32 @@ def _named(control: Role) -> str:
 
 
 def _worse_after_training(result: EvaluationResult) -> Iterator[Advice]:
-    names = _titles(row.metric for row in verdicts(result, "student_before") if row.outcome == "worse")
+    names = _titles(result, (row.metric for row in verdicts(result, "student_before") if row.outcome == "worse"))
     if names:
         yield Advice("Lower the learning rate", f"Training made the student worse on {names}.")
 
 
 def _length_of_training(result: EvaluationResult, curves: Curves) -> Iterator[Advice]:
     lines = curves.get("student", ())
-    term = next(
-        (name for name in ("forward_kl", "reverse_kl", "loss", "next_token") if _fall(series(lines, name))), None
-    )
+    logged = dict.fromkeys(name for line in lines for name in line if name not in (*POSITIONS, *LAST_TERMS))
+    wanted = ("forward_kl", "reverse_kl", *(name for name in logged if name != "next_token"), "loss", "next_token")
+    term = next((name for name in wanted if _fall(series(lines, name))), None)
     if term is None:
         return
     before, after, error = _fall(series(lines, term)) or (0.0, 0.0, 0.0)
-    name = {"forward_kl": "forward KL", "reverse_kl": "reverse KL"}.get(term, term.replace("_", "-"))
+    name = term_words(term)
     change = f"{name} went from {formatting.significant(before)} to {formatting.significant(after)}"
     agreement = _agreement(result)
     if before > 0 and before - after > max(STILL_FALLING * before, 2 * error):
         reason = f"Over the last fifth {change} ({formatting.percent((before - after) / before)} lower): still falling."
         yield Advice("Train longer", reason)
     elif agreement is not None and agreement < 1 - LARGE_GAP:
-        reason = f"Training has levelled off ({change}), yet only {formatting.percent(agreement)} of tokens agree."
+        reason = f"Training has levelled off ({change}), yet only {_agreed(result, agreement)}."
         yield Advice("Keep more layers, or use more varied text", reason)
+
+
+def _agreed(result: EvaluationResult, agreement: float) -> str:
+    return f"{formatting.percent(agreement)} of {ANSWERS[result.task]} agree"
 
 
 def _fall(points: Sequence[Point]) -> tuple[float, float, float] | None:
@@ -118,17 +124,16 @@ def _fall(points: Sequence[Point]) -> tuple[float, float, float] | None:
 def _wide_intervals(result: EvaluationResult) -> Iterator[Advice]:
     undecided = [row for other in CONTROLS for row in verdicts(result, other) if row.outcome == "none"]
     if undecided:
-        documents = formatting.count(result.held_out.documents)
         reason = (
-            f"On {_titles(row.metric for row in undecided)} the difference to the control is within its interval, from "
-            f"{documents} documents. Four times as many would halve the interval."
+            f"On {_titles(result, (row.metric for row in undecided))} the difference to the control is within its "
+            f"interval, from {documents(result, result.held_out.documents)}. Four times as many would halve the interval."
         )
         yield Advice("Hold out more text", reason)
 
 
 def _better_than_teacher(result: EvaluationResult) -> Iterator[Advice]:
     rows = [row for row in map(verdict, result.comparisons) if row.other == "teacher" and row.outcome == "gain"]
-    names = _titles(row.metric for row in rows)
+    names = _titles(result, (row.metric for row in rows))
     if names:
         reason = (
             f"The student beats its teacher on {names}. That is specialisation, or held-out text that is too much like "
@@ -179,8 +184,5 @@ def _agreement(result: EvaluationResult) -> float | None:
     )
 
 
-def _titles(names: Iterator[str]) -> str:
-    unique = sorted(
-        set(names), key=lambda name: METRIC_ORDER.index(name) if name in METRIC_ORDER else len(METRIC_ORDER)
-    )
-    return ", ".join(formatting.describe(name).title for name in unique)
+def _titles(result: EvaluationResult, names: Iterable[str]) -> str:
+    return ", ".join(formatting.describe(name).title for name in sorted(set(names), key=metric_names(result).index))

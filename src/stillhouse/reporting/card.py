@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.results import ROLE_TITLES, EvaluationResult, ModelResult
+from stillhouse.core.task import Task
 from stillhouse.reporting import formatting
+from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.html import write_whole
-from stillhouse.reporting.verdicts import OTHERS, SHORT_TITLES, headline, metric_names, models_in_order, verdicts
+from stillhouse.reporting.verdicts import (
+    OTHERS,
+    SHORT_TITLES,
+    documents,
+    headline,
+    metric_names,
+    models_in_order,
+    verdicts,
+)
 from stillhouse.reporting.views import held_out_sentence, layers_sentence, truncated
 
 HUB_LICENCES = (
@@ -20,6 +30,21 @@ HUB_LICENCES = (
     *("llama3.3", "llama4", "unlicense", "unknown", "other"),
 )
 """The identifiers that the hub knows; any other licence is `other` with its name beside it."""
+
+PIPELINE_TAGS: Mapping[Task, str] = {
+    "causal_lm": "text-generation",
+    "masked_lm": "fill-mask",
+    "sequence_classification": "text-classification",
+    "regression": "text-classification",
+    "token_classification": "token-classification",
+    "sentence_embedding": "sentence-similarity",
+}
+"""What the hub offers to do with a model."""
+
+NOT_MEASURED: Mapping[Task, str] = {
+    "causal_lm": "Refusals, facts and safety were not measured.",
+}
+NOT_MEASURED_OTHERWISE = "How fair it is to groups of people, and how it stands up to hostile text, was not measured."
 
 SAMPLE_CHARACTERS = 600
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -65,8 +90,9 @@ def render_card(
 ) -> str:
     """The model card as one string of Markdown."""
     sections = [
-        f"{metadata(teacher=teacher, licence=licence)}\n# {escaped(student_name)}",
+        f"{metadata(teacher=teacher, licence=licence, task=result.task)}\n# {escaped(student_name)}",
         f"Distilled from {_teacher_words(teacher, result)} with stillhouse.\n\n{headline(result)}",
+        _figures_section(result),
         _results_section(result),
         _gains_section(result),
         _layers_section(layers),
@@ -78,9 +104,9 @@ def render_card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def metadata(*, teacher: Mapping[str, Any], licence: str | None) -> str:
+def metadata(*, teacher: Mapping[str, Any], licence: str | None, task: Task = "causal_lm") -> str:
     """The YAML block at the top. Every value is a JSON string, which YAML reads as it stands."""
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {PIPELINE_TAGS[task]}"]
     base_model = hub_id(teacher)
     if base_model is not None:
         lines.append(f"base_model: {_yaml(base_model)}")
@@ -131,14 +157,24 @@ def _teacher_words(teacher: Mapping[str, Any], result: EvaluationResult) -> str:
     return f"**{escaped(str(name or 'a teacher'))}**{revision}"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    alignment = ["---", *["---:"] * (len(columns) - 1)]
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
+    alignment = ["---", *["---:" if numbers else "---"] * (len(columns) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, alignment, *rows])
+
+
+def _figures_section(result: EvaluationResult) -> str:
+    rows = [
+        [figure.name, f"**{figure.value} %** {figure.bounds} {figure.label}", figure.detail]
+        for figure in headline_figures(result)
+    ]
+    return _table(["", "against its teacher", ""], rows, numbers=False) if rows else ""
 
 
 def _results_section(result: EvaluationResult) -> str:
     names = metric_names(result)
-    columns = ["model", *(_metric_heading(name) for name in names), "parameters", "on disk", "decode, tokens/s"]
+    is_encoder = any(model.cost.document_milliseconds is not None for model in result.models)
+    speed = "a document, ms" if is_encoder else "decode, tokens/s"
+    columns = ["model", *(_metric_heading(name) for name in names), "parameters", "on disk", speed]
     rows = [_result_row(model, names) for model in models_in_order(result)]
     note = f"On {held_out_sentence(result)}. Brackets hold 95 % intervals."
     roles = [
@@ -162,8 +198,9 @@ def _result_row(model: ModelResult, names: Sequence[str]) -> list[str]:
     ]
     title = f"**{SHORT_TITLES[model.role]}**" if model.role == "student" else SHORT_TITLES[model.role]
     cost = model.cost
-    speed = formatting.interval_text(cost.decode_tokens_per_second, "")
-    return [title, *cells, formatting.si(cost.parameters), formatting.si(cost.disk_bytes, "B"), speed]
+    speed = cost.decode_tokens_per_second or cost.document_milliseconds
+    timed = "" if speed is None else formatting.interval_text(speed, "")
+    return [title, *cells, formatting.si(cost.parameters), formatting.si(cost.disk_bytes, "B"), timed]
 
 
 def _gains_section(result: EvaluationResult) -> str:
@@ -179,7 +216,7 @@ def _gains_section(result: EvaluationResult) -> str:
     ]
     if not rows:
         return ""
-    note = "Paired over the same documents; positive means that the student is better."
+    note = f"Paired over the same {documents(result)}; positive means that the student is better."
     return f"### What the student gained\n\n{_table(['metric', 'gain', 'verdict'], rows)}\n\n{note}"
 
 
@@ -248,12 +285,10 @@ def _limits_section(result: EvaluationResult, teacher: Mapping[str, Any], licenc
     lines = [
         "The numbers hold for text like the held-out text; nothing here says how the student does on other text.",
         "What the teacher gets wrong, and its biases, the student was trained to repeat. They were not measured.",
-        "Refusals, facts and safety were not measured.",
+        NOT_MEASURED.get(result.task, NOT_MEASURED_OTHERWISE),
     ]
     if result.held_out.documents < 100:
-        lines.append(
-            f"Only {formatting.count(result.held_out.documents)} documents were held out: the intervals are wide."
-        )
+        lines.append(f"Only {documents(result, result.held_out.documents)} were held out: the intervals are wide.")
     terms = teacher.get("output_terms")
     lines.append(
         f"The teacher's terms on its outputs: {escaped(str(terms))}"

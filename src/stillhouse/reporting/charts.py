@@ -4,6 +4,7 @@ Percentages, not pixels: a chart then fits a telephone and a printed page while 
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -57,7 +58,8 @@ def axis_over(values: Iterable[float], *, margin: float = 0.06) -> Axis:
 def round_values(low: float, high: float, num_wanted: int) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten between low and high, as near to the wanted count as there are."""
     power = 10.0 ** math.floor(math.log10((high - low) / num_wanted))
-    choices = [_multiples(low, high, factor * power) for factor in (1, 2, 5, 10)]
+    # The largest step first: of two counts equally near, the one that leaves more room for labels.
+    choices = [_multiples(low, high, factor * power) for factor in (10, 5, 2, 1)]
     return min(choices, key=lambda values: abs(len(values) - num_wanted))
 
 
@@ -119,7 +121,7 @@ def dot_panel(result: EvaluationResult, name: str) -> DotPanel:
         meaning=metric.meaning,
         better=metric.better if metric.meaning else None,
         dots=[_dot(model, name, metric.unit, axis, is_best=model.role in best) for model in models],
-        ticks=axis.ticks(4, unit=" %" if metric.unit == "share" else ""),
+        ticks=axis.ticks(3, unit=" %" if metric.unit == "share" else ""),
     )
 
 
@@ -189,14 +191,35 @@ class CurvePanel:
 
 
 TERM_TITLES: Mapping[str, str] = {
-    "forward_kl": "forward KL to the teacher, nats",
-    "reverse_kl": "reverse KL to the teacher, nats",
-    "next_token": "next-token loss, nats",
+    "forward_kl": "forward KL to the teacher",
+    "reverse_kl": "reverse KL to the teacher",
+    "next_token": "next-token loss",
+    "masked_token": "masked-token loss",
+    "hard_label": "hard-label loss",
+    "hidden_cosine": "hidden states, 1 - cosine",
+    "embedding_cosine": "embeddings, 1 - cosine",
+    "linear_cka": "hidden states, 1 - linear CKA",
     "loss": "total loss",
-    "learning_rate": "learning rate",
 }
+NATS = frozenset(
+    {"next_token", "masked_token", "hard_label", "jsd", "alpha_beta", "taid", "decoupled_kd"}
+)  # beside every term whose name ends in `kl`
+ACRONYMS: Mapping[str, str] = {name.lower(): name for name in ("KL", "MSE", "CKA", "JSD", "TAID", "KD")}
 POSITIONS = ("step", "tokens", "epoch", "seconds")
-LAST_TERMS = ("loss", "learning_rate")
+LAST_TERMS = ("loss", "gradient_norm", "learning_rate")
+
+
+def term_words(name: str) -> str:
+    """A logged term in words: `value_relation_kl` is `value relation KL`."""
+    words = " ".join(ACRONYMS.get(word, word) for word in name.split("_"))
+    return TERM_TITLES.get(name, words).removesuffix(" to the teacher")
+
+
+def term_title(name: str) -> str:
+    """A logged term with its unit, where it has one; a term's second occurrence carries a number behind its name."""
+    objective = re.sub(r"[ _]?\(?\d+\)?$", "", name)
+    unit = ", nats" if objective in NATS or objective.endswith("kl") else ""
+    return (TERM_TITLES.get(name) or term_words(name)) + unit
 
 
 def curve_panels(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[CurvePanel]:
@@ -234,7 +257,7 @@ def _curve_panel(name: str, curves: Mapping[str, Sequence[Mapping[str, float]]],
     }
     return CurvePanel(
         name=name,
-        title=TERM_TITLES.get(name, name.replace("_", " ")),
+        title=term_title(name),
         lines=[_line(arm, points[arm], trends[arm], x_axis, y_axis) for arm in points],
         x_ticks=[Tick(x_axis.at(value), formatting.short(value)) for value in round_values(x_axis.low, x_axis.high, 4)],
         y_ticks=[Tick(y_axis.at(value), formatting.short(value)) for value in round_values(y_axis.low, y_axis.high, 4)],

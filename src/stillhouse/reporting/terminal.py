@@ -18,10 +18,12 @@ from rich.text import Text
 from stillhouse.core.progress import Progress
 from stillhouse.core.results import METRICS, EvaluationResult, Interval, ModelResult, Role
 from stillhouse.reporting import formatting
+from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.verdicts import (
     SHORT_TITLES,
     Outcome,
     best_roles,
+    documents,
     findings,
     headline,
     kept,
@@ -216,10 +218,15 @@ def _line(work: Work, now_seconds: float) -> str:
 
 def results_table(result: EvaluationResult) -> Group:
     """Every model with its metrics, size and speed; the best of student and controls marked; the gains in words."""
-    lines = [Text(kept(result), style="bold")]
+    figures = headline_figures(result)
+    lines = [Text.assemble((f"{figure.name:<7}", f"bold {ACCENT}"), figure.text) for figure in figures]
+    lines += [Text()] if figures else []
+    lines.append(Text(kept(result), style="bold"))
     lines += [Text(finding.text, style=OUTCOME_STYLES[finding.outcome]) for finding in findings(result)]
     note = Text("* best of the student, its start and the controls; two where no difference was shown. ", style="dim")
-    note.append(f"Brackets: 95 % intervals over {formatting.count(result.held_out.documents)} held-out documents.")
+    note.append(
+        f"Brackets: 95 % intervals over {formatting.count(result.held_out.documents)} held-out {documents(result)}."
+    )
     return Group(_Results(result), note, Text(), *lines)
 
 
@@ -234,7 +241,7 @@ class _Results:
             table = _table(self.result, columns)
             return Measurement.get(console, options.update(max_width=UNLIMITED), table).minimum <= options.max_width
 
-        quality, cost = _quality_columns(self.result), _cost_columns()
+        quality, cost = _quality_columns(self.result), _cost_columns(self.result)
         groups = [[*quality, *cost]] if fits([*quality, *cost]) else [*_packed(quality, fits), *_packed(cost, fits)]
         yield from (_table(self.result, columns) for columns in groups)
 
@@ -304,10 +311,23 @@ def _number(interval: Interval, unit: str, *, is_best: bool = False) -> Text:
     return Text.assemble(mark, (value, "bold green" if is_best else ""), (f"\n{bounds}" if bounds else "", "dim"))
 
 
-def _cost_columns() -> list[_Column]:
+def _cost_columns(result: EvaluationResult) -> list[_Column]:
+    """Sizes, and the speeds that this kind of model has."""
+    speeds: Sequence[tuple[Sequence[str], Callable[[ModelResult], Interval | None]]] = (
+        (["decode", "tokens/s"], lambda model: model.cost.decode_tokens_per_second),
+        (["prefill", "tokens/s"], lambda model: model.cost.prefill_tokens_per_second),
+        (["a document", "ms"], lambda model: model.cost.document_milliseconds),
+    )
     return [
         _Column(["parameters"], lambda model: Text(formatting.si(model.cost.parameters))),
         _Column(["on disk"], lambda model: Text(formatting.si(model.cost.disk_bytes, "B"))),
-        _Column(["decode", "tokens/s"], lambda model: _number(model.cost.decode_tokens_per_second, "")),
-        _Column(["prefill", "tokens/s"], lambda model: _number(model.cost.prefill_tokens_per_second, "")),
+        *(_speed_column(*speed) for speed in speeds if any(speed[1](model) is not None for model in result.models)),
     ]
+
+
+def _speed_column(heading: Sequence[str], speed: Callable[[ModelResult], Interval | None]) -> _Column:
+    def cell(model: ModelResult) -> Text:
+        interval = speed(model)
+        return Text("-", style="dim") if interval is None else _number(interval, "")
+
+    return _Column(heading, cell)

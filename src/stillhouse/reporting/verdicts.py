@@ -4,7 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stillhouse.core.results import METRICS, Comparison, EvaluationResult, Interval, ModelResult, Role
+from stillhouse.core.results import (
+    HEADLINE,
+    METRICS,
+    Comparison,
+    EvaluationResult,
+    Interval,
+    ModelResult,
+    Retention,
+    Role,
+    SpeedUp,
+)
+from stillhouse.core.task import Task
 from stillhouse.reporting import formatting
 
 Outcome = Literal["gain", "none", "worse", "unknown", "mixed"]
@@ -24,8 +35,21 @@ SHORT_TITLES: Mapping[Role, str] = {
     "student_before": "before training",
 }
 
-METRIC_ORDER: Sequence[str] = ("top1_agreement", "forward_kl", "bits_per_byte", "perplexity")
-"""Which metric the headline speaks of: the first that was measured."""
+METRIC_ORDER: Mapping[Task, Sequence[str]] = {task: (name,) for task, name in HEADLINE.items()} | {
+    "causal_lm": ("top1_agreement", "forward_kl", "bits_per_byte", "perplexity")
+}
+"""Which metric the headline speaks of: the first that was measured. A language model is worth more than its likeliest
+token, so of one it speaks of likeness to the teacher."""
+
+ANSWERS: Mapping[Task, str] = {
+    "causal_lm": "tokens",
+    "masked_lm": "hidden tokens",
+    "sequence_classification": "documents",
+    "regression": "documents",
+    "token_classification": "tokens",
+    "sentence_embedding": "pairs of sentences",
+}
+"""What is answered, and right or wrong."""
 
 BEGINNINGS: Mapping[Role, str] = {
     "control_hard_labels": "Trained for the same budget without teacher signals, it would",
@@ -45,8 +69,9 @@ Tense = Literal["now", "before", "would"]
 PHRASES: Mapping[str, tuple[Mapping[Tense, str], str]] = {
     "top1_agreement": (
         {"now": "agrees with its teacher", "before": "agreed", "would": "agree"},
-        "on {value} of tokens {bounds}",
+        "on {value} of {answers} {bounds}",
     ),
+    "accuracy": ({"now": "is right", "before": "was right", "would": "be right"}, "on {value} of {answers} {bounds}"),
     "bits_per_byte": ({"now": "spends", "before": "spent", "would": "spend"}, "{value} per byte {bounds}"),
 }
 NOT_COMPARABLE: Mapping[Tense, str] = {"before": "was measured otherwise", "would": "be measured otherwise"}
@@ -54,6 +79,10 @@ PLAIN_PHRASE: tuple[Mapping[Tense, str], str] = (
     {"now": "has", "before": "had", "would": "have"},
     "a {title} of {value} {bounds}",
 )
+
+
+REACHES: Mapping[str, str] = {"top1_agreement": "agree on {value}", "accuracy": "be right on {value}"}
+"""What a control would do, where there is no room for more."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +121,14 @@ def verdicts(result: EvaluationResult, other: Role) -> list[Verdict]:
 def metric_names(result: EvaluationResult) -> list[str]:
     """Every metric that was measured or compared, the headline's first."""
     names = [name for model in result.models for name in model.metrics] + [row.metric for row in result.comparisons]
-    ordered = [name for name in METRIC_ORDER if name in names]
-    return ordered + [name for name in dict.fromkeys(names) if name not in METRIC_ORDER]
+    first = METRIC_ORDER[result.task]
+    return [name for name in first if name in names] + [name for name in dict.fromkeys(names) if name not in first]
+
+
+def documents(result: EvaluationResult, count: float | None = None) -> str:
+    """What intervals resample, by its name: documents, or pairs of sentences."""
+    kind = ANSWERS[result.task] if result.task == "sentence_embedding" else "documents"
+    return kind if count is None else f"{formatting.count(count)} {kind}"
 
 
 def models_in_order(result: EvaluationResult) -> list[ModelResult]:
@@ -123,11 +158,34 @@ def kept(result: EvaluationResult) -> str:
     student, teacher = result.model("student"), result.model("teacher")
     if student is None:
         return "No student was measured."
-    parts = [] if teacher is None else [_size_phrase(student, teacher), _speed_phrase(student, teacher)]
+    parts = [] if teacher is None else [_size_phrase(student, teacher), _speed_phrase(result)]
     name = headline_metric(result)
-    if name is not None:
-        parts.append(_standing(name, student.metrics[name], "now") + _beside_teacher(name, teacher))
+    share = _share_of_headline(result, "student")
+    if share is not None:
+        parts.append(_share_phrase(result, share))
+    elif name is not None:
+        parts.append(_standing(result, name, student.metrics[name], "now") + _beside_teacher(result, name))
     return f"The student {_listed(parts)}." if parts else "Nothing about the student was measured."
+
+
+def _share_of_headline(result: EvaluationResult, role: Role) -> Retention | None:
+    """What share of the teacher's headline metric a model has."""
+    share = result.retention(role)
+    return share if share is not None and share.metric == headline_metric(result) else None
+
+
+def _share_phrase(result: EvaluationResult, share: Retention) -> str:
+    kept = formatting.interval_text(share.share, "share")
+    return f"keeps {kept} of its teacher's {formatting.describe(share.metric).title} ({against_teacher(result, share.metric)})"
+
+
+def against_teacher(result: EvaluationResult, metric: str) -> str:
+    """The student's value against the teacher's."""
+    unit, roles = formatting.describe(metric).unit, ("student", "teacher")
+    models = sorted(
+        (model for model in result.models if model.role in roles), key=lambda model: roles.index(model.role)
+    )
+    return " against ".join(formatting.value_text(model.metrics[metric], unit) for model in models)
 
 
 def lead(result: EvaluationResult) -> str:
@@ -146,8 +204,13 @@ def _against_strictest_control(result: EvaluationResult, metric: str) -> str:
     outcome = next((row.outcome for row in verdicts(result, other) if row.metric == metric), "unknown")
     if model is None or metric not in model.metrics or outcome not in ("gain", "worse"):
         return f"no gain from {CAUSES[other]} was shown"
+    share = _share_of_headline(result, other)
     value = formatting.value_text(model.metrics[metric], formatting.describe(metric).unit)
-    reach = f"would agree on {value}" if metric == "top1_agreement" else f"would be at {value}"
+    reach = (
+        f"would keep {formatting.value_text(share.share, 'share')}"
+        if share
+        else "would " + REACHES.get(metric, "be at {value}").format(value=value)
+    )
     start = "from a random start and" if other == "control_from_scratch" else "trained"
     verdict_word = ", which is better" if outcome == "worse" else ""
     return f"{start} without the teacher's signals, it {reach}{verdict_word}"
@@ -171,12 +234,19 @@ def findings(result: EvaluationResult) -> list[Finding]:
     return found
 
 
-def speed_ratio(student: ModelResult, teacher: ModelResult) -> Interval:
-    """How many times as fast the student decodes; the widest bounds that the two intervals allow."""
-    mine, theirs = student.cost.decode_tokens_per_second, teacher.cost.decode_tokens_per_second
-    if min(theirs.value, theirs.low, theirs.high) <= 0:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    return Interval(mine.value / theirs.value, mine.low / theirs.high, mine.high / theirs.low)
+def speed_up(result: EvaluationResult) -> SpeedUp | None:
+    """How many times as fast as its teacher the student is; None where they were not timed.
+
+    A result from before repeats were paired gives the widest bounds that the two intervals allow.
+    """
+    if result.speed("student") is not None:
+        return result.speed("student")
+    student, teacher = result.model("student"), result.model("teacher")
+    mine, theirs = (None if model is None else model.cost.decode_tokens_per_second for model in (student, teacher))
+    if mine is None or theirs is None or min(theirs.value, theirs.low, theirs.high) <= 0:
+        return None
+    ratio = Interval(mine.value / theirs.value, mine.low / theirs.high, mine.high / theirs.low)
+    return SpeedUp("student", "decode", ratio)
 
 
 def _size_phrase(student: ModelResult, teacher: ModelResult) -> str:
@@ -184,25 +254,27 @@ def _size_phrase(student: ModelResult, teacher: ModelResult) -> str:
     return f"has {formatting.percent(share)} of the teacher's parameters"
 
 
-def _speed_phrase(student: ModelResult, teacher: ModelResult) -> str:
-    speed = speed_ratio(student, teacher)
-    if speed.value != speed.value:
+def _speed_phrase(result: EvaluationResult) -> str:
+    speed = speed_up(result)
+    if speed is None or speed.ratio.value != speed.ratio.value:
         return "was not timed against it"
-    if speed.low <= 1 <= speed.high:
+    if speed.ratio.low <= 1 <= speed.ratio.high:
         return "shows no difference in speed"
-    return f"runs {formatting.ratio(speed.value)} as fast"
+    return f"runs {formatting.ratio(speed.ratio.value)} as fast"
 
 
-def _standing(metric: str, interval: Interval, tense: Tense) -> str:
+def _standing(result: EvaluationResult, metric: str, interval: Interval, tense: Tense) -> str:
     """What a model scores, as the end of a sentence about it."""
     described = formatting.describe(metric)
     verbs, rest = PHRASES.get(metric, PLAIN_PHRASE)
     value, bounds = (write(interval, described.unit) for write in (formatting.value_text, formatting.bounds_text))
-    return f"{verbs[tense]} {rest.format(title=described.title, value=value, bounds=bounds)}".rstrip()
+    answers = ANSWERS[result.task]
+    return f"{verbs[tense]} {rest.format(title=described.title, value=value, bounds=bounds, answers=answers)}".rstrip()
 
 
-def _beside_teacher(metric: str, teacher: ModelResult | None) -> str:
+def _beside_teacher(result: EvaluationResult, metric: str) -> str:
     """The teacher's own value, unless the metric is a distance from the teacher."""
+    teacher = result.model("teacher")
     if teacher is None or metric not in teacher.metrics or formatting.is_exact(teacher.metrics[metric]):
         return ""
     return f" (its teacher {formatting.value_text(teacher.metrics[metric], formatting.describe(metric).unit)})"
@@ -214,7 +286,9 @@ def _finding(result: EvaluationResult, other: Role, metric: str) -> Finding:
     model = result.model(other)
     assert model is not None
     tense: Tense = "before" if other == "student_before" else "would"
-    standing = _standing(metric, model.metrics[metric], tense) if metric in model.metrics else NOT_COMPARABLE[tense]
+    standing = (
+        _standing(result, metric, model.metrics[metric], tense) if metric in model.metrics else NOT_COMPARABLE[tense]
+    )
     sentence = f"{BEGINNINGS[other]} {standing}"
     if main is None:
         return Finding("unknown", f"{sentence}; the difference was not measured, so no gain was shown.")

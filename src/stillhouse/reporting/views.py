@@ -1,26 +1,28 @@
 """What the report shows, section by section, as plain values that the template only has to lay out."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from stillhouse.core.results import ROLE_TITLES, Cost, EvaluationResult, Interval, ModelResult, Role, Sample
 from stillhouse.reporting import formatting
 from stillhouse.reporting.advice import Advice, advise
 from stillhouse.reporting.charts import CurvePanel, DotPanel, LayerCell, curve_panels, dot_panel, layer_strip, ranges
+from stillhouse.reporting.figures import Figure, headline_figures
 from stillhouse.reporting.verdicts import (
+    ANSWERS,
     OTHERS,
     SHORT_TITLES,
     Finding,
     Outcome,
     best_roles,
+    documents,
     findings,
     headline_metric,
     lead,
     metric_names,
     models_in_order,
-    speed_ratio,
     verdicts,
 )
 
@@ -36,6 +38,7 @@ SAMPLE_ORDER: Sequence[Role] = ("teacher", "student", "student_before", "control
 class Tile:
     """One big number."""
 
+    name: Literal["quality", "alike"]
     value: str
     unit: str
     label: str
@@ -121,6 +124,7 @@ class Report:
     student: str
     lead: str
     findings: Sequence[Finding]
+    figures: Sequence[Figure]
     tiles: Sequence[Tile]
     legend: Sequence[tuple[Role, str]]
     panels: Sequence[DotPanel]
@@ -160,6 +164,7 @@ def report_view(
         student=names.get("student", ""),
         lead=lead(result),
         findings=findings(result),
+        figures=headline_figures(result),
         tiles=tiles(result),
         legend=[(model.role, ROLE_TITLES[model.role]) for model in models_in_order(result)],
         panels=[dot_panel(result, name) for name in _measured(result)],
@@ -186,27 +191,28 @@ def report_view(
 def held_out_sentence(result: EvaluationResult) -> str:
     """What everything was measured on."""
     held_out = result.held_out
-    return (
-        f"{formatting.count(held_out.documents)} held-out documents, {formatting.count(held_out.tokens)} tokens, "
-        f"{formatting.si(held_out.bytes, 'B')} of text"
-    )
+    parts = [f"{formatting.count(held_out.documents)} held-out {documents(result)}"]
+    parts.append(f"{formatting.count(held_out.tokens)} tokens")
+    if held_out.answers is not None:
+        parts.append(f"{formatting.count(held_out.answers)} of them judged")
+    if held_out.bytes is not None:
+        parts.append(f"{formatting.si(held_out.bytes, 'B')} of text")
+    return ", ".join(parts)
+
+
+LIKENESS: Sequence[str] = ("top1_agreement", "teacher_spearman", "forward_kl", "teacher_cka", "bits_per_byte")
+"""What says how near a student is to its teacher, the easiest to grasp first."""
 
 
 def tiles(result: EvaluationResult) -> list[Tile]:
-    """The few numbers to remember."""
-    student, teacher = result.model("student"), result.model("teacher")
+    """How near the student is to its teacher, beside the share it keeps, or else beside what the headline speaks of."""
+    student = result.model("student")
     if student is None:
         return []
-    shown = [_metric_tile(name, result, student) for name in _tile_metrics(result, student)]
-    return (
-        shown if teacher is None else [*shown, _size_tile(student.cost, teacher.cost), *_speed_tiles(student, teacher)]
-    )
-
-
-def _tile_metrics(result: EvaluationResult, student: ModelResult) -> list[str]:
-    first = headline_metric(result)
-    second = next((name for name in ("bits_per_byte", "forward_kl") if name in student.metrics and name != first), None)
-    return [name for name in (first, second) if name]
+    near = [name for name in LIKENESS if name in student.metrics]
+    first = headline_metric(result) if result.retention("student") is None else None
+    names = [name for name in dict.fromkeys([first, *near]) if name]
+    return [_metric_tile(name, result, student) for name in names[: 2 if first else 1]]
 
 
 def _metric_tile(name: str, result: EvaluationResult, student: ModelResult) -> Tile:
@@ -215,29 +221,14 @@ def _metric_tile(name: str, result: EvaluationResult, student: ModelResult) -> T
     detail = formatting.bounds_text(student.metrics[name], metric.unit)
     if teacher and name in teacher.metrics and not formatting.is_exact(teacher.metrics[name]):
         detail += f", teacher {formatting.value_text(teacher.metrics[name], '' if metric.unit != 'share' else 'share')}"
-    label = "tokens on which student and teacher agree" if name == "top1_agreement" else metric.title
+    label = f"of {ANSWERS[result.task]}, student and teacher agree" if name == "top1_agreement" else metric.title
     unit = "" if metric.title.startswith(metric.unit) else formatting.written_unit(metric.unit)
-    return Tile(_bare(student.metrics[name], metric.unit), unit, label, detail)
+    kind: Literal["quality", "alike"] = "alike" if name in LIKENESS[:-1] else "quality"
+    return Tile(kind, _bare(student.metrics[name], metric.unit), unit, label, detail)
 
 
 def _bare(interval: Interval, unit: str) -> str:
     return formatting.value_text(formatting.scaled(interval, unit), "")
-
-
-def _size_tile(student: Cost, teacher: Cost) -> Tile:
-    share = formatting.number(100 * student.parameters / max(1, teacher.parameters))
-    detail = f"{formatting.si(student.parameters)} of {formatting.si(teacher.parameters)}"
-    return Tile(share, "%", "of the teacher's parameters", detail)
-
-
-def _speed_tiles(student: ModelResult, teacher: ModelResult) -> list[Tile]:
-    speed = speed_ratio(student, teacher)
-    if speed.value != speed.value:
-        return []
-    mine, theirs = student.cost.decode_tokens_per_second.value, teacher.cost.decode_tokens_per_second.value
-    detail = f"{formatting.significant(mine)} against {formatting.significant(theirs)} tokens/s"
-    label = "as fast in decoding" if speed.low > 1 or speed.high < 1 else "in decoding: no difference shown"
-    return [Tile(formatting.significant(speed.value, 2), "x", label, detail)]
 
 
 def _measured(result: EvaluationResult) -> list[str]:
@@ -296,58 +287,56 @@ def gains_table(result: EvaluationResult) -> Table | None:
     rows = [Row(f"over {SHORT_TITLES[other]}", "", other, [cell(other, name) for name in names]) for other in found]
     if not rows:
         return None
-    caption = "What the student gained, paired over the same documents. Positive is better, whatever the metric."
+    caption = (
+        f"What the student gained, paired over the same {documents(result)}. Positive is better, whatever the metric."
+    )
     return Table(caption, "gain", [(formatting.describe(name).title, "") for name in names], rows)
 
 
+CostColumn = tuple[str, str, Callable[[Cost], float | Interval | None], str]
+"""Title, what stands below it, the number, and the unit in which a plain number is written."""
+
+COST_COLUMNS: Sequence[CostColumn] = (
+    ("parameters", "", lambda cost: cost.parameters, ""),
+    ("without embeddings", "", lambda cost: cost.parameters_without_embeddings, ""),
+    ("on disk", "", lambda cost: cost.disk_bytes, "B"),
+    ("prefill", "tokens/s, higher is better", lambda cost: cost.prefill_tokens_per_second, ""),
+    ("decode", "tokens/s, higher is better", lambda cost: cost.decode_tokens_per_second, ""),
+    ("one document", "ms, lower is better", lambda cost: cost.document_milliseconds, ""),
+)
+
+
 def cost_table(result: EvaluationResult) -> Table:
-    """What each model costs to keep and to run."""
+    """What each model costs to keep and to run: the columns that were measured."""
     models = models_in_order(result)
-    most = {name: max((value(model.cost) for model in models), default=0.0) for name, _, value, _ in COST_COLUMNS}
+    columns = [column for column in COST_COLUMNS if any(column[2](model.cost) is not None for model in models)]
+    most = {column[0]: max((_plain(column[2](model.cost)) for model in models), default=0.0) for column in columns}
 
     def row(model: ModelResult) -> Row:
-        return _model_row(model, [_cost_cell(model.cost, column, most[column[0]]) for column in COST_COLUMNS])
+        return _model_row(model, [_cost_cell(model.cost, column, most[column[0]]) for column in columns])
 
     return Table(
         caption="Cost on the machine named under environment; bars compare the models in each column.",
         corner="model",
-        columns=[(title, below) for title, below, _, _ in COST_COLUMNS],
+        columns=[(title, below) for title, below, _, _ in columns],
         rows=[row(model) for model in models],
     )
 
 
-COST_COLUMNS: Sequence[tuple[str, str, Any, Any]] = (
-    ("parameters", "", lambda cost: float(cost.parameters), lambda cost: formatting.si(cost.parameters)),
-    (
-        "without embeddings",
-        "",
-        lambda cost: float(cost.parameters_without_embeddings),
-        lambda cost: formatting.si(cost.parameters_without_embeddings),
-    ),
-    ("on disk", "", lambda cost: float(cost.disk_bytes), lambda cost: formatting.si(cost.disk_bytes, "B")),
-    (
-        "prefill",
-        "tokens/s, higher is better",
-        lambda cost: cost.prefill_tokens_per_second.value,
-        lambda cost: cost.prefill_tokens_per_second,
-    ),
-    (
-        "decode",
-        "tokens/s, higher is better",
-        lambda cost: cost.decode_tokens_per_second.value,
-        lambda cost: cost.decode_tokens_per_second,
-    ),
-)
+def _plain(found: float | Interval | None) -> float:
+    return found.value if isinstance(found, Interval) else float(found or 0)
 
 
-def _cost_cell(cost: Cost, column: tuple[str, str, Any, Any], most: float) -> Cell:
-    _, _, value, written = column
-    share = value(cost) / most if most > 0 else 0.0
+def _cost_cell(cost: Cost, column: CostColumn, most: float) -> Cell:
+    _, _, value, unit = column
+    found = value(cost)
+    if found is None:
+        return Cell("-")
+    share = _plain(found) / most if most > 0 else 0.0
     bar = round(100 * min(1.0, max(0.0, share)), 1) if share == share else None
-    shown = written(cost)
-    if isinstance(shown, Interval):
-        return Cell(formatting.value_text(shown, ""), formatting.bounds_text(shown, ""), bar=bar)
-    return Cell(shown, bar=bar)
+    if isinstance(found, Interval):
+        return Cell(formatting.value_text(found, ""), formatting.bounds_text(found, ""), bar=bar)
+    return Cell(formatting.si(found, unit), bar=bar)
 
 
 def layers_view(layers: Mapping[str, Any]) -> LayersView:
@@ -425,11 +414,12 @@ def _synthesised_facts(synthesised: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _held_out_facts(result: EvaluationResult) -> list[tuple[str, str]]:
     held_out = result.held_out
-    return [
-        ("documents", formatting.count(held_out.documents)),
-        ("tokens", formatting.count(held_out.tokens)),
-        ("text", formatting.si(held_out.bytes, "B")),
-    ]
+    facts = [(documents(result), formatting.count(held_out.documents)), ("tokens", formatting.count(held_out.tokens))]
+    if held_out.answers is not None:
+        facts.append(("judged tokens", formatting.count(held_out.answers)))
+    if held_out.bytes is not None:
+        facts.append(("text", formatting.si(held_out.bytes, "B")))
+    return facts
 
 
 def _label_facts(labels: Mapping[str, Any]) -> list[tuple[str, str]]:
