@@ -109,9 +109,22 @@ def test_only_objectives_of_hard_answers_do_without_a_teacher():
     assert [name for name in names() if not objective(name).reads_teacher] == [*HARD_LABELS, "squared_error"]
 
 
-def test_a_default_map_can_be_spelt_out_for_models_of_several_layers():
-    for entry in FEATURES.values():
-        assert layer_pairs(entry.default_layers, student_layers=3, teacher_layers=7, lowest=entry.lowest_layer)
+@pytest.mark.parametrize("name", FEATURES)
+def test_layers_are_paired_by_the_usual_map_where_none_is_given(name):
+    depths = {"student_layers": 3, "teacher_layers": 7}
+    usual = layer_pairs(FEATURES[name].default_layers, **depths)
+    assert FEATURES[name].pairs(None, **depths) == usual
+    assert FEATURES[name].pairs([(1, 2), (3, 5)], **depths) == ((1, 2), (3, 5))
+
+
+def test_what_lies_between_layers_needs_two_pairs():
+    with pytest.raises(ValueError, match="final matches 1 of a student's 3 layers, but at least 2 must be"):
+        FEATURES["flow_mse"].pairs("final", student_layers=3, teacher_layers=7)
+
+
+def test_attention_is_not_looked_for_in_embeddings():
+    with pytest.raises(ValueError, match="0 is the embeddings, which have no attention"):
+        FEATURES["attention_kl"].pairs("embeddings", student_layers=3, teacher_layers=7)
 
 
 def test_only_what_compares_number_by_number_is_projected():

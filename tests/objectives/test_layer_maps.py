@@ -97,7 +97,7 @@ def test_a_change_of_one_layer_is_seen_by_its_own_pair_alone(student_layer):
         ([(-1, -1)], r"in \[-1, -1\], the student's layer must be from 0 to 3, but it is -1"),
         ([(1, 2, 3)], r"a pair is \[student, teacher\], but \[1, 2, 3\] came"),
         ([(1, 2), (1, 2)], "names a pair twice"),
-        ([], "the pairs given matches no layer"),
+        ([], "what is given matches 0 of a student's 3 layers, but at least 1 must be"),
     ],
 )
 def test_a_map_that_names_no_layers_is_refused(layers, message):
@@ -122,5 +122,5 @@ def test_a_student_deeper_than_its_teacher_needs_pairs(layers):
 
 
 def test_skip_needs_a_layer_below_the_last():
-    with pytest.raises(ValueError, match="skip matches no layer of a student of 1"):
+    with pytest.raises(ValueError, match="skip matches 0 of a student's 1 layers"):
         layer_pairs("skip", student_layers=1, teacher_layers=7)

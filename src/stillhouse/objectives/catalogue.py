@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -32,7 +32,7 @@ from stillhouse.objectives.features import (
     linear_cka,
     normalized_mse,
 )
-from stillhouse.objectives.layer_maps import LayerMap
+from stillhouse.objectives.layer_maps import LayerMap, LayerPairs, layer_pairs
 from stillhouse.objectives.relations import multi_head_relation_kl, value_relation_kl
 from stillhouse.objectives.responses import adaptive_kl, centred_logit_mse, decoupled_kd, logit_mse, taid
 from stillhouse.objectives.supervised import cross_entropy, squared_error
@@ -212,6 +212,21 @@ class FeatureObjective(_Parametrised):
     def lowest_layer(self) -> int:
         """1 where only a block has what is read, 0 where the embedding layer has it too."""
         return int(self.reads in ("attention_scores", "value_relations", "multi_head_relations"))
+
+    def pairs(
+        self, layers: str | Sequence[Sequence[int]] | None, *, student_layers: int, teacher_layers: int
+    ) -> LayerPairs:
+        """The layers that it compares in models of so many blocks, by its usual map where none is given.
+
+        Raises: ValueError as `layer_pairs`, and for embeddings' layer where only a block has what is read.
+        """
+        return layer_pairs(
+            layers or self.default_layers,
+            student_layers=student_layers,
+            teacher_layers=teacher_layers,
+            lowest=self.lowest_layer,
+            fewest_pairs=2 if self.reads == "flow" else 1,
+        )
 
     def with_parameters(self, **parameters: object) -> "FeatureObjective":
         """This objective with some of its defaults replaced.
