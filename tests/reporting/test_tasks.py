@@ -156,6 +156,9 @@ def test_a_finding_speaks_of_the_tasks_own_answers(of_task):
     assert "it would have a macro-F1 of 85 %" in headline(of_task("token_classification"))
     text = headline(of_task("sentence_embedding"))
     assert "no gain from the teacher's signals was shown: 0.009 [-0.003, 0.021] includes 0" in text
+    assert (
+        "On Spearman with teacher, cosine with teacher, and CKA with teacher, the teacher's signals did gain." in text
+    )
 
 
 def test_a_control_that_beats_the_student_is_said_to(of_task, task):

@@ -293,8 +293,31 @@ def _finding(result: EvaluationResult, other: Role, metric: str) -> Finding:
     if main is None:
         return Finding("unknown", f"{sentence}; the difference was not measured, so no gain was shown.")
     dissent = [row for row in rows if row.outcome != main.outcome and row.metric in _worth_a_word(rows, metric)]
-    asides = "".join(f" On {formatting.describe(row.metric).title}, {_clause(row)}." for row in dissent)
-    return Finding("mixed" if dissent else main.outcome, f"{sentence}: {_clause(main)}.{asides}")
+    return Finding("mixed" if dissent else main.outcome, f"{sentence}: {_clause(main)}.{_asides(dissent)}")
+
+
+def _asides(dissent: Sequence[Verdict]) -> str:
+    """What other metrics say otherwise: with its numbers where one says it, in one breath where several do."""
+    rows: dict[Outcome, list[Verdict]] = {}
+    for row in dissent:
+        rows.setdefault(row.outcome, []).append(row)
+    sentences = [
+        f" On {_listed([formatting.describe(row.metric).title for row in same])}, "
+        f"{_clause(same[0]) if len(same) == 1 else _short_clause(same[0])}."
+        for same in rows.values()
+    ]
+    return "".join(sentences)
+
+
+def _short_clause(row: Verdict) -> str:
+    """How comparisons of this outcome turned out, without numbers."""
+    if row.outcome == "gain":
+        return f"{CAUSES[row.other]} did gain"
+    if row.outcome == "none":
+        return f"no gain from {CAUSES[row.other]} was shown"
+    return (
+        "training made the student worse" if row.other == "student_before" else "the student is worse than this control"
+    )
 
 
 def _worth_a_word(rows: Sequence[Verdict], headline: str) -> set[str]:
