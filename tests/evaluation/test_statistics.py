@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 import torch
 
-from stillhouse.evaluation.intervals import bootstrap_interval, jackknife_interval
+from stillhouse.evaluation.intervals import bootstrapped, jackknifed
 from stillhouse.evaluation.statistics import (
     calibration_error,
     cosine_beyond_chance,
@@ -148,7 +148,7 @@ def test_cka_sees_neither_rotation_nor_scale_and_its_interval_no_width(draws):
     x = random.normal(size=(DOCUMENTS, 6))
     rotation = np.linalg.qr(random.normal(size=(6, 6)))[0]
     np.testing.assert_allclose(linear_cka(x, 3 * x @ rotation)(draws), 1, rtol=1e-9)
-    own = jackknife_interval(linear_cka(x, x), num_documents=DOCUMENTS)
+    own = jackknifed(linear_cka(x, x), num_documents=DOCUMENTS).interval()
     assert (own.value, own.low, own.high) == (1, 1, 1)
 
 
@@ -156,7 +156,7 @@ def test_the_jackknife_of_a_cka_holds_its_value_and_drawing_with_replacement_wou
     """Wide and unrelated: documents that occur twice are like each other in both models."""
     random = np.random.default_rng(9)
     statistic = linear_cka(random.normal(size=(60, 200)), random.normal(size=(60, 200)))
-    drawn, left_out = (make(statistic, num_documents=60) for make in (bootstrap_interval, jackknife_interval))
+    drawn, left_out = (sample(statistic, num_documents=60).interval() for sample in (bootstrapped, jackknifed))
     assert left_out.low <= left_out.value <= left_out.high
     assert drawn.low > drawn.value
 

@@ -39,15 +39,13 @@ from stillhouse.evaluation.cost import (
     time_language_models,
 )
 from stillhouse.evaluation.embeddings import MOST_COMPARED, embed_pairs, embedding_statistics, geometry_statistics
-from stillhouse.evaluation.intervals import Statistic, bootstrap_interval, difference, jackknife_interval, share
+from stillhouse.evaluation.intervals import Sampled, Statistic, bootstrapped, jackknifed
 from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
 from stillhouse.models.generate import Sampling, generate
 
 SAMPLE_TOKENS = 60
 NEVER_COMPARED = frozenset({"perplexity"})
 """A function of the loss that bits per byte show."""
-
-Statistics = Mapping[str, Statistic]
 
 
 @dataclass(frozen=True)
@@ -62,40 +60,50 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The statistics of every model over the same documents, and how their intervals are found."""
+    """What every model is worth over the same draws of the same documents."""
 
-    statistics: Mapping[Role, Statistics]
-    num_documents: int
-    interval: Callable[..., Interval] = bootstrap_interval
+    sampled: Mapping[Role, Mapping[str, Sampled]]
 
     def metrics(self, role: Role) -> dict[str, Interval]:
         """One model's metrics."""
-        return {name: self._interval(statistic) for name, statistic in self.statistics[role].items()}
+        return {name: found.interval() for name, found in self.sampled[role].items()}
 
     def comparisons(self) -> list[Comparison]:
         """The student minus each other model, on every metric that both have."""
-        student = self.statistics["student"]
+        student = self.sampled["student"]
         return [
-            Comparison(metric, other, self._interval(difference(student[metric], theirs[metric])))
-            for other, theirs in self.statistics.items()
+            Comparison(metric, other, found.minus(theirs[metric]).interval())
+            for other, theirs in self.sampled.items()
             if other != "student"
-            for metric in student
+            for metric, found in student.items()
             if metric in theirs and metric not in NEVER_COMPARED
         ]
 
     def retentions(self, metric: str) -> list[Retention]:
         """Each model's share of the teacher's performance; none where the teacher may have nothing to keep."""
-        teacher = self.statistics["teacher"][metric]
-        if not self._interval(teacher).low > 0:
+        teacher = self.sampled["teacher"][metric]
+        if not teacher.interval().low > 0:
             return []
         return [
-            Retention(role, metric, self._interval(share(statistics[metric], teacher)))
-            for role, statistics in self.statistics.items()
+            Retention(role, metric, found[metric].share_of(teacher).interval())
+            for role, found in self.sampled.items()
             if role != "teacher"
         ]
 
-    def _interval(self, statistic: Statistic) -> Interval:
-        return self.interval(statistic, num_documents=self.num_documents)
+
+def judgement(
+    statistics: Mapping[Role, Mapping[str, Statistic]],
+    *,
+    num_documents: int,
+    sample: Callable[..., Sampled] = bootstrapped,
+) -> Judgement:
+    """Every statistic of every model over the same draws."""
+    return Judgement(
+        {
+            role: {name: sample(statistic, num_documents=num_documents) for name, statistic in own.items()}
+            for role, own in statistics.items()
+        }
+    )
 
 
 def evaluate(
@@ -119,7 +127,7 @@ def evaluate(
     text = sums["teacher"]
     return _result(
         contestants,
-        [Judgement({role: language_statistics(own) for role, own in sums.items()}, len(text.tokens))],
+        [judgement({role: language_statistics(own) for role, own in sums.items()}, num_documents=len(text.tokens))],
         timings,
         task="causal_lm",
         held_out=HeldOut(len(text.tokens), int(text.tokens.sum()), int(text.bytes.sum())),
@@ -150,15 +158,17 @@ def evaluate_encoders(
             "no held-out answer carries weight, so there is nothing to judge by. Hold out more: data.held_out."
         )
     with working(progress, "reading held-out text", _num_rows(batches) * len(models), "documents"):
-        judgement = _judge(models, batches, task=task, vocab_size=vocab_size, tags=tags, progress=progress)
+        statistics, num_documents = _judge(
+            models, batches, task=task, vocab_size=vocab_size, tags=tags, progress=progress
+        )
     num_tokens = sum(int(batch.real.sum()) for batch in batches)
     per_token = task in ("masked_lm", "token_classification")
     return _result(
         contestants,
-        [judgement],
+        [judgement(statistics, num_documents=num_documents)],
         _time(models, batches, progress),
         task=task,
-        held_out=HeldOut(judgement.num_documents, num_tokens, answers=judged if per_token else None),
+        held_out=HeldOut(num_documents, num_tokens, answers=judged if per_token else None),
     )
 
 
@@ -170,14 +180,15 @@ def _judge(
     vocab_size: int | None,
     tags: Sequence[str],
     progress: Progress,
-) -> Judgement:
+) -> tuple[dict[Role, dict[str, Statistic]], int]:
+    """Every model's statistics, and over how many documents they are."""
     if task == "regression":
         estimates = estimate(models, batches, progress=progress)
         statistics = {role: estimate_statistics(found) for role, found in estimates.items()}
-        return Judgement(statistics, len(estimates["teacher"].target))
+        return statistics, len(estimates["teacher"].target)
     choices = choose(models, batches, vocab_size=vocab_size, progress=progress)
     statistics = {role: choice_statistics(found, task=task, tags=tags) for role, found in choices.items()}
-    return Judgement(statistics, len(np.unique(choices["teacher"].document)))
+    return statistics, len(np.unique(choices["teacher"].document))
 
 
 def evaluate_sentences(
@@ -209,7 +220,10 @@ def evaluate_sentences(
     geometry = {role: geometry_statistics(own, pairs["teacher"]) for role, own in pairs.items()}
     return _result(
         contestants,
-        [Judgement(order, len(gold)), Judgement(geometry, min(len(gold), MOST_COMPARED), jackknife_interval)],
+        [
+            judgement(order, num_documents=len(gold)),
+            judgement(geometry, num_documents=min(len(gold), MOST_COMPARED), sample=jackknifed),
+        ],
         _time(models, first, progress),
         task="sentence_embedding",
         held_out=HeldOut(len(gold), sum(int(batch.real.sum()) for batch in [*first, *second])),

@@ -21,8 +21,8 @@ from stillhouse.evaluation.statistics import (
 )
 from stillhouse.models.signals import read_signals
 
-MOST_COMPARED = 2000
-"""Sentences whose geometry is compared: CKA keeps every product of two of them, 32 MB for each of its matrices."""
+MOST_COMPARED = 1000
+"""Sentences whose geometry is compared: CKA takes every product of two of them, once for each that is left out."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ ratio, of their statistics over the same draws: what they share cancels out.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from stillhouse.core.results import Interval
 RESAMPLES = 2000
 LEVELS = (0.025, 0.975)
 DEVIATIONS = 1.96  # of a normal distribution, on either side
-DRAWN_AT_ONCE = 4_000_000  # numbers; 32 MB, however many documents there are
+DRAWN_AT_ONCE = 250_000  # numbers: few enough to stay in the cache between one operation and the next
 
 Sums = NDArray[np.float64]
 """One number a document."""
@@ -27,14 +29,40 @@ Statistic = Callable[[Draws], Sums]
 """One number a draw."""
 
 
-def bootstrap_interval(statistic: Statistic, *, num_documents: int) -> Interval:
-    """The statistic of the documents as they are, and its percentiles over documents drawn with replacement."""
+@dataclass(frozen=True)
+class Sampled:
+    """A statistic of the documents as they are, and of every draw of them."""
+
+    value: float
+    drawn: Sums
+    method: Literal["bootstrap", "jackknife"] = "bootstrap"
+
+    def interval(self) -> Interval:
+        """Percentiles of documents drawn with replacement, or 1.96 standard errors from leaving out each once."""
+        if len(self.drawn) == 0:
+            return Interval(self.value, float("-inf"), float("inf"))
+        if self.method == "bootstrap":
+            low, high = np.quantile(self.drawn, LEVELS)
+            return Interval(self.value, float(low), float(high))
+        error = float(np.sqrt((len(self.drawn) - 1) * np.mean((self.drawn - self.drawn.mean()) ** 2)))
+        return Interval(self.value, self.value - DEVIATIONS * error, self.value + DEVIATIONS * error)
+
+    def minus(self, other: "Sampled") -> "Sampled":
+        """The difference, draw by draw."""
+        return Sampled(self.value - other.value, self.drawn - other.drawn, self.method)
+
+    def share_of(self, other: "Sampled") -> "Sampled":
+        """The ratio, draw by draw; infinite where the other is not above 0."""
+        shares = np.full_like(self.drawn, np.inf)
+        np.divide(self.drawn, other.drawn, out=shares, where=other.drawn > 0)
+        return Sampled(self.value / other.value if other.value > 0 else float("inf"), shares, self.method)
+
+
+def bootstrapped(statistic: Statistic, *, num_documents: int) -> Sampled:
+    """The statistic over documents drawn with replacement; nothing is drawn of a single one."""
     value = float(statistic(np.ones((1, num_documents)))[0])
-    if num_documents < 2:
-        return Interval(value, float("-inf"), float("inf"))
-    drawn = np.concatenate([statistic(draws) for draws in _resampled(num_documents)])
-    low, high = np.quantile(drawn, LEVELS)
-    return Interval(value, float(low), float(high))
+    draws = _resampled(num_documents) if num_documents > 1 else iter(())
+    return Sampled(value, np.concatenate([np.zeros(0), *(statistic(part) for part in draws)]))
 
 
 def _resampled(num_documents: int) -> Iterator[Draws]:
@@ -48,32 +76,14 @@ def _resampled(num_documents: int) -> Iterator[Draws]:
         yield counts.reshape(chosen.shape).astype(np.float64)
 
 
-def jackknife_interval(statistic: Statistic, *, num_documents: int) -> Interval:
-    """The statistic, and 1.96 of its standard errors on either side, from leaving out each document once.
+def jackknifed(statistic: Statistic, *, num_documents: int) -> Sampled:
+    """The statistic with each document left out once.
 
     For what documents that occur twice would distort: drawn with replacement, a CKA is too high, as equals are similar.
     """
     value = float(statistic(np.ones((1, num_documents)))[0])
-    if num_documents < 2:
-        return Interval(value, float("-inf"), float("inf"))
-    without = statistic(1 - np.eye(num_documents))
-    error = np.sqrt((num_documents - 1) * np.mean((without - without.mean()) ** 2))
-    return Interval(value, value - DEVIATIONS * float(error), value + DEVIATIONS * float(error))
-
-
-def difference(ours: Statistic, theirs: Statistic) -> Statistic:
-    """Ours minus theirs, draw by draw."""
-    return lambda draws: ours(draws) - theirs(draws)
-
-
-def share(ours: Statistic, theirs: Statistic) -> Statistic:
-    """Ours as a share of theirs, draw by draw; infinite where theirs is not above 0."""
-
-    def statistic(draws: Draws) -> Sums:
-        part, whole = ours(draws), theirs(draws)
-        return np.divide(part, whole, out=np.full_like(part, np.inf), where=whole > 0)
-
-    return statistic
+    drawn = statistic(1 - np.eye(num_documents)) if num_documents > 1 else np.zeros(0)
+    return Sampled(value, drawn, "jackknife")
 
 
 def ratio(numerator: Sums, denominator: Sums, *, finish: Callable[[Sums], Sums] = lambda ratio: ratio) -> Statistic:
@@ -85,7 +95,7 @@ def ratio_interval(
     numerator: Sums, denominator: Sums, *, finish: Callable[[Sums], Sums] = lambda ratio: ratio
 ) -> Interval:
     """`finish(sum of numerators / sum of denominators)` with its interval."""
-    return bootstrap_interval(ratio(numerator, denominator, finish=finish), num_documents=len(numerator))
+    return bootstrapped(ratio(numerator, denominator, finish=finish), num_documents=len(numerator)).interval()
 
 
 def difference_interval(ours: Sums, theirs: Sums, denominator: Sums) -> Interval:

@@ -3,6 +3,8 @@
 By convention a correlation with something that never varies is 0, and so is the F1 of a class that nobody names.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,7 +76,8 @@ def pearson(ours: Sums, theirs: Sums) -> Statistic:
 
 def spearman(ours: Sums, theirs: Sums) -> Statistic:
     """Rank correlation of two numbers a document; equals share their mean rank."""
-    return lambda draws: _correlation(_ranks(ours, draws), _ranks(theirs, draws), draws)
+    rank_ours, rank_theirs = _ranking(ours), _ranking(theirs)
+    return lambda draws: _correlation(rank_ours(draws), rank_theirs(draws), draws)
 
 
 def _correlation(ours: NDArray[np.float64], theirs: NDArray[np.float64], draws: Draws) -> Sums:
@@ -91,13 +94,17 @@ def _varying(values: NDArray[np.float64], draws: Draws) -> NDArray[np.float64]:
     return np.where(left > 1e-24 * whole, rest, 0.0)
 
 
-def _ranks(values: Sums, draws: Draws) -> NDArray[np.float64]:
+def _ranking(values: Sums) -> Callable[[Draws], NDArray[np.float64]]:
     """[draws, docs]: the rank of each document among those drawn; equals share their mean rank."""
     _, groups = np.unique(values, return_inverse=True)
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-    sizes = np.add.reduceat(draws[:, order], starts, axis=-1)  # [draws, groups]: of each set of equals
-    return (np.cumsum(sizes, axis=-1) - (sizes - 1) / 2)[:, groups]
+
+    def ranks(draws: Draws) -> NDArray[np.float64]:
+        sizes = np.add.reduceat(draws[:, order], starts, axis=-1)  # [draws, groups]: of each set of equals
+        return (np.cumsum(sizes, axis=-1) - (sizes - 1) / 2)[:, groups]
+
+    return ranks
 
 
 def cosine_beyond_chance(ours: Embeddings, theirs: Embeddings) -> Statistic:
@@ -124,18 +131,19 @@ def linear_cka(ours: Embeddings, theirs: Embeddings) -> Statistic:
 
     def statistic(draws: Draws) -> Sums:
         weights = draws / draws.sum(-1, keepdims=True)
-        cross = _alignment(gram_ours, gram_theirs, weights)
-        own = _alignment(gram_ours, gram_ours, weights) * _alignment(gram_theirs, gram_theirs, weights)
-        return quotient(cross, np.sqrt(own))
+        means_ours, means_theirs = weights @ gram_ours, weights @ gram_theirs  # [draws, docs]
+
+        def alignment(products: NDArray[np.float64], one: NDArray[np.float64], other: NDArray[np.float64]) -> Sums:
+            """Mean of the products of two Gram matrices, each centred under these weights."""
+            whole = (one * weights).sum(-1) * (other * weights).sum(-1)
+            return ((weights @ products) * weights).sum(-1) - 2 * (weights * (one * other)).sum(-1) + whole
+
+        cross = alignment(gram_ours * gram_theirs, means_ours, means_theirs)
+        own_ours = alignment(gram_ours**2, means_ours, means_ours)
+        own_theirs = alignment(gram_theirs**2, means_theirs, means_theirs)
+        return quotient(cross, np.sqrt(own_ours * own_theirs))
 
     return statistic
-
-
-def _alignment(one: NDArray[np.float64], other: NDArray[np.float64], weights: Draws) -> Sums:
-    """Weighted mean of the product of two Gram matrices, each centred under these weights."""
-    one_means, other_means = weights @ one, weights @ other  # [draws, docs]
-    means = (one_means * weights).sum(-1) * (other_means * weights).sum(-1)
-    return ((weights @ (one * other)) * weights).sum(-1) - 2 * (weights * one_means * other_means).sum(-1) + means
 
 
 def normalised(embeddings: Embeddings) -> Embeddings:
