@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stillhouse.core.errors import ModelError
-from stillhouse.models.anatomy import decoder_config, decoder_layers
+from stillhouse.models.anatomy import layers_of, text_config
 from stillhouse.students.build import randomised, student_from_config
 
 IDS = torch.arange(2, 12)[None]
@@ -13,12 +13,12 @@ IDS = torch.arange(2, 12)[None]
 def test_changes_are_made_and_the_rest_is_the_teachers(family, build_model):
     teacher = build_model(family)
     student = student_from_config(teacher, seed=0, changes={"num_hidden_layers": 2})
-    assert len(decoder_layers(student)) == 2
+    assert len(layers_of(student)) == 2
     assert type(student) is type(teacher)
-    ours, theirs = decoder_config(student).to_dict(), decoder_config(teacher).to_dict()
+    ours, theirs = text_config(student).to_dict(), text_config(teacher).to_dict()
     changed = {name for name in theirs if ours[name] != theirs[name]}
     assert changed - {"layer_types", "dtype"} == {"n_layer" if family == "gpt2" else "num_hidden_layers"}
-    assert len(decoder_layers(teacher)) == 4  # as before
+    assert len(layers_of(teacher)) == 4  # as before
     student(IDS)
 
 
@@ -49,7 +49,7 @@ def test_another_architecture_is_read_from_its_folder(build_model, tmp_path):
     build_model("gpt2").save_pretrained(tmp_path)
     student = student_from_config(build_model("llama"), seed=0, config=str(tmp_path), changes={"num_hidden_layers": 1})
     assert student.config.model_type == "gpt2"
-    assert len(decoder_layers(student)) == 1
+    assert len(layers_of(student)) == 1
 
 
 def test_a_randomised_model_has_the_same_shapes_and_other_seeded_numbers(family, build_model):

@@ -6,9 +6,9 @@ from transformers import AutoModelForCausalLM
 
 from stillhouse.core.errors import ModelError
 from stillhouse.data.packing import to_batch
-from stillhouse.models.anatomy import decoder_config, decoder_layers, layers_prefix, parameter_count
-from stillhouse.models.forward import factored_logits
+from stillhouse.models.anatomy import layers_of, layers_prefix, parameter_count, text_config
 from stillhouse.models.generate import Sampling, generate
+from stillhouse.models.signals import factored_logits
 from stillhouse.objectives import forward_kl
 from stillhouse.students.build import student_from_layers
 from stillhouse.students.layer_choice import choose_layers
@@ -75,7 +75,7 @@ def test_tied_embeddings_stay_tied(build_model, family):
     student = student_from_layers(teacher, (0, 2))
     assert teacher.get_output_embeddings().weight is teacher.get_input_embeddings().weight
     assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
-    gone = sum(parameter.numel() for layer in (1, 3) for parameter in decoder_layers(teacher)[layer].parameters())
+    gone = sum(parameter.numel() for layer in (1, 3) for parameter in layers_of(teacher)[layer].parameters())
     assert parameter_count(student) == parameter_count(teacher) - gone
 
 
@@ -104,9 +104,9 @@ def test_a_layer_keeps_its_own_kind(build_model, family):
         kinds = ["linear_attention", "full_attention", "full_attention", "linear_attention"]
     teacher = build_model(family, layer_types=kinds)
     student = student_from_layers(teacher, (0, 2, 3))
-    assert decoder_config(student).layer_types == [kinds[0], kinds[2], kinds[3]]
-    assert decoder_config(student).num_hidden_layers == 3
-    assert decoder_config(teacher).layer_types == kinds
+    assert text_config(student).layer_types == [kinds[0], kinds[2], kinds[3]]
+    assert text_config(student).num_hidden_layers == 3
+    assert text_config(teacher).layer_types == kinds
 
 
 def test_a_student_ends_its_texts_as_its_teacher_does(build_model):

@@ -9,11 +9,19 @@ from hypothesis import strategies as st
 
 from stillhouse.core.errors import ModelError
 from stillhouse.data.packing import to_batch
-from stillhouse.models.anatomy import decoder_layers
-from stillhouse.models.forward import factored_logits
+from stillhouse.models.anatomy import layers_of
+from stillhouse.models.signals import factored_logits
 from stillhouse.objectives import forward_kl
 from stillhouse.students.build import student_from_layers
-from stillhouse.students.layer_choice import choose_layers, kl_when_kept, most_influential, uniform_layers
+from stillhouse.students.layer_choice import (
+    PUBLISHED_LAYERS,
+    check_keep,
+    choose_layers,
+    kl_when_kept,
+    most_influential,
+    published_layers,
+    uniform_layers,
+)
 from stillhouse.students.skipping import only
 
 
@@ -53,7 +61,7 @@ def test_no_layer_left_out_changes_more_than_one_kept(influence, data):
 @torch.no_grad()
 def test_influence_is_one_minus_the_cosine_of_what_a_layer_gets_and_gives(family, build_model, batch):
     teacher, states = build_model(family), []
-    layers = decoder_layers(teacher)
+    layers = layers_of(teacher)
     layers[0].register_forward_pre_hook(
         lambda _l, args, kwargs: states.append((args or [*kwargs.values()])[0]), with_kwargs=True
     )
@@ -130,19 +138,20 @@ def test_padding_and_prompts_do_not_count_in_the_measurement(build_model, build_
 
 def test_choosing_leaves_the_teacher_untouched(family, build_model, batch):
     teacher = build_model(family)
-    blocks, weights = list(decoder_layers(teacher)), {k: v.clone() for k, v in teacher.state_dict().items()}
+    blocks, weights = list(layers_of(teacher)), {k: v.clone() for k, v in teacher.state_dict().items()}
     before = teacher(batch.ids).logits
     choose_layers(teacher, batch, keep=2)
-    assert all(now is then for now, then in zip(decoder_layers(teacher), blocks, strict=True))
+    assert all(now is then for now, then in zip(layers_of(teacher), blocks, strict=True))
     assert all(torch.equal(weights[name], weight) for name, weight in teacher.state_dict().items())
     assert torch.equal(teacher(batch.ids).logits, before)
     assert not any(block._forward_hooks for block in blocks)
 
 
 def test_an_error_while_layers_are_left_out_puts_them_back(build_model):
-    layers = decoder_layers(build_model())
+    teacher = build_model()
+    layers = layers_of(teacher)
     blocks = list(layers)
-    with pytest.raises(KeyboardInterrupt), only(layers, (0,)):
+    with pytest.raises(KeyboardInterrupt), only(teacher, (0,)):
         assert layers[1] is not blocks[1]
         raise KeyboardInterrupt
     assert list(layers) == blocks
@@ -150,9 +159,9 @@ def test_an_error_while_layers_are_left_out_puts_them_back(build_model):
 
 def test_a_layer_left_out_has_no_parameters_and_hides_none(build_model):
     teacher = build_model()
-    layers = decoder_layers(teacher)
+    layers = layers_of(teacher)
     one = sum(parameter.numel() for parameter in layers[0].parameters())
-    with only(layers, (0, 2)):
+    with only(teacher, (0, 2)):
         assert sum(parameter.numel() for parameter in layers.parameters()) == 2 * one
 
 
@@ -184,3 +193,49 @@ def test_the_same_text_gives_the_same_choice(build_model, batch):
 def test_the_kl_of_a_list_is_that_of_the_student_built_from_it(build_model, batch):
     teacher = build_model()
     assert kl_when_kept(teacher, batch, (1, 3)) == pytest.approx(_kl_of_built(teacher, batch, (1, 3)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("total", "keep", "kept"),
+    [
+        (12, 6, (0, 2, 4, 7, 9, 11)),  # DistilBERT, DistilGPT2
+        (12, 3, (0, 6, 11)),  # distilbart-*-12-3
+        (12, 4, (0, 4, 8, 11)),
+        (12, 9, (0, 1, 2, 4, 5, 7, 9, 10, 11)),
+        (16, 4, (0, 5, 10, 15)),  # distill-pegasus-*-16-4
+        (6, 3, (0, 2, 5)),
+        (12, 12, tuple(range(12))),
+        (5, 5, (0, 1, 2, 3, 4)),
+    ],
+)
+def test_published_layers_are_those_of_the_well_known_students(total, keep, kept):
+    assert published_layers(total, keep) == kept
+
+
+def test_published_layers_are_distinct_in_order_and_as_many_as_asked_for():
+    for total, ways in PUBLISHED_LAYERS.items():
+        for keep, kept in ways.items():
+            assert list(kept) == sorted(set(kept)) and len(kept) == keep and kept[0] == 0 and kept[-1] < total
+
+
+@pytest.mark.parametrize(("total", "keep"), [(12, 5), (24, 6), (4, 1)])
+def test_what_nobody_published_is_refused_and_what_there_is_is_named(total, keep):
+    with pytest.raises(ModelError, match=f"no published student keeps {keep} of {total} layers") as refusal:
+        check_keep(keep, total, method="published")
+    assert "12 to 1, 2, 3, 4, 6, 9" in str(refusal.value)
+    check_keep(keep, total, method="uniform")
+
+
+def test_published_layers_are_measured_beside_the_others(build_model, batch):
+    teacher = build_model(layers=6)
+    choice = choose_layers(teacher, batch, keep=3, method="published")
+    assert (choice.method, choice.kept) == ("published", (0, 2, 5))
+    assert choice.start_kl_nats == pytest.approx(_kl_of_built(teacher, batch, (0, 2, 5)), rel=1e-5)
+    assert choice.alternatives.keys() == {"uniform", "block_influence"}
+
+
+def test_packed_documents_are_measured_as_each_alone(build_model, build_example):
+    examples = [build_example(1, 24), build_example(2, 16)]
+    packed, apart = to_batch([examples]), to_batch([[example] for example in examples])
+    choices = [choose_layers(build_model(), rows, keep=2) for rows in (packed, apart)]
+    assert choices[0] == choices[1]

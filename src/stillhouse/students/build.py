@@ -8,57 +8,68 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from jaxtyping import Int
+from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from stillhouse.core.errors import ModelError
-from stillhouse.models.anatomy import decoder_config, decoder_layers, layers_prefix
-from stillhouse.models.load import load_config
+from stillhouse.models.anatomy import few_ids, layers_prefix, num_layers, task_of, text_config, understood
+from stillhouse.models.labels import labels_of, name_labels
+from stillhouse.models.load import LABELLED_TASKS, load_config, untrained
 from stillhouse.students.skipping import only
 
 
 def student_from_layers(teacher: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
-    """A model of the teacher's family with only the layers `kept`, every weight copied bit for bit.
+    """A model of the teacher's family and task with only the layers `kept`, every weight copied bit for bit: embeddings
+    and head too. A pooler is copied where the head reads it, and left out of a model that gives embeddings.
 
     Raises:
         ModelError: if the family's layers depend on their number or on each other, so that the rest do not make a model
             that says what the teacher says without the others.
     """
     prefix = layers_prefix(teacher)
-    student = AutoModelForCausalLM.from_config(_shortened(teacher, kept), dtype=teacher.dtype)
-    weights = {
-        new: value for name, value in teacher.state_dict().items() if (new := _renamed(name, prefix, kept)) is not None
-    }
+    student = untrained(_shortened(teacher, kept), task_of(teacher), dtype=teacher.dtype)
+    named = ((renamed(name, prefix, kept), value) for name, value in teacher.state_dict().items())
+    weights = {name: value for name, value in named if name is not None}
     try:
-        student.load_state_dict(weights, strict=True)
+        student.load_state_dict(_without_unused_pooler(weights, student), strict=True)
     except RuntimeError as error:
         raise ModelError(_dependent(teacher, "their weights differ in kind")) from error
-    student.generation_config = copy.deepcopy(teacher.generation_config)
-    _check_like_teacher_without_the_others(student.eval(), teacher, kept)
+    _end_texts_like(student, teacher)
+    check_like_teacher_without_the_others(student, teacher, kept)
     return student
 
 
+def _without_unused_pooler(weights: dict[str, Tensor], student: PreTrainedModel) -> dict[str, Tensor]:
+    has_pooler = any(name.startswith("pooler.") for name in student.state_dict())
+    return {name: value for name, value in weights.items() if has_pooler or not name.startswith("pooler.")}
+
+
 @torch.no_grad()
-def _check_like_teacher_without_the_others(
+def check_like_teacher_without_the_others(
     student: PreTrainedModel, teacher: PreTrainedModel, kept: Sequence[int]
 ) -> None:
-    """Whatever a family does with the number of a layer shows in a few tokens."""
-    ids = _few_ids(teacher)
+    """Refuse a student that does not say what its teacher says with these layers alone. Whatever a family does with the
+    number of a layer shows in a few tokens.
+
+    Raises:
+        ModelError: if their answers differ.
+    """
     try:
-        with only(decoder_layers(teacher), kept):
-            expected = teacher(input_ids=ids, use_cache=False).logits.float()
-    except (TypeError, ValueError) as error:
+        with only(teacher, kept):
+            expected = _answer(teacher)
+    except (TypeError, ValueError, IndexError) as error:
         raise ModelError(_dependent(teacher, "they hand on more than hidden states")) from error
-    found = student(input_ids=ids, use_cache=False).logits.float()
-    tolerance = 1e-3 if teacher.dtype.itemsize >= 4 else 5e-2  # of the largest logit
-    if (found - expected).abs().max() > tolerance * expected.abs().max():
+    tolerance = 1e-3 if teacher.dtype.itemsize >= 4 else 5e-2  # of the largest number
+    if (_answer(student) - expected).abs().max() > tolerance * expected.abs().max():
         raise ModelError(_dependent(teacher, "moved to another place they act differently"))
 
 
-def _few_ids(model: PreTrainedModel) -> Int[Tensor, "1 seq"]:
-    """Something to run a model on."""
-    return torch.arange(8, device=model.device)[None] % decoder_config(model).vocab_size
+def _answer(model: PreTrainedModel) -> Float[Tensor, "..."]:
+    """The logits for a few tokens, or the hidden states of a model that has no head."""
+    output = model(input_ids=few_ids(model), **understood(model, use_cache=False))
+    answer: Tensor = output.last_hidden_state if task_of(model) == "sentence_embedding" else output.logits
+    return answer.float().cpu()
 
 
 def _dependent(teacher: PreTrainedModel, how: str) -> str:
@@ -72,22 +83,22 @@ def _shortened(teacher: PreTrainedModel, kept: Sequence[int]) -> PretrainedConfi
     """The teacher's configuration for the layers kept; per-layer lists keep only those layers' entries."""
     _refuse_dependent_layers(teacher)
     config = copy.deepcopy(teacher.config)
-    decoder, total = config.get_text_config(decoder=True), decoder_config(teacher).num_hidden_layers
-    for name, value in list(vars(decoder).items()):
+    settings, total = text_config(config), num_layers(teacher)
+    for name, value in list(vars(settings).items()):
         if isinstance(value, list) and len(value) == total and "layer" in name:
-            setattr(decoder, name, [value[layer] for layer in kept])
-    decoder.num_hidden_layers = len(kept)
+            setattr(settings, name, [value[layer] for layer in kept])
+    settings.num_hidden_layers = len(kept)
     return config
 
 
 def _refuse_dependent_layers(teacher: PreTrainedModel) -> None:
-    config = decoder_config(teacher)
+    config = text_config(teacher)
     for name in ("num_kv_shared_layers", "scale_attn_by_inverse_layer_idx", "cross_layer_attention"):
         if getattr(config, name, None):
             raise ModelError(_dependent(teacher, f"{name} is {getattr(config, name)}"))
 
 
-def _renamed(name: str, prefix: str, kept: Sequence[int]) -> str | None:
+def renamed(name: str, prefix: str, kept: Sequence[int]) -> str | None:
     """The name of this weight in the student; None if its layer is not kept."""
     match = re.match(re.escape(prefix) + r"(\d+)\.(.*)", name)
     if match is None:
@@ -99,20 +110,30 @@ def _renamed(name: str, prefix: str, kept: Sequence[int]) -> str | None:
 def student_from_config(
     teacher: PreTrainedModel, *, seed: int, changes: dict[str, Any] | None = None, config: str | None = None
 ) -> PreTrainedModel:
-    """A model with random weights: the teacher's configuration, or the one at `config`, with `changes`.
+    """A model with random weights for the teacher's task: the teacher's configuration, or the one at `config`, with
+    `changes`. What a classifier calls its answers is the teacher's in any case.
 
     Raises:
         ModelError: if the configuration cannot be read, does not know a name in `changes`, or does not fit together.
     """
     settings = changed_config(load_config(config) if config else teacher.config, changes or {})
+    if task_of(teacher) in LABELLED_TASKS:
+        _answer_like(settings, teacher.config)
     torch.manual_seed(seed)
     try:
         student = _with_random_weights(settings, like=teacher)
         with torch.no_grad():
-            student(input_ids=_few_ids(student), use_cache=False)  # some misfits only show when it runs
+            _answer(student)  # some misfits only show when it runs
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         raise ModelError(f"student.changes {changes} do not fit together: {str(error).splitlines()[0]}") from error
     return student
+
+
+def _answer_like(settings: PretrainedConfig, teacher: PretrainedConfig) -> None:
+    """Let a configuration give as many answers as the teacher's, by the same names, to texts that end at the same token."""
+    name_labels(settings, labels_of(teacher))
+    settings.problem_type = teacher.problem_type
+    text_config(settings).pad_token_id = text_config(teacher).pad_token_id
 
 
 def changed_config(config: PretrainedConfig, changes: Mapping[str, Any]) -> PretrainedConfig:
@@ -122,7 +143,7 @@ def changed_config(config: PretrainedConfig, changes: Mapping[str, Any]) -> Pret
         ModelError: for a setting that it does not have, or a value that it cannot have.
     """
     whole = copy.deepcopy(config)
-    settings = whole.get_text_config(decoder=True)
+    settings = text_config(whole)
     try:
         _apply(changes, settings)
         settings.validate()
@@ -159,7 +180,12 @@ def randomised(model: PreTrainedModel, *, seed: int) -> PreTrainedModel:
 
 
 def _with_random_weights(config: PretrainedConfig, *, like: PreTrainedModel) -> PreTrainedModel:
-    """A model that ends its texts with the same tokens as another, and has the same precision."""
-    model = AutoModelForCausalLM.from_config(config, dtype=like.dtype).eval()
-    model.generation_config = copy.deepcopy(like.generation_config)
+    """A model that has another's task and precision, and ends its texts with the same tokens."""
+    model = untrained(config, task_of(like), dtype=like.dtype)
+    _end_texts_like(model, like)
     return model
+
+
+def _end_texts_like(model: PreTrainedModel, other: PreTrainedModel) -> None:
+    if other.can_generate():
+        model.generation_config = copy.deepcopy(other.generation_config)

@@ -16,6 +16,10 @@ class FromLayersConfig(Config):
     """How many layers, or which: the first is 0."""
     choose: LayerMethod = "greedy"
     """How to choose them where `keep` is a number."""
+    architecture: Literal["teacher", "distilbert"] = "teacher"
+    """The teacher's, or DistilBERT's for a BERT: without token types and pooler."""
+    freeze_position_embeddings: bool = False
+    """Leave the positions as the teacher learnt them, as DistilBERT did."""
     calibration_tokens: PositiveInt = 256
     """Tokens of the training text on which choices are measured. More is slower and seldom changes the choice."""
 
@@ -31,7 +35,7 @@ class FromConfigConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """Any causal language model that has the teacher's tokenizer."""
+    """Any model that has the teacher's tokenizer; for classification, its head may be missing."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     model: str

@@ -1,0 +1,58 @@
+"""Linear maps from a student's width to its teacher's: trained with the student, kept beside it, never inside it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stillhouse.core.files import atomic_path
+
+FILE_NAME = "projections.safetensors"
+
+
+class Projections(nn.Module):
+    """One linear map for each name whose two widths differ; where they are equal, states pass as they are.
+
+    A map starts out orthogonal, so that into a wider space lengths and angles stay as they are.
+    """
+
+    def __init__(self, widths: Mapping[str, tuple[int, int]], *, seed: int) -> None:
+        """`widths` are (student's, teacher's) by name: any text."""
+        super().__init__()
+        self.widths = dict(widths)
+        self.numbers = {
+            name: number for number, name in enumerate(name for name, pair in widths.items() if pair[0] != pair[1])
+        }
+        draw = torch.Generator().manual_seed(seed)
+        maps = (torch.empty(self.widths[name][::-1]) for name in self.numbers)  # [teacher_width, student_width]
+        self.maps = nn.ParameterList([nn.Parameter(nn.init.orthogonal_(empty, generator=draw)) for empty in maps])
+
+    def forward(
+        self, name: str, states: Float[Tensor, "*positions width"]
+    ) -> Float[Tensor, "*positions teacher_width"]:
+        """The student's states in the teacher's space."""
+        assert states.shape[-1] == self.widths[name][0], f"{name} is made for states of width {self.widths[name][0]}"
+        if name not in self.numbers:
+            return states
+        return nn.functional.linear(states, self.maps[self.numbers[name]].to(states.dtype))
+
+    def save(self, folder: Path) -> None:
+        """Write all maps, by name, to `projections.safetensors` in this folder."""
+        tensors = {name: self.maps[number].detach().contiguous() for name, number in self.numbers.items()}
+        with atomic_path(folder / FILE_NAME) as part:
+            save_file(tensors, part, metadata={"widths": json.dumps(self.widths)})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Projections":
+        """Those that `save` wrote there."""
+        with safe_open(folder / FILE_NAME, framework="pt") as file:
+            widths = {name: (pair[0], pair[1]) for name, pair in json.loads(file.metadata()["widths"]).items()}
+            found = cls(widths, seed=0)
+            for name, number in found.numbers.items():
+                found.maps[number].data.copy_(file.get_tensor(name))
+        return found
