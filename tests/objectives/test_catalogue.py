@@ -237,6 +237,7 @@ def test_a_signal_is_no_parameter(signal):
         ("adaptive_kl", {"mu": 0}, "adaptive_kl needs 0 < mu < 1, but mu is 0"),
         ("decoupled_kd", {"alpha": 0, "beta": 0}, "not both 0, but alpha is 0 and beta 0"),
         ("decoupled_kd", {"beta": -1.0}, "beta -1.0"),
+        ("decoupled_kd", {"alpha": float("inf")}, "alpha is inf"),
         ("multi_head_relation_kl", {"relation_heads": 0}, "must be 1 or more, but it is 0"),
         ("multi_head_relation_kl", {"relation_heads": 1.5}, "must be a whole number, but it is 1.5"),
         ("multi_head_relation_kl", {"relation_heads": float("nan")}, "must be a whole number, but it is nan"),

@@ -25,8 +25,8 @@ def test_a_uniform_map_takes_every_student_layer_up_the_teacher_and_the_last_to_
     assert theirs[-1] == teacher_layers
     assert theirs[0] >= 1
     assert all(lower < upper for lower, upper in pairwise(theirs))
-    step = teacher_layers / student_layers
-    assert all(abs(theirs[i - 1] - i * step) <= 0.5 for i in ours)
+    # Nearest to i * teacher_layers / student_layers, in whole numbers.
+    assert all(abs(theirs[i - 1] * student_layers - i * teacher_layers) <= student_layers / 2 for i in ours)
 
 
 @pytest.mark.parametrize("student_layers", [1, 2, 3, 4, 6, 12])

@@ -179,6 +179,16 @@ def test_no_pattern_of_banned_classes_makes_decoupled_kd_nan(student_bans, teach
     assert gradient(lambda s, t: decoupled_kd(s, t, targets), student, teacher).isfinite().all()
 
 
+def test_a_part_without_weight_is_left_out_even_where_it_is_infinite():
+    student, teacher = case()
+    student[:, 1] = BANNED  # which is no target
+    without = decoupled_kd(student, teacher, TARGETS, beta=0)
+    assert decoupled_kd(student, teacher, TARGETS).isinf().all()
+    assert without.isfinite().all()
+    almost = student.masked_fill(student == BANNED, -700.0)
+    assert_close(without, decoupled_kd(almost, teacher, TARGETS, beta=0))
+
+
 def test_a_class_that_both_sides_ban_is_no_class():
     student, teacher = case()
     banned = torch.full((3, 2), BANNED, dtype=torch.float64)
@@ -282,7 +292,7 @@ def test_low_precision_answers_lose_nothing_more(dtype):
         centred_logit_mse: (student, teacher),
         decoupled_kd: (student, teacher, targets),
         cross_entropy: (student, targets),
-        squared_error: (student[:, :1], teacher[:, 0].float()),
+        squared_error: (student[:, :1], teacher[:, 0]),
     }
     for objective, signals in calls.items():
         found = objective(*signals)

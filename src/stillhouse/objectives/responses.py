@@ -3,6 +3,8 @@
 Below, p is the teacher and q the student. Tokens banned on one side or both are treated as in `divergences`.
 """
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -37,9 +39,8 @@ def centred_logit_mse(
     """
     differences, counted = _logit_differences(student_logits, teacher_logits)
     infinite = differences == torch.inf
-    usable = counted & ~infinite
     finite = differences.masked_fill(infinite, 0.0)
-    centre = finite.sum(-1, keepdim=True) / usable.sum(-1, keepdim=True).clamp(min=1)  # [*batch, 1]
+    centre = finite.sum(-1, keepdim=True) / counted.sum(-1, keepdim=True).clamp(min=1)  # [*batch, 1]
     centred = (finite - centre).masked_fill(~counted, 0.0).masked_fill(infinite, torch.inf)
     return _mean_square(centred, counted)
 
@@ -57,12 +58,12 @@ def decoupled_kd(
     Forward KL is the same sum with alpha = 1 and beta = 1 - p(target): it listens to how a sure teacher ranks the wrong
     answers hardly at all. For classifiers; compare a sweep over beta at equal gradient norm.
 
-    Raises: ValueError unless alpha and beta are 0 or more, and not both 0.
+    Raises: ValueError unless alpha and beta are finite, 0 or more, and not both 0.
     Source: Zhao et al., 2022, arXiv:2203.08679.
     """
-    if not (alpha >= 0 and beta >= 0 and alpha + beta > 0):
+    if not (alpha >= 0 and beta >= 0 and 0 < alpha + beta < math.inf):
         raise ValueError(
-            f"decoupled_kd needs two weights of 0 or more, and not both 0, but alpha is {alpha} and beta {beta}. "
+            f"decoupled_kd needs two finite weights of 0 or more, and not both 0, but alpha is {alpha} and beta {beta}. "
             "1 and 8 are the usual choice."
         )
     check_same_vocabulary(student_logits, teacher_logits)
@@ -108,8 +109,7 @@ def adaptive_kl(
     """Forward and reverse KL per position, in nats, each as heavy as the gap it mends: at the head, or in the tail.
 
     The head is the teacher's most likely tokens, as few as hold a mass of mu; a gap is sum |p - q| there. Early on, forward
-    KL fits the head and reverse KL the tail: where one lags, its KL gets the larger share. The shares are held fixed, and
-    are equal where there is no gap at all.
+    KL fits the head and reverse KL the tail: where one lags, its KL gets the larger share. The shares are held fixed.
 
     Raises: ValueError unless 0 < mu < 1.
     Source: Wu et al., 2024, arXiv:2404.02657.
@@ -130,13 +130,13 @@ def _share_of(share: Float[Tensor, "*batch"], values: Float[Tensor, "*batch"]) -
 def _logit_differences(
     student_logits: Float[Tensor, "*batch vocab"], teacher_logits: Float[Tensor, "*batch vocab"]
 ) -> tuple[Float[Tensor, "*batch vocab"], Bool[Tensor, "*batch vocab"]]:
-    """Student minus teacher, and which tokens count: infinite where one side bans a token, uncounted where both do."""
+    """Student minus teacher, infinite where one side alone bans a token, and which tokens both allow: those that count."""
     check_same_vocabulary(student_logits, teacher_logits)
     student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits)
     student_bans, teacher_bans = student == -torch.inf, teacher == -torch.inf
     either = student_bans | teacher_bans
     differences = student.masked_fill(either, 0.0) - teacher.masked_fill(either, 0.0)
-    return differences.masked_fill(student_bans ^ teacher_bans, torch.inf), ~(student_bans & teacher_bans)
+    return differences.masked_fill(student_bans ^ teacher_bans, torch.inf), ~either
 
 
 def _mean_square(
@@ -160,9 +160,9 @@ def _target_and_rest(
 def _head_gap_share(
     student_logprobs: Float[Tensor, "*batch vocab"], teacher_logprobs: Float[Tensor, "*batch vocab"], mu: float
 ) -> Float[Tensor, "*batch"]:
-    """Which part of sum |p - q| lies in the teacher's head of mass mu; one half where p = q."""
+    """Which part of sum |p - q| lies in the teacher's head of mass mu."""
     teacher_probs, order = teacher_logprobs.exp().sort(-1, descending=True)
     gaps = (teacher_probs - student_logprobs.exp().gather(-1, order)).abs()
     in_head = teacher_probs.cumsum(-1) - teacher_probs < mu  # what comes before has not reached mu
     head_gap, gap = gaps.masked_fill(~in_head, 0.0).sum(-1), gaps.sum(-1)
-    return torch.where(gap == 0, 0.5, head_gap / gap.masked_fill(gap == 0, 1.0))
+    return head_gap / gap.masked_fill(gap == 0, 1.0)
