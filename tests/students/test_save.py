@@ -46,6 +46,14 @@ def test_the_files_are_those_that_sentence_transformers_writes(build_encoder, to
     assert json.loads((tmp_path / "sentence_bert_config.json").read_text())["max_seq_length"] == 64
 
 
+@pytest.mark.parametrize(("asked", "written"), [(20, 20), (500, 64)])
+def test_texts_are_cut_where_asked_but_never_beyond_what_the_model_reads(
+    build_encoder, tokenizer, tmp_path, asked, written
+):
+    save_student(build_encoder("bert", "sentence_embedding"), tokenizer, tmp_path, pooling="mean", max_tokens=asked)
+    assert json.loads((tmp_path / "sentence_bert_config.json").read_text())["max_seq_length"] == written
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "distilbert", "modernbert"])
 def test_the_longest_text_is_the_longest_that_the_model_reads(build_encoder, tokenizer, tmp_path, family):

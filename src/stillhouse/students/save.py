@@ -16,21 +16,26 @@ def save_student(
     *,
     pooling: Pooling | None = None,
     normalizes: bool = False,
+    max_tokens: int | None = None,
 ) -> None:
-    """Write model and tokenizer; with `pooling`, also what lets `SentenceTransformer(folder)` give the same embeddings."""
+    """Write model and tokenizer; with `pooling`, also what lets `SentenceTransformer(folder)` give the same embeddings, of
+    the first `max_tokens` of a text, or of as many as the model can read.
+    """
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if pooling is not None:
-        embedding = Embedding(pooling, normalizes)
+        longest = _longest(model, tokenizer)
         write_embedding(
-            folder, embedding, width=text_config(model).hidden_size, max_tokens=_max_tokens(model, tokenizer)
+            folder,
+            Embedding(pooling, normalizes),
+            width=text_config(model).hidden_size,
+            max_tokens=longest if max_tokens is None else min(max_tokens, longest),
         )
 
 
-def _max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+def _longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The longest text that the model has positions for, if its tokenizer does not stop before."""
-    config = text_config(model)
-    positions = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
-    if hasattr(getattr(model.base_model, "embeddings", None), "padding_idx"):
-        positions -= config.pad_token_id + 1  # RoBERTa and its kin count on from there
-    return int(min(positions, tokenizer.model_max_length))
+    positions = getattr(text_config(model), "max_position_embeddings", tokenizer.model_max_length)
+    # RoBERTa and its kin begin to count after the padding's number.
+    padding = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    return int(min(positions if padding is None else positions - padding - 1, tokenizer.model_max_length))
