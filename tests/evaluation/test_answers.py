@@ -206,3 +206,13 @@ def test_a_result_of_any_task_comes_back_from_json_as_it_was(encoders, build_bat
 def test_every_metric_is_explained(task):
     assert METRICS.keys() >= OF_TASK[task]
     assert METRICS[HEADLINE[task]].better == "higher"
+
+
+def test_pieces_of_one_document_are_one_document(encoders, build_batches):
+    batches = build_batches("masked_lm")
+    result = evaluate_encoders(encoders("masked_lm"), batches, task="masked_lm", documents=[0] * 6 + [1] * 6)
+    assert result.held_out.documents == 2
+    apart = evaluate_encoders(encoders("masked_lm"), batches, task="masked_lm")
+    assert apart.held_out.documents > 2
+    for name, metric in result.model("student").metrics.items():
+        assert metric.value == pytest.approx(apart.model("student").metrics[name].value)

@@ -8,8 +8,8 @@ import scipy.stats
 import torch
 
 from stillhouse.core.errors import DataError
-from stillhouse.evaluation.compare import evaluate_sentences
-from stillhouse.evaluation.embeddings import embed_pairs
+from stillhouse.evaluation.compare import evaluate_embeddings, evaluate_sentences
+from stillhouse.evaluation.embeddings import ScoredBatches, similarities
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +35,10 @@ def _cosines(one, other):
 
 
 def test_similarities_are_cosines_of_the_models_own_mean_states(build_encoder, pairs):
-    model, (first, second, _) = build_encoder("sentence_embedding"), pairs
-    found = embed_pairs(model, first, second, pooling="mean")
+    model, (first, second, scores) = build_encoder("sentence_embedding"), pairs
+    (found,) = similarities(model, [ScoredBatches("a", first, second, scores)], pooling="mean")
     expected = _cosines(_means(model, first), _means(model, second))
-    np.testing.assert_allclose(found.cosines, expected, rtol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_the_metrics_are_scipys_of_those_similarities(encoders, pairs):
@@ -80,8 +80,9 @@ def test_widths_that_differ_leave_the_geometry_to_compare(encoders, pairs):
 
 
 def test_gold_scores_that_are_the_teachers_own_are_kept_in_part(encoders, pairs):
-    contestants, (first, second, _) = encoders("sentence_embedding"), pairs
-    gold = embed_pairs(contestants[0].model, first, second, pooling="mean").cosines.tolist()
+    contestants, (first, second, scores) = encoders("sentence_embedding"), pairs
+    found = similarities(contestants[0].model, [ScoredBatches("a", first, second, scores)], pooling="mean")
+    gold = found[0].tolist()
     result = evaluate_sentences(contestants, first, second, gold, pooling="mean")
     assert result.model("teacher").metrics["spearman"].value == 1
     kept = result.retention("student")
@@ -94,3 +95,26 @@ def test_a_missing_score_is_said(encoders, pairs):
     first, second, scores = pairs
     with pytest.raises(DataError, match="16 first sentences, 16 second ones and 15 scores"):
         evaluate_sentences(encoders("sentence_embedding"), first, second, scores[1:], pooling="mean")
+
+
+def test_several_sets_of_pairs_count_alike_and_are_shown_one_by_one(encoders, build_batches, pairs):
+    contestants, (first, second, scores) = encoders("sentence_embedding"), pairs
+    few = [build_batches("sentence_embedding", sizes=(6,), seed=seed) for seed in (5, 6)]
+    sets = [ScoredBatches("many", first, second, scores), ScoredBatches("few", *few, list(range(6)))]
+    result = evaluate_embeddings(contestants, first, pooling="mean", pairs=sets)
+    alone = [
+        evaluate_embeddings(contestants, first, pooling="mean", pairs=[chosen]).model("student").metrics
+        for chosen in sets
+    ]
+    student = result.model("student").metrics
+    for name in ("spearman", "pearson", "teacher_spearman"):
+        assert student[name].value == pytest.approx(np.mean([metrics[name].value for metrics in alone]))
+    assert student["spearman_few"].value == pytest.approx(alone[1]["spearman"].value)
+    assert result.held_out.answers == 22
+
+
+def test_without_pairs_the_teachers_geometry_is_left_to_compare(encoders, pairs):
+    first, _, _ = pairs
+    result = evaluate_embeddings(encoders("sentence_embedding"), first, pooling="mean")
+    assert result.model("student").metrics.keys() == {"teacher_cosine", "teacher_cka"}
+    assert (result.retentions, result.held_out.documents, result.held_out.answers) == ([], 16, None)

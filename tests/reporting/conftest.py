@@ -208,7 +208,7 @@ HELD_OUT: dict[Task, HeldOut] = {
     "token_classification": HeldOut(640, 81_920, answers=44_100),
     "sequence_classification": HeldOut(640, 81_920),
     "regression": HeldOut(640, 81_920),
-    "sentence_embedding": HeldOut(640, 18_920),
+    "sentence_embedding": HeldOut(1_200, 18_920, answers=640),
 }
 
 

@@ -175,13 +175,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The text that every model was measured on. For sentence embeddings, a document is a pair of sentences."""
+    """The text that every model was measured on. For sentence embeddings, a document is a sentence."""
 
     documents: int
     tokens: int
     bytes: int | None = None
     answers: int | None = None
-    """Tokens that were judged, where that is not all of them: masked ones, or tagged ones."""
+    """What was judged, where that is neither every token nor every document: hidden tokens, tags, or scored pairs."""
 
 
 @dataclass(frozen=True)

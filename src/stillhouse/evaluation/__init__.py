@@ -1,5 +1,12 @@
 """Student against teacher and control: each number with an interval."""
 
-from stillhouse.evaluation.compare import Contestant, evaluate, evaluate_encoders, evaluate_sentences
+from stillhouse.evaluation.compare import (
+    Contestant,
+    evaluate,
+    evaluate_embeddings,
+    evaluate_encoders,
+    evaluate_sentences,
+)
+from stillhouse.evaluation.embeddings import ScoredBatches
 
-__all__ = ["Contestant", "evaluate", "evaluate_encoders", "evaluate_sentences"]
+__all__ = ["Contestant", "ScoredBatches", "evaluate", "evaluate_embeddings", "evaluate_encoders", "evaluate_sentences"]

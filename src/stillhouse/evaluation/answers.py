@@ -62,16 +62,19 @@ def choose(
     batches: Sequence[Batch],
     *,
     vocab_size: int | None = None,
+    documents: Sequence[int] = (),
     progress: Progress = SILENT,
 ) -> dict[Role, Choices]:
-    """What every model chooses at every place that carries weight. A row is a document; `teacher` must be among them.
+    """What every model chooses at every place that carries weight; `teacher` must be among them.
 
-    Only the first `vocab_size` tokens or classes can be chosen; None leaves all.
+    Only the first `vocab_size` tokens or classes can be chosen; None leaves all. `documents` says to which document
+    each row belongs; without it, every row is one.
     """
     pieces: dict[Role, list[Choices]] = {role: [] for role in models}
+    document_of = np.array(documents or range(sum(len(batch.ids) for batch in batches)))
     num_before = 0
     for batch in batches:
-        rows = np.nonzero(batch.predicts.cpu().numpy())[0] + num_before
+        rows = document_of[np.nonzero(batch.predicts.cpu().numpy())[0] + num_before]
         says = {role: _logits(model, batch, vocab_size) for role, model in models.items()}
         for role, ours in says.items():
             pieces[role].append(_choices(rows, ours, says["teacher"], batch.targets))

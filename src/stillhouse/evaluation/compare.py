@@ -38,7 +38,15 @@ from stillhouse.evaluation.cost import (
     time_encoders,
     time_language_models,
 )
-from stillhouse.evaluation.embeddings import MOST_COMPARED, embed_pairs, embedding_statistics, geometry_statistics
+from stillhouse.evaluation.embeddings import (
+    MOST_COMPARED,
+    ScoredBatches,
+    cosine_statistics,
+    embed,
+    geometry_statistics,
+    pair_statistics,
+    similarities,
+)
 from stillhouse.evaluation.intervals import Sampled, Statistic, bootstrapped, jackknifed
 from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
 from stillhouse.models.generate import Sampling, generate
@@ -81,8 +89,8 @@ class Judgement:
 
     def retentions(self, metric: str) -> list[Retention]:
         """Each model's share of the teacher's performance; none where the teacher may have nothing to keep."""
-        teacher = self.sampled["teacher"][metric]
-        if not teacher.interval().low > 0:
+        teacher = self.sampled["teacher"].get(metric)
+        if teacher is None or not teacher.interval().low > 0:
             return []
         return [
             Retention(role, metric, found[metric].share_of(teacher).interval())
@@ -142,12 +150,14 @@ def evaluate_encoders(
     task: Task,
     vocab_size: int | None = None,
     tags: Sequence[str] = (),
+    documents: Sequence[int] = (),
     progress: Progress = SILENT,
 ) -> EvaluationResult:
-    """Measure masked language models, classifiers, taggers or regressors on the same batches, a document a row.
+    """Measure masked language models, classifiers, taggers or regressors on the same batches.
 
     One must be the teacher, and one the student. Of a masked language model, `vocab_size` is how many tokens its
-    tokenizer has; of a tagger, `tags` are the names of its tags.
+    tokenizer has; of a tagger, `tags` are the names of its tags. `documents` says to which document each row belongs,
+    where long ones were cut; without it, every row is one.
 
     Raises:
         DataError: if nothing in the batches carries weight.
@@ -159,7 +169,7 @@ def evaluate_encoders(
         )
     with working(progress, "reading held-out text", _num_rows(batches) * len(models), "documents"):
         statistics, num_documents = _judge(
-            models, batches, task=task, vocab_size=vocab_size, tags=tags, progress=progress
+            models, batches, task=task, vocab_size=vocab_size, tags=tags, documents=documents, progress=progress
         )
     num_tokens = sum(int(batch.real.sum()) for batch in batches)
     per_token = task in ("masked_lm", "token_classification")
@@ -179,6 +189,7 @@ def _judge(
     task: Task,
     vocab_size: int | None,
     tags: Sequence[str],
+    documents: Sequence[int],
     progress: Progress,
 ) -> tuple[dict[Role, dict[str, Statistic]], int]:
     """Every model's statistics, and over how many documents they are."""
@@ -186,7 +197,7 @@ def _judge(
         estimates = estimate(models, batches, progress=progress)
         statistics = {role: estimate_statistics(found) for role, found in estimates.items()}
         return statistics, len(estimates["teacher"].target)
-    choices = choose(models, batches, vocab_size=vocab_size, progress=progress)
+    choices = choose(models, batches, vocab_size=vocab_size, documents=documents, progress=progress)
     statistics = {role: choice_statistics(found, task=task, tags=tags) for role, found in choices.items()}
     return statistics, len(np.unique(choices["teacher"].document))
 
@@ -200,34 +211,70 @@ def evaluate_sentences(
     pooling: Pooling,
     progress: Progress = SILENT,
 ) -> EvaluationResult:
-    """Measure sentence embeddings on pairs of sentences with gold scores: the rows of `first` and `second`, in order.
+    """`evaluate_embeddings` on one set of scored pairs, whose first sentences are compared with the teacher's.
 
-    One must be the teacher, and one the student.
+    Raises:
+        DataError: as `evaluate_embeddings`.
+    """
+    pairs = ScoredBatches("pairs", first, second, scores)
+    return evaluate_embeddings(contestants, first, pooling=pooling, pairs=[pairs], progress=progress)
+
+
+def evaluate_embeddings(
+    contestants: Sequence[Contestant],
+    batches: Sequence[Batch],
+    *,
+    pooling: Pooling,
+    pairs: Sequence[ScoredBatches] = (),
+    progress: Progress = SILENT,
+) -> EvaluationResult:
+    """Measure sentence embeddings: on held-out sentences beside the teacher's, and on scored pairs, where there are any.
+
+    One must be the teacher, and one the student. Of several sets of pairs the mean is the headline.
 
     Raises:
         DataError: if there is not one score a pair.
     """
-    if not len(scores) == _num_rows(first) == _num_rows(second) > 0:
-        counts = f"{_num_rows(first)} first sentences, {_num_rows(second)} second ones and {len(scores)} scores"
-        raise DataError(f"sentence pairs are scored one by one, but {counts} came. Give each pair a score.")
-    models, gold = _models(contestants), np.asarray(scores, dtype=np.float64)
-    with working(progress, "embedding held-out sentences", 2 * len(gold) * len(models), "sentences"):
-        pairs = {
-            role: embed_pairs(model, first, second, pooling=pooling, progress=progress)
-            for role, model in models.items()
+    for chosen in pairs:
+        _check_scores(chosen)
+    models = _models(contestants)
+    num_pairs, num_sentences = sum(len(chosen.scores) for chosen in pairs), _num_rows(batches)
+    with working(progress, "embedding", (num_sentences + 2 * num_pairs) * len(models), "sentences"):
+        own = {role: embed(model, batches, pooling=pooling, progress=progress) for role, model in models.items()}
+        cosines = {
+            role: similarities(model, pairs, pooling=pooling, progress=progress) for role, model in models.items()
         }
-    order = {role: embedding_statistics(own, pairs["teacher"], gold) for role, own in pairs.items()}
-    geometry = {role: geometry_statistics(own, pairs["teacher"]) for role, own in pairs.items()}
+    judgements = [
+        judgement(
+            {role: cosine_statistics(found, own["teacher"]) for role, found in own.items()},
+            num_documents=num_sentences,
+        ),
+        judgement(
+            {role: geometry_statistics(found, own["teacher"]) for role, found in own.items()},
+            num_documents=min(num_sentences, MOST_COMPARED),
+            sample=jackknifed,
+        ),
+    ]
+    if pairs:
+        order = {role: pair_statistics(found, cosines["teacher"], pairs) for role, found in cosines.items()}
+        judgements.insert(0, judgement(order, num_documents=num_pairs))
+    num_tokens = sum(int(batch.real.sum()) for batch in batches)
     return _result(
         contestants,
-        [
-            judgement(order, num_documents=len(gold)),
-            judgement(geometry, num_documents=min(len(gold), MOST_COMPARED), sample=jackknifed),
-        ],
-        _time(models, first, progress),
+        judgements,
+        _time(models, batches, progress),
         task="sentence_embedding",
-        held_out=HeldOut(len(gold), sum(int(batch.real.sum()) for batch in [*first, *second])),
+        held_out=HeldOut(num_sentences, num_tokens, answers=num_pairs or None),
     )
+
+
+def _check_scores(pairs: ScoredBatches) -> None:
+    num_first, num_second, num_scores = _num_rows(pairs.first), _num_rows(pairs.second), len(pairs.scores)
+    if not num_first == num_second == num_scores > 0:
+        raise DataError(
+            f"pairs of sentences are scored one by one, but {pairs.name} has {num_first} first sentences, {num_second} "
+            f"second ones and {num_scores} scores. Give each pair a score."
+        )
 
 
 def _time(
@@ -267,7 +314,7 @@ def _result(
         samples=list(samples),
         machine=machine(),
         task=task,
-        retentions=judgements[0].retentions(HEADLINE[task]),
+        retentions=[row for judgement in judgements for row in judgement.retentions(HEADLINE[task])],
         speeds=speed_ups(timings),
     )
 

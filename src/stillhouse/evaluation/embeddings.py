@@ -1,6 +1,6 @@
 """Sentence embeddings: do they order pairs of sentences as people do, and do they lie as the teacher's do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,32 +26,20 @@ MOST_COMPARED = 1000
 
 
 @dataclass(frozen=True)
-class PairEmbeddings:
-    """What a model makes of the first and the second sentence of every pair."""
+class ScoredBatches:
+    """A set of pairs of sentences: the rows of `first`, of `second`, and `scores` belong together in their order."""
 
-    first: Embeddings
-    second: Embeddings
-
-    @property
-    def cosines(self) -> Sums:
-        """How similar the model finds the two sentences of each pair."""
-        return (normalised(self.first) * normalised(self.second)).sum(-1)
-
-
-def embed_pairs(
-    model: PreTrainedModel,
-    first: Sequence[Batch],
-    second: Sequence[Batch],
-    *,
-    pooling: Pooling,
-    progress: Progress = SILENT,
-) -> PairEmbeddings:
-    """Run a model over both sentences of every pair."""
-    return PairEmbeddings(*(_embed(model, batches, pooling, progress) for batches in (first, second)))
+    name: str
+    first: Sequence[Batch]
+    second: Sequence[Batch]
+    scores: Sequence[float]
 
 
 @torch.no_grad()
-def _embed(model: PreTrainedModel, batches: Sequence[Batch], pooling: Pooling, progress: Progress) -> Embeddings:
+def embed(
+    model: PreTrainedModel, batches: Sequence[Batch], *, pooling: Pooling, progress: Progress = SILENT
+) -> Embeddings:
+    """What a model makes of each row."""
     pieces = []
     for batch in batches:
         embeddings = read_signals(model, batch, Wanted(pooling=pooling)).embeddings
@@ -61,19 +49,52 @@ def _embed(model: PreTrainedModel, batches: Sequence[Batch], pooling: Pooling, p
     return np.concatenate(pieces)
 
 
-def embedding_statistics(ours: PairEmbeddings, teacher: PairEmbeddings, scores: Sums) -> dict[str, Statistic]:
-    """The metrics of sentence embeddings, over pairs. Those that compare two models read the first sentences alone."""
-    cosines = ours.cosines
-    found = {
-        "spearman": spearman(cosines, scores),
-        "pearson": pearson(cosines, scores),
-        "teacher_spearman": spearman(cosines, teacher.cosines),
-    }
-    if ours.first.shape[1] == teacher.first.shape[1]:
-        found["teacher_cosine"] = cosine_beyond_chance(ours.first, teacher.first)
+def similarities(
+    model: PreTrainedModel, pairs: Sequence[ScoredBatches], *, pooling: Pooling, progress: Progress = SILENT
+) -> list[Sums]:
+    """The cosine of the two sentences of every pair, set by set."""
+    found = []
+    for chosen in pairs:
+        sides = [embed(model, side, pooling=pooling, progress=progress) for side in (chosen.first, chosen.second)]
+        found.append((normalised(sides[0]) * normalised(sides[1])).sum(-1))
     return found
 
 
-def geometry_statistics(ours: PairEmbeddings, teacher: PairEmbeddings) -> dict[str, Statistic]:
+def pair_statistics(
+    ours: Sequence[Sums], teacher: Sequence[Sums], pairs: Sequence[ScoredBatches]
+) -> dict[str, Statistic]:
+    """How pairs are ordered, beside people and beside the teacher: averaged over the sets, and for each of several."""
+    gold = [np.asarray(chosen.scores, dtype=np.float64) for chosen in pairs]
+    found = {
+        "spearman": _mean_over_sets(spearman, ours, gold),
+        "pearson": _mean_over_sets(pearson, ours, gold),
+        "teacher_spearman": _mean_over_sets(spearman, ours, teacher),
+    }
+    for number, chosen in enumerate(pairs if len(pairs) > 1 else ()):
+        alone = [values if place == number else values[:0] for place, values in enumerate(ours)]
+        found[f"spearman_{chosen.name}"] = _mean_over_sets(spearman, alone, gold)
+    return found
+
+
+def _mean_over_sets(
+    correlation: Callable[[Sums, Sums], Statistic], ours: Sequence[Sums], theirs: Sequence[Sums]
+) -> Statistic:
+    """The mean of the sets' correlations, over draws from all pairs; sets that ours leaves empty do not count."""
+    ends = np.cumsum([len(values) for values in theirs])
+    starts = ends - [len(values) for values in theirs]
+    parts = [
+        (slice(start, end), correlation(one, other))
+        for start, end, one, other in zip(starts, ends, ours, theirs, strict=True)
+        if len(one) > 0
+    ]
+    return lambda draws: np.mean([statistic(draws[:, place]) for place, statistic in parts], axis=0)
+
+
+def cosine_statistics(ours: Embeddings, teacher: Embeddings) -> dict[str, Statistic]:
+    """How near the embeddings are to the teacher's, where widths agree."""
+    return {"teacher_cosine": cosine_beyond_chance(ours, teacher)} if ours.shape == teacher.shape else {}
+
+
+def geometry_statistics(ours: Embeddings, teacher: Embeddings) -> dict[str, Statistic]:
     """What is compared over the first MOST_COMPARED sentences only, and needs the jackknife."""
-    return {"teacher_cka": linear_cka(ours.first[:MOST_COMPARED], teacher.first[:MOST_COMPARED])}
+    return {"teacher_cka": linear_cka(ours[:MOST_COMPARED], teacher[:MOST_COMPARED])}

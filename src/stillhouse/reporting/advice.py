@@ -9,7 +9,7 @@ from typing import Any
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.reporting import formatting
 from stillhouse.reporting.charts import LAST_TERMS, POSITIONS, Point, series, term_words
-from stillhouse.reporting.verdicts import ANSWERS, CONTROLS, documents, metric_names, verdict, verdicts
+from stillhouse.reporting.verdicts import ANSWERS, CONTROLS, counted_documents, metric_names, verdict, verdicts
 
 STILL_FALLING = 0.02  # below 2 % over a fifth of the run, a longer one would be slow to pay
 LARGE_GAP = 0.25  # agreement lost; beyond this a flat loss points to the student's size
@@ -126,7 +126,7 @@ def _wide_intervals(result: EvaluationResult) -> Iterator[Advice]:
     if undecided:
         reason = (
             f"On {_titles(result, (row.metric for row in undecided))} the difference to the control is within its "
-            f"interval, from {documents(result, result.held_out.documents)}. Four times as many would halve the interval."
+            f"interval, from {counted_documents(result)}. Four times as many would halve the interval."
         )
         yield Advice("Hold out more text", reason)
 

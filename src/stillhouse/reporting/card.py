@@ -15,6 +15,7 @@ from stillhouse.reporting.html import write_whole
 from stillhouse.reporting.verdicts import (
     OTHERS,
     SHORT_TITLES,
+    counted_documents,
     documents,
     headline,
     metric_names,
@@ -288,7 +289,7 @@ def _limits_section(result: EvaluationResult, teacher: Mapping[str, Any], licenc
         NOT_MEASURED.get(result.task, NOT_MEASURED_OTHERWISE),
     ]
     if result.held_out.documents < 100:
-        lines.append(f"Only {documents(result, result.held_out.documents)} were held out: the intervals are wide.")
+        lines.append(f"Measured on only {counted_documents(result)}: the intervals are wide.")
     terms = teacher.get("output_terms")
     lines.append(
         f"The teacher's terms on its outputs: {escaped(str(terms))}"

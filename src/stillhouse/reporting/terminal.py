@@ -23,7 +23,7 @@ from stillhouse.reporting.verdicts import (
     SHORT_TITLES,
     Outcome,
     best_roles,
-    documents,
+    counted_documents,
     findings,
     headline,
     kept,
@@ -224,9 +224,7 @@ def results_table(result: EvaluationResult) -> Group:
     lines.append(Text(kept(result), style="bold"))
     lines += [Text(finding.text, style=OUTCOME_STYLES[finding.outcome]) for finding in findings(result)]
     note = Text("* best of the student, its start and the controls; two where no difference was shown. ", style="dim")
-    note.append(
-        f"Brackets: 95 % intervals over {formatting.count(result.held_out.documents)} held-out {documents(result)}."
-    )
+    note.append(f"Brackets: 95 % intervals over {counted_documents(result)}.")
     return Group(_Results(result), note, Text(), *lines)
 
 

@@ -125,10 +125,18 @@ def metric_names(result: EvaluationResult) -> list[str]:
     return [name for name in first if name in names] + [name for name in dict.fromkeys(names) if name not in first]
 
 
-def documents(result: EvaluationResult, count: float | None = None) -> str:
-    """What intervals resample, by its name: documents, or pairs of sentences."""
-    kind = ANSWERS[result.task] if result.task == "sentence_embedding" else "documents"
-    return kind if count is None else f"{formatting.count(count)} {kind}"
+def documents(result: EvaluationResult) -> str:
+    """What intervals resample, by its name."""
+    if result.task != "sentence_embedding":
+        return "documents"
+    return "sentences" if result.held_out.answers is None else "pairs of sentences"
+
+
+def counted_documents(result: EvaluationResult) -> str:
+    """How many of them were held out."""
+    are_pairs = result.task == "sentence_embedding" and result.held_out.answers is not None
+    count = result.held_out.answers if are_pairs else result.held_out.documents
+    return f"{formatting.count(count or 0)} held-out {documents(result)}"
 
 
 def models_in_order(result: EvaluationResult) -> list[ModelResult]:

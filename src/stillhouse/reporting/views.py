@@ -190,11 +190,12 @@ def report_view(
 
 def held_out_sentence(result: EvaluationResult) -> str:
     """What everything was measured on."""
-    held_out = result.held_out
-    parts = [f"{formatting.count(held_out.documents)} held-out {documents(result)}"]
+    held_out, are_sentences = result.held_out, result.task == "sentence_embedding"
+    parts = [f"{formatting.count(held_out.documents)} held-out {'sentences' if are_sentences else 'documents'}"]
     parts.append(f"{formatting.count(held_out.tokens)} tokens")
     if held_out.answers is not None:
-        parts.append(f"{formatting.count(held_out.answers)} of them judged")
+        judged = "scored pairs beside them" if are_sentences else "of them judged"
+        parts.append(f"{formatting.count(held_out.answers)} {judged}")
     if held_out.bytes is not None:
         parts.append(f"{formatting.si(held_out.bytes, 'B')} of text")
     return ", ".join(parts)
@@ -414,9 +415,11 @@ def _synthesised_facts(synthesised: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _held_out_facts(result: EvaluationResult) -> list[tuple[str, str]]:
     held_out = result.held_out
-    facts = [(documents(result), formatting.count(held_out.documents)), ("tokens", formatting.count(held_out.tokens))]
+    are_sentences = result.task == "sentence_embedding"
+    facts = [("sentences" if are_sentences else "documents", formatting.count(held_out.documents))]
+    facts.append(("tokens", formatting.count(held_out.tokens)))
     if held_out.answers is not None:
-        facts.append(("judged tokens", formatting.count(held_out.answers)))
+        facts.append(("scored pairs" if are_sentences else "judged tokens", formatting.count(held_out.answers)))
     if held_out.bytes is not None:
         facts.append(("text", formatting.si(held_out.bytes, "B")))
     return facts
