@@ -49,6 +49,7 @@ from stillhouse.evaluation.embeddings import (
 )
 from stillhouse.evaluation.intervals import Sampled, Statistic, bootstrapped, jackknifed
 from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
+from stillhouse.evaluation.statistics import Embeddings
 from stillhouse.models.generate import Sampling, generate
 
 SAMPLE_TOKENS = 60
@@ -244,28 +245,27 @@ def evaluate_embeddings(
         cosines = {
             role: similarities(model, pairs, pooling=pooling, progress=progress) for role, model in models.items()
         }
-    judgements = [
-        judgement(
-            {role: cosine_statistics(found, own["teacher"]) for role, found in own.items()},
-            num_documents=num_sentences,
-        ),
-        judgement(
-            {role: geometry_statistics(found, own["teacher"]) for role, found in own.items()},
-            num_documents=min(num_sentences, MOST_COMPARED),
-            sample=jackknifed,
-        ),
-    ]
-    if pairs:
-        order = {role: pair_statistics(found, cosines["teacher"], pairs) for role, found in cosines.items()}
-        judgements.insert(0, judgement(order, num_documents=num_pairs))
-    num_tokens = sum(int(batch.real.sum()) for batch in batches)
+    order = {role: pair_statistics(found, cosines["teacher"], pairs) for role, found in cosines.items()}
     return _result(
         contestants,
-        judgements,
+        [*([judgement(order, num_documents=num_pairs)] if pairs else []), *_beside_teacher(own)],
         _time(models, batches, progress),
         task="sentence_embedding",
-        held_out=HeldOut(num_sentences, num_tokens, answers=num_pairs or None),
+        held_out=HeldOut(
+            num_sentences, sum(int(batch.real.sum()) for batch in batches), answers=num_pairs if pairs else None
+        ),
     )
+
+
+def _beside_teacher(embeddings: Mapping[Role, Embeddings]) -> list[Judgement]:
+    """How near the embeddings of the held-out sentences are to the teacher's, and how alike their geometry."""
+    teacher = embeddings["teacher"]
+    cosines = {role: cosine_statistics(found, teacher) for role, found in embeddings.items()}
+    geometry = {role: geometry_statistics(found, teacher) for role, found in embeddings.items()}
+    return [
+        judgement(cosines, num_documents=len(teacher)),
+        judgement(geometry, num_documents=min(len(teacher), MOST_COMPARED), sample=jackknifed),
+    ]
 
 
 def _check_scores(pairs: ScoredBatches) -> None:

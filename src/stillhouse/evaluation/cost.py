@@ -17,7 +17,7 @@ from stillhouse.core.files import size_on_disk
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import Cost, Interval, Role, SpeedUp
 from stillhouse.evaluation.intervals import median_interval, spread
-from stillhouse.models.anatomy import decoder_config, parameter_count, understood
+from stillhouse.models.anatomy import parameter_count, text_config, understood
 from stillhouse.models.generate import Sampling, generate
 
 PREFILL_TOKENS = 256
@@ -91,7 +91,7 @@ def time_language_models(models: Mapping[Name, PreTrainedModel], *, progress: Pr
 
 
 def _most_positions(model: PreTrainedModel) -> int:
-    return getattr(decoder_config(model), "max_position_embeddings", None) or PREFILL_TOKENS
+    return getattr(text_config(model), "max_position_embeddings", None) or PREFILL_TOKENS
 
 
 def _rate(tokens: int, work: Callable[[int], object]) -> float:

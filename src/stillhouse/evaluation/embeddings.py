@@ -63,7 +63,12 @@ def similarities(
 def pair_statistics(
     ours: Sequence[Sums], teacher: Sequence[Sums], pairs: Sequence[ScoredBatches]
 ) -> dict[str, Statistic]:
-    """How pairs are ordered, beside people and beside the teacher: averaged over the sets, and for each of several."""
+    """How pairs are ordered, beside people and beside the teacher: averaged over the sets, and for each of several.
+
+    Nothing without a set.
+    """
+    if not pairs:
+        return {}
     gold = [np.asarray(chosen.scores, dtype=np.float64) for chosen in pairs]
     found = {
         "spearman": _mean_over_sets(spearman, ours, gold),
