@@ -35,6 +35,8 @@ setup: .venv/ready  ## make .venv and install stillhouse into it, with the versi
 	    echo "$(PYTHON) has no venv module. Install it (on Debian and Ubuntu: apt install python3-venv), then run make setup again." >&2; exit 1; }
 	'$(PYTHON)' -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,parity]'
+	# They ask for packages that the functions we compare with never use, and that break a CPU torch.
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --no-deps textbrewer torchdistill
 	@touch $@
 
 demo: setup  ## distil a real model on this machine and write a report (about ten minutes)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.signals import FactoredLogits
-from stillhouse.kernels.chunked import Term, chunked_losses
+from stillhouse.kernels.chunked import chunked_losses
+from stillhouse.kernels.terms import Term
 from stillhouse.objectives import forward_kl
 
 

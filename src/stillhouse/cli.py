@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         _set_up_libraries()
-        command = importlib.import_module("stillhouse.commands.run")
-        command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until)
+        _run(chosen)
     except KeyboardInterrupt:
         print("\nstopped. The same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
@@ -52,6 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"stillhouse: {message}", file=sys.stderr)
         return 2
     return 0
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    if chosen.verb == "objectives":
+        importlib.import_module("stillhouse.commands.objectives").show(chosen.name)
+    else:
+        command = importlib.import_module("stillhouse.commands.run")
+        command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=verb.summary, description=verb.summary.capitalize() + ".", epilog=EPILOG)
         one.add_argument("recipe", metavar="RECIPE", help="a YAML file; see recipes/")
         one.add_argument("overrides", metavar="key=value", nargs="*", help="such as training.epochs=2 or run=runs/mine")
+    summary = "list what a student can be asked to match, or show one of them in full"
+    shown = verbs.add_parser("objectives", help=summary, description=summary.capitalize() + ".")
+    shown.add_argument("name", metavar="NAME", nargs="?", help="such as forward_kl")
     return parser
 
 

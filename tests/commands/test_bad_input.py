@@ -70,15 +70,15 @@ FROM_FILE = {"synthesis": None, "labels": None}
             {"objectives": [{"name": "foward_kl"}]},
             ["objectives.0: There is no objective 'foward_kl'. Did you mean 'forward_kl'?"],
         ),
-        ({"objectives": [{"name": "jsd", "bta": 0.5}]}, ["objectives.0: there is no key 'bta'. Did you mean 'beta'?"]),
+        ({"objectives": [{"name": "jsd", "bta": 0.5}]}, ["objectives.0: jsd has no key 'bta'. Did you mean 'beta'?"]),
         (
             {"objectives": [{"name": "jsd", "wieght": 1}]},
-            ["objectives.0: there is no key 'wieght'. Did you mean 'weight'?"],
+            ["objectives.0: jsd has no key 'wieght'. Did you mean 'weight'?"],
         ),
         ({"objectives": [{"name": "jsd", "beta": 1.0}]}, ["objectives.0: jsd needs 0 < beta < 1, but beta is 1.0."]),
         (
             {"objectives": [{"name": "jsd", "beta": "half"}]},
-            ['objectives.0.beta: "half" came, but it should be a number.'],
+            ['objectives.0.beta: "half" came, but it should be a number, or it should be'],
         ),
         (
             {"objectives": [{"name": "next_token", "temperature": 2.0}]},

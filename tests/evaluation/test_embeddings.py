@@ -8,8 +8,14 @@ import scipy.stats
 import torch
 
 from stillhouse.core.errors import DataError
-from stillhouse.evaluation.compare import evaluate_embeddings, evaluate_sentences
+from stillhouse.evaluation.compare import evaluate_embeddings
 from stillhouse.evaluation.embeddings import ScoredBatches, similarities
+
+
+def evaluate_sentences(contestants, first, second, scores, *, pooling):
+    """On one set of scored pairs."""
+    pairs = [ScoredBatches("pairs", first, second, scores)]
+    return evaluate_embeddings(contestants, first, pooling=pooling, pairs=pairs)
 
 
 @pytest.fixture(autouse=True)

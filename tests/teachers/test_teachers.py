@@ -71,7 +71,7 @@ def test_labels_made_from_something_else_are_refused(examples, tmp_path, build_m
 def test_a_text_that_was_never_labelled_is_refused(examples, tmp_path, build_model, build_example):
     _, store = stored(build_model(layers=2), examples, tmp_path)
     with pytest.raises(StaleError, match="a text of the data has no label.*Label again"):
-        store.signals(to_batch([[examples[0], build_example(99, 6)]]), Wanted(logits=True)).logits
+        store.signals(to_batch([[examples[0], build_example(99, 6)]]), Wanted(logits=True))
 
 
 def test_a_text_that_only_begins_like_a_labelled_one_is_refused(examples, tmp_path, build_model):
@@ -79,7 +79,7 @@ def test_a_text_that_only_begins_like_a_labelled_one_is_refused(examples, tmp_pa
     batch = to_batch([[examples[2]]])
     shorter = type(batch)(batch.ids[:, :-1], batch.positions[:, :-1], batch.documents[:, :-1], batch.weights[:, :-1])
     with pytest.raises(StaleError, match="has no label"):
-        store.signals(shorter, Wanted(logits=True)).logits
+        store.signals(shorter, Wanted(logits=True))
 
 
 @pytest.mark.parametrize("victim", ["shard-00001.safetensors", "head.safetensors", "manifest.json"])

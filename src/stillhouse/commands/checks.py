@@ -1,33 +1,81 @@
 """What can be found wrong with the models of a recipe from their folders alone, before any weight is read."""
 
+import torch
 from transformers import PretrainedConfig
 
+from stillhouse.commands.recipe import Recipe
 from stillhouse.core.errors import ModelError
-from stillhouse.models.load import check_weights, load_config, load_tokenizer, vocabulary_fingerprint
+from stillhouse.models.anatomy import most_tokens, num_layers, text_config
+from stillhouse.models.load import check_serves, check_weights, load_config, load_tokenizer, vocabulary_fingerprint
+from stillhouse.objectives import FeatureObjective, objective
 from stillhouse.students.build import changed_config
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig, StudentConfig
 from stillhouse.students.layer_choice import check_keep
+from stillhouse.training.config import ObjectiveConfig
 
 
-def check_student(wanted: StudentConfig, *, teacher: str, row_tokens: int) -> None:
-    """Refuse a student that cannot be made, cannot be compared with this teacher token by token, or cannot read a row.
+def check_models(recipe: Recipe) -> None:
+    """Refuse a teacher that was not made for the task, a student that cannot be made, cannot be compared with this teacher
+    or cannot read a row, and an objective that does not fit the two.
 
     Raises:
         ModelError: naming the key of the recipe.
     """
+    teacher = recipe.teacher.model
     teacher_config = load_config(teacher)
-    student_config = _student_config(wanted, teacher_config)
-    if isinstance(wanted, CheckpointConfig):
-        _check_vocabulary(wanted.model, teacher)
+    check_serves(teacher_config, recipe.task, source=teacher)
+    student_config = _student_config(recipe.student, teacher_config)
+    if isinstance(recipe.student, CheckpointConfig):
+        _check_vocabulary(recipe.student.model, teacher)
     _check_head(student_config, len(load_tokenizer(teacher)))
-    _check_row("teacher", teacher_config, row_tokens)
-    _check_row("student", student_config, row_tokens)
+    for owner, config in (("teacher", teacher_config), ("student", student_config)):
+        _check_row(owner, config, recipe.data.sequence_tokens)
+    depth = _depth(recipe.student, student_config)
+    for chosen in recipe.objectives:
+        _check_objective(chosen, depth, student_config, teacher_config)
+
+
+def _depth(wanted: StudentConfig, config: PretrainedConfig) -> int:
+    """How many layers the student will have."""
+    if isinstance(wanted, FromLayersConfig):
+        return wanted.keep if isinstance(wanted.keep, int) else len(wanted.keep)
+    return num_layers(config)
+
+
+def _check_objective(chosen: ObjectiveConfig, depth: int, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
+    """Refuse a map of layers that these depths do not have, and heads or widths that cannot be compared."""
+    try:
+        chosen.build(student_layers=depth, teacher_layers=num_layers(teacher))
+        entry = objective(chosen.name, **_numbers(chosen))
+        if isinstance(entry, FeatureObjective) and entry.reads in _ATTENTION:
+            _try_attention(entry, student, teacher)
+    except ValueError as error:
+        raise ModelError(f"objectives, {chosen.name}: {error}") from None
+
+
+_ATTENTION = ("attention_scores", "value_relations", "multi_head_relations")
+
+
+def _numbers(chosen: ObjectiveConfig) -> dict[str, float]:
+    return {name: value for name, value in (chosen.model_extra or {}).items() if isinstance(value, int | float)}
+
+
+def _try_attention(entry: FeatureObjective, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
+    """The objective itself says what it cannot compare: it is shown one token of zeros of each side."""
+    if entry.reads == "attention_scores":
+        entry.function(*(torch.zeros(1, heads(config), 1, 1) for config in (student, teacher)))
+        return
+    allowed = torch.ones(1, 1, 1, dtype=torch.bool)
+    counts = (heads, key_heads) if entry.reads == "multi_head_relations" else (key_heads,)
+    for count in counts:
+        states = (torch.zeros(1, count(config), 1, head_width(config)) for config in (student, teacher))
+        entry.function(*states, allowed)
 
 
 def _student_config(wanted: StudentConfig, teacher: PretrainedConfig) -> PretrainedConfig:
     match wanted:
         case FromLayersConfig():
-            check_keep(wanted.keep, teacher.get_text_config(decoder=True).num_hidden_layers)
+            check_keep(wanted.keep, num_layers(teacher), method=wanted.choose)
             return teacher
         case FromConfigConfig():
             return changed_config(load_config(wanted.config) if wanted.config else teacher, wanted.changes)
@@ -46,7 +94,7 @@ def _check_vocabulary(student: str, teacher: str) -> None:
 
 
 def _check_head(student: PretrainedConfig, num_tokens: int) -> None:
-    rows = student.get_text_config(decoder=True).vocab_size
+    rows = text_config(student).vocab_size
     if rows < num_tokens:
         raise ModelError(
             f"the student's vocab_size is {rows:,}, but the teacher's tokenizer has {num_tokens:,} tokens, and these "
@@ -55,8 +103,24 @@ def _check_head(student: PretrainedConfig, num_tokens: int) -> None:
 
 
 def _check_row(owner: str, settings: PretrainedConfig, row_tokens: int) -> None:
-    longest = getattr(settings.get_text_config(decoder=True), "max_position_embeddings", None)
+    longest = most_tokens(settings)
     if longest is not None and row_tokens > longest:
         raise ModelError(
             f"data.sequence_tokens is {row_tokens}, but the {owner} reads at most {longest} tokens. Lower it to that."
         )
+
+
+def heads(config: PretrainedConfig) -> int:
+    """Attention heads of a layer."""
+    return int(text_config(config).num_attention_heads)
+
+
+def key_heads(config: PretrainedConfig) -> int:
+    """Heads of keys and values: fewer where several queries share one."""
+    return int(getattr(text_config(config), "num_key_value_heads", None) or heads(config))
+
+
+def head_width(config: PretrainedConfig) -> int:
+    """Numbers that one head has a token."""
+    settings = text_config(config)
+    return int(getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads)

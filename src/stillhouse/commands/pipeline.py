@@ -3,48 +3,40 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from stillhouse.commands.checks import check_student
+from stillhouse.commands.checks import check_models
 from stillhouse.commands.metrics_log import MetricsLog
-from stillhouse.commands.recipe import Recipe
+from stillhouse.commands.parts import Parts, plain
+from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
 from stillhouse.core.batch import Batch
-from stillhouse.core.config import Config, to_yaml
-from stillhouse.core.errors import DataError
-from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files, remove, size_on_disk
+from stillhouse.core.config import to_yaml
+from stillhouse.core.files import fingerprint, remove, size_on_disk
 from stillhouse.core.label_store import damaged
 from stillhouse.core.progress import Progress
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.core.run import RunFolder
-from stillhouse.data.examples import Example
-from stillhouse.data.packing import to_batch
-from stillhouse.data.text import Row, read_rows, split_held_out, to_examples
-from stillhouse.evaluation.compare import Contestant, evaluate
-from stillhouse.kernels.chunked import Term
+from stillhouse.data.rowset import RowSet
+from stillhouse.evaluation import Contestant, ScoredBatches, evaluate, evaluate_embeddings, evaluate_encoders
+from stillhouse.kernels.terms import Term
 from stillhouse.labelling import label
-from stillhouse.models.load import (
-    LoadedModel,
-    check_weights,
-    display_name,
-    load_causal_lm,
-    load_tokenizer,
-    source_fingerprint,
-    waits_for_unpacking,
-)
-from stillhouse.students.build import randomised, student_from_config, student_from_layers
-from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig
-from stillhouse.students.layer_choice import choose_layers
+from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
+from stillhouse.students.build import randomised
+from stillhouse.students.config import FromLayersConfig
+from stillhouse.students.distilbert import freeze_position_embeddings
+from stillhouse.students.projections import Projections
 from stillhouse.synthesis import filled_templates, synthesize
 from stillhouse.teachers import LocalTeacher, StoredTeacher
 from stillhouse.training import train
-from stillhouse.training.config import ObjectiveConfig
+from stillhouse.training.terms import Scheduled
 
-HARD_LABELS = ObjectiveConfig(name="next_token").build()
+DOCUMENTS_PER_BATCH = 32
+"""Documents in one batch of an evaluation: each has a row of its own, as long as the longest."""
+
 CONTROL_ROLES: Mapping[str, tuple[Role, ...]] = {
     "none": (),
     "hard_labels": ("control_hard_labels",),
@@ -58,87 +50,16 @@ class Pipeline:
 
     def __init__(self, recipe: Recipe, run: RunFolder, progress: Progress) -> None:
         self.recipe, self.run, self.progress = recipe, run, progress
-        self.metrics = MetricsLog(run)
+        self.parts, self.metrics = Parts(recipe, run, progress), MetricsLog(run)
 
     def check(self) -> None:
         """Find what is wrong with teacher, student or data before any model is loaded or anything is written."""
         check_weights(self.recipe.teacher.model)
         if waits_for_unpacking(self.recipe.teacher.model):
             self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
+        check_models(self.recipe)
         if self.recipe.data.path is not None:
-            _ = self.rows  # read now, so that what is wrong with them is said now
-        check_student(
-            self.recipe.student, teacher=self.recipe.teacher.model, row_tokens=self.recipe.data.sequence_tokens
-        )
-
-    # Parts, made when first asked for.
-
-    @cached_property
-    def teacher(self) -> LoadedModel:
-        """The teacher, loaded."""
-        self.progress.say(f"loading the teacher, {display_name(self.recipe.teacher.model)}")
-        return load_causal_lm(self.recipe.teacher.model)
-
-    @cached_property
-    def teacher_fingerprint(self) -> str:
-        """Hash of the teacher's files."""
-        return source_fingerprint(self.recipe.teacher.model)
-
-    @cached_property
-    def student_fingerprint(self) -> str:
-        """Hash of the student's recipe, and of the files beside the teacher's that it is made from."""
-        files = ""
-        match self.recipe.student:
-            case CheckpointConfig(model=source) | FromConfigConfig(config=str(source)):
-                files = source_fingerprint(source)
-        return fingerprint([_plain(self.recipe.student), files])
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's tokenizer, which the student shares."""
-        return load_tokenizer(self.recipe.teacher.model)
-
-    @cached_property
-    def rows(self) -> tuple[list[Row], list[Row]]:
-        """Texts to train on, and texts held out."""
-        return split_held_out(read_rows(self._data_path()), share=self.recipe.data.held_out)
-
-    @cached_property
-    def train_examples(self) -> list[Example]:
-        """Tokenised texts to train on."""
-        return self._tokenised(self.rows[0])
-
-    @cached_property
-    def held_out_examples(self) -> list[Example]:
-        """Tokenised texts held out."""
-        return self._tokenised(self.rows[1])
-
-    def _tokenised(self, rows: Sequence[Row]) -> list[Example]:
-        examples = to_examples(rows, self.tokenizer, max_tokens=self.recipe.data.sequence_tokens)
-        if not examples:
-            raise DataError(
-                f"the texts, such as {rows[0].text[:20]!r}, are too short to predict anything. Give longer ones, or more."
-            )
-        return examples
-
-    @cached_property
-    def data_fingerprint(self) -> str:
-        """Hash of the training text and of everything that turns it into tokens."""
-        path = self._data_path()
-        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-        return fingerprint(
-            [fingerprint_files(files), self.recipe.data.model_dump(mode="json"), self.teacher_fingerprint]
-        )
-
-    def _data_path(self) -> Path:
-        if self.recipe.data.path is not None:
-            return self.recipe.data.path
-        self.synthesize()
-        return self._documents
-
-    @property
-    def _documents(self) -> Path:
-        return self.run.data / "documents.jsonl"
+            _ = self.parts.data  # read now, so that what is wrong with it is said now
 
     # Stages.
 
@@ -155,7 +76,7 @@ class Pipeline:
             self.progress.stage(name, title)
             return work()
 
-        made_from_hash = fingerprint([_plain(part) for part in made_from])
+        made_from_hash = fingerprint([plain(part) for part in made_from])
         return self.run.stage(name, made_from=made_from_hash, work=announced, makes=makes)
 
     def synthesize(self) -> dict[str, Any]:
@@ -166,8 +87,8 @@ class Pipeline:
 
         def work() -> dict[str, Any]:
             outcome = synthesize(
-                self.teacher.model,
-                self.tokenizer,
+                self.parts.teacher.model,
+                self.parts.tokenizer,
                 prompts=filled_templates(wanted.templates, wanted.slots, seed=wanted.seed),
                 folder=self.run.data,
                 num_tokens=wanted.tokens,
@@ -178,8 +99,10 @@ class Pipeline:
             )
             return asdict(outcome)
 
-        made_from = [self.teacher_fingerprint, wanted]
-        return self._stage("synthesize", "the teacher writes", made_from=made_from, work=work, makes=[self._documents])
+        made_from = [self.parts.teacher_fingerprint, wanted]
+        return self._stage(
+            "synthesize", "the teacher writes", made_from=made_from, work=work, makes=[self.parts.documents]
+        )
 
     def label(self) -> dict[str, Any]:
         """The teacher's signals over the training text, stored."""
@@ -190,10 +113,10 @@ class Pipeline:
 
         def work() -> dict[str, Any]:
             outcome = label(
-                LocalTeacher(self.teacher.model),
-                self.train_examples,
+                LocalTeacher(self.parts.teacher.model),
+                self.parts.train_examples,
                 self.run.labels,
-                made_from=self.data_fingerprint,
+                made_from=self.parts.data_fingerprint,
                 row_tokens=self.recipe.data.sequence_tokens,
                 shard_tokens=wanted.shard_tokens,
                 progress=self.progress,
@@ -201,7 +124,7 @@ class Pipeline:
             return asdict(outcome)
 
         self._forget_damaged_labels()
-        return self._stage("label", "the teacher labels", made_from=[self.data_fingerprint, wanted], work=work)
+        return self._stage("label", "the teacher labels", made_from=[self.parts.data_fingerprint, wanted], work=work)
 
     def _forget_damaged_labels(self) -> None:
         """Labels that were finished and then damaged are made again, the damaged files alone."""
@@ -216,107 +139,97 @@ class Pipeline:
         self.synthesize()
 
         def work() -> dict[str, Any]:
-            student, choice = self._new_student()
-            self._save(student, "student_before")
-            return {"layers": choice}
+            student, choice = self.parts.new_student()
+            self.parts.save(student, "student_before")
+            return {"layers": None if choice is None else asdict(choice)}
 
-        made_from = [self.data_fingerprint, self.student_fingerprint]
+        made_from = [self.parts.data_fingerprint, self.parts.student_fingerprint]
         makes = [self.run.path / "student_before"]
         return self._stage("student", "the student is made", made_from=made_from, work=work, makes=makes)
 
-    def _new_student(self) -> tuple[PreTrainedModel, dict[str, Any] | None]:
-        match self.recipe.student:
-            case FromLayersConfig() as wanted:
-                batch = self._calibration_batch(wanted.calibration_tokens)
-                choice = choose_layers(
-                    self.teacher.model, batch, keep=wanted.keep, method=wanted.choose, progress=self.progress
-                )
-                return student_from_layers(self.teacher.model, choice.kept), asdict(choice)
-            case FromConfigConfig() as wanted:
-                seed = self.recipe.training.seed
-                return student_from_config(
-                    self.teacher.model, seed=seed, changes=wanted.changes, config=wanted.config
-                ), None
-            case CheckpointConfig() as wanted:
-                return load_causal_lm(wanted.model).model, None
-
-    def _calibration_batch(self, num_tokens: int) -> Batch:
-        """The first training texts that together have `num_tokens` to predict."""
-        chosen: list[Example] = []
-        for example in self.train_examples:
-            chosen.append(example)
-            if sum(sum(member.weights) for member in chosen) >= num_tokens:
-                break
-        return to_batch([[example] for example in chosen])
-
     def train(self) -> dict[str, Any]:
         """The student, trained by the recipe's objectives."""
-        terms = [chosen.build() for chosen in self.recipe.objectives]
         makes = [self.run.student]
         if not self.run.is_done("train", makes=makes):  # labels have served once it is done, and may be gone
             self.label()
         self.make_student()
-        made_from = [self.data_fingerprint, self.student_fingerprint, self.recipe.objectives, self.recipe.training]
 
         def work() -> dict[str, Any]:
-            return self._train_arm("student", self._load("student_before"), terms, self._signals())
+            student = self.parts.load("student_before")
+            terms = self.parts.terms(student)
+            projections = self.parts.projections(student, terms)
+            done = self._train_arm("student", student, terms, self._signals(), projections)
+            if projections.maps:
+                projections.save(self.run.path)
+            return done
 
+        made_from = [*self._arms_are_made_from, self.recipe.objectives]
         return self._stage("train", "the student learns", made_from=made_from, work=work, makes=makes)
+
+    @property
+    def _arms_are_made_from(self) -> list[Any]:
+        return [self.parts.data_fingerprint, self.parts.student_fingerprint, self.recipe.training]
 
     def _signals(self) -> Teacher:
         if self.recipe.labels is None:
-            return LocalTeacher(self.teacher.model)
-        return StoredTeacher(self.run.labels, made_from=self.data_fingerprint)
+            return LocalTeacher(self.parts.teacher.model)
+        return StoredTeacher(self.run.labels, made_from=self.parts.data_fingerprint)
 
     def _train_arm(
-        self, arm: Role, student: PreTrainedModel, terms: list[Term], teacher: Teacher | None
+        self,
+        arm: Role,
+        student: PreTrainedModel,
+        terms: Sequence[Term | Scheduled],
+        teacher: Teacher | None,
+        projections: Projections | None = None,
     ) -> dict[str, Any]:
         checkpoints = self.run.path / "checkpoints" / arm
+        if isinstance(self.recipe.student, FromLayersConfig) and self.recipe.student.freeze_position_embeddings:
+            freeze_position_embeddings(student)
         trained = train(
             student,
-            self.train_examples,
+            self.parts.data.train,
             terms=terms,
             teacher=teacher,
-            vocab_size=len(self.tokenizer),
+            vocab_size=self.parts.num_answers,
             schedule=self.recipe.training,
-            row_tokens=self.recipe.data.sequence_tokens,
             checkpoints=checkpoints,
+            pooling=self.parts.pooling,
+            projections=projections,
             log_line=self.metrics.arm(arm, checkpoints),
             progress=self.progress,
             title=arm.replace("_", " ") + " learns",
         )
-        self._save(trained, arm)
+        self.parts.save(trained, arm)
         remove(checkpoints)  # several times the student's size, and of no use any more
         lines = [line for line in self.run.metric_lines() if line.get("arm") == arm]
         return {"steps": lines[-1]["step"], "tokens": lines[-1]["tokens"], "final_loss": lines[-1]["loss"]}
 
     def train_controls(self) -> None:
         """The same architecture on the same texts and steps, without the teacher's signals."""
-        for role in CONTROL_ROLES[self.recipe.evaluation.control]:
-            made_from = [self.data_fingerprint, self.student_fingerprint, self.recipe.training]
+        for role in CONTROL_ROLES[self.recipe.control]:
+            self._train_control(role)
 
-            def work(role: Role = role) -> dict[str, Any]:
-                start = self._load("student_before")
-                if role == "control_from_scratch":
-                    start = randomised(start, seed=self.recipe.training.seed)
-                return self._train_arm(role, start, [HARD_LABELS], None)
+    def _train_control(self, role: Role) -> None:
+        hard = HARD_OBJECTIVE[self.recipe.task]
+        assert hard is not None, "a recipe whose data has nothing to learn from has no control"
 
-            makes = [self.run.path / role]
-            self._stage(role, "the control learns without the teacher", made_from=made_from, work=work, makes=makes)
+        def work() -> dict[str, Any]:
+            start = self.parts.load("student_before")
+            if role == "control_from_scratch":
+                start = randomised(start, seed=self.recipe.training.seed)
+            return self._train_arm(role, start, [Term(hard)], None)
+
+        title, makes = "the control learns without the teacher", [self.run.path / role]
+        self._stage(role, title, made_from=self._arms_are_made_from, work=work, makes=makes)
 
     def evaluate(self) -> EvaluationResult:
-        """Teacher, student, student before training and controls on the held-out text."""
+        """Teacher, student, student before training and controls on the held-out data."""
         self.train()
         self.train_controls()
 
         def work() -> dict[str, Any]:
-            result = evaluate(
-                self._contestants(),
-                self.held_out_examples,
-                self.tokenizer,
-                num_samples=self.recipe.evaluation.samples,
-                progress=self.progress,
-            )
+            result = self._judge()
             self.metrics.evaluation(result)
             self.run.forget("report")
             return {"result": result.to_dict()}
@@ -324,17 +237,49 @@ class Pipeline:
         done = self._stage("evaluate", "everyone is measured", made_from=self._everything, work=work)
         return EvaluationResult.from_dict(done["result"])
 
+    def _judge(self) -> EvaluationResult:
+        parts, contestants, task = self.parts, self._contestants(), self.recipe.task
+        if task == "causal_lm":
+            samples = self.recipe.evaluation.samples
+            return evaluate(
+                contestants, parts.held_out_examples, parts.tokenizer, num_samples=samples, progress=self.progress
+            )
+        if task == "sentence_embedding":
+            assert parts.pooling is not None
+            pairs = [
+                ScoredBatches(found.name, _batches(found.first), _batches(found.second), found.scores)
+                for found in parts.data.pairs
+            ]
+            held_out = _batches(parts.data.held_out)
+            return evaluate_embeddings(
+                contestants, held_out, pooling=parts.pooling, pairs=pairs, progress=self.progress
+            )
+        return evaluate_encoders(
+            contestants,
+            _batches(parts.data.held_out),
+            task=task,
+            vocab_size=parts.num_answers if task == "masked_lm" else None,
+            tags=parts.data.labels if task == "token_classification" else (),
+            progress=self.progress,
+        )
+
     @property
     def _everything(self) -> list[Any]:
         """The data, and all of the recipe but where it is at work."""
-        return [self.data_fingerprint, self.student_fingerprint, self.recipe.model_dump(mode="json", exclude={"run"})]
+        return [
+            self.parts.data_fingerprint,
+            self.parts.student_fingerprint,
+            self.recipe.model_dump(mode="json", exclude={"run"}),
+        ]
 
     def _contestants(self) -> list[Contestant]:
-        controls = CONTROL_ROLES[self.recipe.evaluation.control]
+        controls = CONTROL_ROLES[self.recipe.control]
         roles: tuple[Role, ...] = ("student_before", *controls, "student")
-        own = [Contestant(role, role, self._load(role), self.run.path / role) for role in roles]
+        own = [Contestant(role, role, self.parts.load(role), self.run.path / role) for role in roles]
         return [
-            Contestant("teacher", display_name(self.recipe.teacher.model), self.teacher.model, self.teacher.folder),
+            Contestant(
+                "teacher", display_name(self.recipe.teacher.model), self.parts.teacher.model, self.parts.teacher.folder
+            ),
             *own,
         ]
 
@@ -384,9 +329,9 @@ class Pipeline:
 
     def _data_account(self, stages: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         account: dict[str, Any] = {
-            "train_documents": len(self.rows[0]),
-            "train_tokens": round(sum(sum(example.weights) for example in self.train_examples)),
-            "held_out_documents": len(self.rows[1]),
+            "train_documents": self.parts.data.num_train_documents,
+            "train_tokens": self.parts.train_tokens,
+            "held_out_documents": self.parts.data.num_held_out_documents,
         }
         if "synthesize" in stages:
             account["synthesised"] = {n: stages["synthesize"][n] for n in ("documents", "tokens", "seconds", "dropped")}
@@ -401,15 +346,10 @@ class Pipeline:
             }
         return account
 
-    # Models in the run folder.
 
-    def _save(self, model: PreTrainedModel, role: Role) -> None:
-        with atomic_path(self.run.path / role) as part:
-            model.save_pretrained(part)
-            self.tokenizer.save_pretrained(part)
-
-    def _load(self, role: Role) -> PreTrainedModel:
-        return AutoModelForCausalLM.from_pretrained(self.run.path / role, dtype=self.teacher.model.dtype).eval()
+def _batches(rows: RowSet) -> list[Batch]:
+    """All rows, for an evaluation."""
+    return list(rows.batches(DOCUMENTS_PER_BATCH))
 
 
 @contextmanager
@@ -425,10 +365,3 @@ def at_work(recipe: Recipe, progress: Progress) -> Iterator[Pipeline]:
     pipeline.check()
     with run.open(recipe):
         yield pipeline
-
-
-def _plain(part: Any) -> Any:
-    """A configuration as plain values, for hashing."""
-    if isinstance(part, Config):
-        return part.model_dump(mode="json")
-    return [_plain(member) for member in part] if isinstance(part, list | tuple) else part

@@ -1,13 +1,16 @@
 """A whole recipe, and what must be true of its parts together."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from stillhouse.core.config import Config
-from stillhouse.data.config import TextDataConfig
+from stillhouse.core.task import Task
+from stillhouse.data.config import DataConfig, TextDataConfig
 from stillhouse.labelling.config import LabelsConfig
+from stillhouse.objectives import FeatureObjective, Objective, objective
 from stillhouse.students.config import StudentConfig
 from stillhouse.synthesis.config import PromptSynthesisConfig
 from stillhouse.teachers import LocalTeacherConfig
@@ -16,15 +19,28 @@ from stillhouse.training.trainer import Schedule
 
 Control = Literal["hard_labels", "from_scratch", "both", "none"]
 
+HARD_OBJECTIVE: Mapping[Task, str | None] = {
+    "causal_lm": "next_token",
+    "masked_lm": "masked_token",
+    "sequence_classification": "hard_label",
+    "token_classification": "hard_label",
+    "regression": "squared_error",
+    "sentence_embedding": None,
+}
+"""What a student learns where it has no teacher."""
+
+ON_NUMBERS = ("squared_error", "logit_mse")
+"""The objectives on logits for which the one number of a regression is more than a distribution over a single class."""
+
 
 class EvaluationConfig(Config):
     """What the student is judged beside."""
 
-    control: Control = "hard_labels"
+    control: Control | None = None
     """The same architecture on the same budget without teacher signals: from the same start (`hard_labels`), from random
-    weights (`from_scratch`), `both`, or `none`."""
+    weights (`from_scratch`), `both`, or `none`. If left out: `hard_labels` where the data has something to learn from."""
     samples: int = Field(default=3, ge=0)
-    """Held-out beginnings that every model continues, for reading."""
+    """Held-out beginnings that every language model continues, for reading."""
 
 
 class Recipe(Config):
@@ -36,7 +52,7 @@ class Recipe(Config):
     student: StudentConfig
     synthesis: PromptSynthesisConfig | None = None
     """Where it is given, the teacher writes the training text."""
-    data: TextDataConfig = TextDataConfig()
+    data: DataConfig = TextDataConfig()
     labels: LabelsConfig | None = None
     """Where it is given, the teacher runs once over the data and training reads what it said; else it runs in every step."""
     objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
@@ -49,6 +65,29 @@ class Recipe(Config):
             raise ValueError("give data.path or synthesis: exactly one of them says where the text comes from.")
         return self
 
+    @property
+    def task(self) -> Task:
+        """What teacher and student are asked for: the kind of data says it."""
+        return self.data.task
+
+    @property
+    def control(self) -> Control:
+        """Which controls the student is judged beside."""
+        default: Control = "none" if HARD_OBJECTIVE[self.task] is None else "hard_labels"
+        return self.evaluation.control or default
+
+    @model_validator(mode="after")
+    def _only_text_is_written_and_stored(self) -> "Recipe":
+        if self.synthesis is not None and self.task != "causal_lm":
+            raise ValueError(
+                f"synthesis writes text for data of kind text, but the kind is {self.data.kind!r}. Leave one out."
+            )
+        features = [chosen.name for chosen in self.objectives if chosen.reads_features]
+        if self.labels is not None and (features or self.task != "causal_lm"):
+            what = f"{features[0]} compares more" if features else f"data of kind {self.data.kind!r} asks for more"
+            raise ValueError(f"labels keep what a language model's logits are made of, but {what}. Leave labels out.")
+        return self
+
     @model_validator(mode="after")
     def _objectives_can_teach(self) -> "Recipe":
         names = [chosen.name for chosen in self.objectives]
@@ -56,6 +95,40 @@ class Recipe(Config):
             raise ValueError(
                 f"objectives names {max(names, key=names.count)!r} twice. Name each once, with one weight."
             )
-        if not any(chosen.weight for chosen in self.objectives):
+        if not any(chosen.has_weight for chosen in self.objectives):
             raise ValueError("every weight in objectives is 0, so there is nothing to learn. Give one a weight.")
         return self
+
+    @model_validator(mode="after")
+    def _objectives_suit_the_task(self) -> "Recipe":
+        faults = [
+            fault for chosen in self.objectives if (fault := _misfit(objective(chosen.name), self.data.kind, self.task))
+        ]
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_a_control(self) -> "Recipe":
+        if self.control != "none" and HARD_OBJECTIVE[self.task] is None:
+            raise ValueError(
+                f"evaluation.control is {self.control!r}, but sentences have nothing to learn from without a teacher. "
+                "Leave it out, or say none."
+            )
+        return self
+
+
+def _misfit(chosen: Objective | FeatureObjective, kind: str, task: Task) -> str:
+    """Why this objective says nothing about data of this kind; empty where it does."""
+    hard, embeds = HARD_OBJECTIVE[task], task == "sentence_embedding"
+    if isinstance(chosen, FeatureObjective):
+        if chosen.reads == "embeddings" and not embeds:
+            return f"{chosen.name} compares sentence embeddings, but data of kind {kind!r} has none. Try hidden_cosine."
+        return ""
+    if embeds:
+        return f"{chosen.name} compares logits, which sentence embeddings have none of. Try embedding_cosine."
+    if not chosen.reads_teacher and chosen.name != hard:
+        return f"{chosen.name} does not learn from data of kind {kind!r}. Use {hard}."
+    if task == "regression" and chosen.name not in ON_NUMBERS:
+        return f"{chosen.name} compares distributions, and a single number has none. Use logit_mse."
+    return ""

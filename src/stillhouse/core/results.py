@@ -66,7 +66,9 @@ METRICS: Mapping[str, Metric] = {
     "perplexity": Metric(
         "perplexity", "", "lower", "exp of the mean next-token loss; comparable under one tokenizer only."
     ),
-    "cross_entropy": Metric("cross-entropy", "nats", "lower", "Minus the log of the probability given to the right answer."),
+    "cross_entropy": Metric(
+        "cross-entropy", "nats", "lower", "Minus the log of the probability given to the right answer."
+    ),
     "accuracy": Metric("accuracy", "share", "higher", "How often the model's likeliest answer is the right one."),
     "macro_f1": Metric("macro-F1", "share", "higher", "F1 of each class, averaged: rare classes count as much as any."),
     "span_f1": Metric("span F1", "share", "higher", "F1 of whole spans: right only with both ends and the kind right."),
@@ -76,8 +78,12 @@ METRICS: Mapping[str, Metric] = {
     "calibration_error": Metric(
         "calibration error", "share", "lower", "ECE: confidence against accuracy, mean gap over 15 bins of confidence."
     ),
-    "pearson": Metric("Pearson correlation", "", "higher", "Linear correlation of the model's answers with the gold scores."),
-    "spearman": Metric("Spearman correlation", "", "higher", "Rank correlation of the model's answers with the gold scores."),
+    "pearson": Metric(
+        "Pearson correlation", "", "higher", "Linear correlation of the model's answers with the gold scores."
+    ),
+    "spearman": Metric(
+        "Spearman correlation", "", "higher", "Rank correlation of the model's answers with the gold scores."
+    ),
     "mean_squared_error": Metric(
         "mean squared error", "", "lower", "Mean square of the answer's distance from the gold score."
     ),
@@ -251,7 +257,9 @@ def _saved(ours: int, theirs: int) -> float:
 
 
 def _model_result(values: Mapping[str, Any]) -> ModelResult:
-    cost: dict[str, Any] = {name: Interval(**value) if isinstance(value, Mapping) else value for name, value in values["cost"].items()}
+    cost: dict[str, Any] = {
+        name: Interval(**value) if isinstance(value, Mapping) else value for name, value in values["cost"].items()
+    }
     return ModelResult(
         role=values["role"],
         name=values["name"],

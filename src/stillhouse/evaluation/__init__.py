@@ -5,8 +5,7 @@ from stillhouse.evaluation.compare import (
     evaluate,
     evaluate_embeddings,
     evaluate_encoders,
-    evaluate_sentences,
 )
 from stillhouse.evaluation.embeddings import ScoredBatches
 
-__all__ = ["Contestant", "ScoredBatches", "evaluate", "evaluate_embeddings", "evaluate_encoders", "evaluate_sentences"]
+__all__ = ["Contestant", "ScoredBatches", "evaluate", "evaluate_embeddings", "evaluate_encoders"]

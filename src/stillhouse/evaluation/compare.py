@@ -203,24 +203,6 @@ def _judge(
     return statistics, len(np.unique(choices["teacher"].document))
 
 
-def evaluate_sentences(
-    contestants: Sequence[Contestant],
-    first: Sequence[Batch],
-    second: Sequence[Batch],
-    scores: Sequence[float],
-    *,
-    pooling: Pooling,
-    progress: Progress = SILENT,
-) -> EvaluationResult:
-    """`evaluate_embeddings` on one set of scored pairs, whose first sentences are compared with the teacher's.
-
-    Raises:
-        DataError: as `evaluate_embeddings`.
-    """
-    pairs = ScoredBatches("pairs", first, second, scores)
-    return evaluate_embeddings(contestants, first, pooling=pooling, pairs=[pairs], progress=progress)
-
-
 def evaluate_embeddings(
     contestants: Sequence[Contestant],
     batches: Sequence[Batch],

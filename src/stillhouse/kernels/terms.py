@@ -64,7 +64,9 @@ def plain_losses(
     """
     logits, said = student.dense(), None if teacher is None else teacher.dense()
     sums = weighted_sums(torch.stack([term.objective(logits, said, targets) for term in terms]), token_weights)
-    return sum((term.weight * total for term, total in zip(terms, sums, strict=True)), sums.new_zeros(())), sums.detach()
+    return sum(
+        (term.weight * total for term, total in zip(terms, sums, strict=True)), sums.new_zeros(())
+    ), sums.detach()
 
 
 def weighted_sums(

@@ -76,6 +76,19 @@ def understood(model: PreTrainedModel, **arguments: object) -> dict[str, object]
     return {name: value for name, value in arguments.items() if value is not None and name in known}
 
 
+COUNT_FROM_PADDING = frozenset({"camembert", "data2vec-text", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
+"""Families that number positions from the padding token's id on, and so read fewer tokens than they have positions."""
+
+
+def most_tokens(owner: PreTrainedModel | PretrainedConfig) -> int | None:
+    """The longest text that a model has positions for; None if there is no such bound."""
+    config = text_config(owner)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or config.model_type not in COUNT_FROM_PADDING:
+        return positions
+    return int(positions) - config.pad_token_id - 1
+
+
 def few_ids(model: PreTrainedModel) -> Int[Tensor, "1 seq"]:
     """Something to run a model on."""
     return torch.arange(8, device=model.device)[None] % text_config(model).vocab_size
@@ -89,6 +102,3 @@ def parameter_count(model: nn.Module, *, embeddings: bool = True) -> int:
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     left_out = {id(p) for module in [*tables, *([head] if head is not None else [])] for p in module.parameters()}
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in left_out)
-
-
-decoder_config, decoder_layers = text_config, layers_of  # the names from when every model was a decoder

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stillhouse.core.batch import Batch
-from stillhouse.models.anatomy import decoder_config
+from stillhouse.models.anatomy import text_config
 
 TRIAL_TOKENS = 6
 """Tokens of a trial document: a few more than the widest short convolution of the families we know."""
@@ -34,7 +34,7 @@ def isolates_documents(model: PreTrainedModel, last_hidden: LastHidden) -> bool:
 @torch.no_grad()
 def _trial(model: PreTrainedModel, last_hidden: LastHidden) -> bool:
     """Two rows of two documents: is the second of each read as if it stood alone?"""
-    ids = torch.arange(4 * TRIAL_TOKENS, device=model.device).view(2, -1) % decoder_config(model).vocab_size
+    ids = torch.arange(4 * TRIAL_TOKENS, device=model.device).view(2, -1) % text_config(model).vocab_size
     positions = torch.arange(TRIAL_TOKENS, device=model.device).repeat(2, 2)
     with evaluating(model):
         packed = last_hidden(ids, positions)[:, TRIAL_TOKENS:].float()

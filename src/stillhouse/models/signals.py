@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from stillhouse.core.batch import Batch, LabelledBatch, one_document_a_row
 from stillhouse.core.errors import ModelError
 from stillhouse.core.signals import Attention, DenseLogits, FactoredLogits, Pooling, Signals, Wanted
-from stillhouse.models.anatomy import decoder_config, understood
+from stillhouse.models.anatomy import text_config, understood
 from stillhouse.models.attention import recording
 from stillhouse.models.isolation import evaluating, isolates_documents, padded_like
 
@@ -79,7 +79,7 @@ def pooled(hidden: Float[Tensor, "batch seq hidden"], batch: Batch, pooling: Poo
 
 def head_of(model: PreTrainedModel, hidden: Float[Tensor, "*positions hidden"]) -> FactoredLogits:
     """The model's head applied, in thought, to what it is given: with its bias, scale and softcap."""
-    head, config = model.get_output_embeddings(), decoder_config(model)
+    head, config = model.get_output_embeddings(), text_config(model)
     # Granite divides its logits, Cohere multiplies them, Gemma 2 caps them.
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)

@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.core.signals import Pooling
-from stillhouse.models.anatomy import text_config
+from stillhouse.models.anatomy import most_tokens, text_config
 from stillhouse.models.sentence_folder import Embedding, write_embedding
 
 
@@ -35,7 +35,4 @@ def save_student(
 
 def _longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The longest text that the model has positions for, if its tokenizer does not stop before."""
-    positions = getattr(text_config(model), "max_position_embeddings", tokenizer.model_max_length)
-    # RoBERTa and its kin begin to count after the padding's number.
-    padding = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
-    return int(min(positions if padding is None else positions - padding - 1, tokenizer.model_max_length))
+    return int(min(most_tokens(model) or tokenizer.model_max_length, tokenizer.model_max_length))

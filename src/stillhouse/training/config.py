@@ -14,7 +14,6 @@ from stillhouse.objectives import (
     Objective,
     Ramp,
     RampShape,
-    layer_pairs,
     objective,
 )
 from stillhouse.training.features import FeatureTerm
@@ -59,7 +58,9 @@ class ObjectiveConfig(Config):
     def _is_in_the_catalogue(self) -> "ObjectiveConfig":
         chosen = objective(self.name)
         known = ["name", "weight", *_own_keys(chosen), *chosen.parameters]
-        given = [*(self.model_fields_set & type(self).model_fields.keys()), *(self.model_extra or {})]
+        # A resolved recipe writes every default out, also where it means nothing.
+        given = [key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default]
+        given += self.model_extra or {}
         unknown = [key for key in given if key not in known]
         if unknown:
             raise ValueError(
@@ -89,8 +90,7 @@ class ObjectiveConfig(Config):
         chosen = objective(self.name)
         if isinstance(chosen, Objective):
             return self._term(())
-        depths = {"student_layers": student_layers, "teacher_layers": teacher_layers}
-        return self._term(layer_pairs(self.layers or chosen.default_layers, lowest=chosen.lowest_layer, **depths))
+        return self._term(chosen.pairs(self.layers, student_layers=student_layers, teacher_layers=teacher_layers))
 
     def _term(self, pairs: LayerPairs) -> Scheduled:
         numbers = {"weight": self.weight, **(self.model_extra or {})}
@@ -108,4 +108,4 @@ def _own_keys(chosen: Objective | FeatureObjective) -> list[str]:
     """What can be said about this kind of objective beside its name, weight and parameters."""
     if isinstance(chosen, FeatureObjective):
         return [] if chosen.reads == "embeddings" else ["layers"]
-    return ["where", *(["temperature"] if chosen.takes_temperature else [])]
+    return ["where", "temperature"]  # where a temperature means nothing, the objective says why

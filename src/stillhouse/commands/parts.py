@@ -1,0 +1,214 @@
+"""The parts of one recipe, each made when it is first asked for: models, tokenizer, data, and what they are known by."""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stillhouse.commands.recipe import Recipe
+from stillhouse.core.batch import Batch, as_batch
+from stillhouse.core.config import Config
+from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files
+from stillhouse.core.progress import Progress
+from stillhouse.core.results import Role
+from stillhouse.core.run import RunFolder
+from stillhouse.core.signals import Pooling
+from stillhouse.data.examples import Example
+from stillhouse.data.packing import PackedRows, to_batch
+from stillhouse.data.prepare import Prepared, prepare
+from stillhouse.data.rowset import PaddedRows
+from stillhouse.models.anatomy import num_layers, text_config
+from stillhouse.models.load import (
+    LoadedModel,
+    display_name,
+    load_model,
+    load_student,
+    load_tokenizer,
+    source_fingerprint,
+)
+from stillhouse.students.build import student_from_config, student_from_layers
+from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig
+from stillhouse.students.distilbert import distilbert_from_layers
+from stillhouse.students.layer_choice import LayerChoice, choose_layers
+from stillhouse.students.projections import Projections
+from stillhouse.students.save import save_student
+from stillhouse.training.features import FeatureTerm, projection_widths
+from stillhouse.training.terms import Scheduled
+
+
+class Parts:
+    """What a recipe's stages work with."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, progress: Progress) -> None:
+        self.recipe, self.run, self.progress = recipe, run, progress
+
+    # Models
+
+    @cached_property
+    def teacher(self) -> LoadedModel:
+        """The teacher, loaded; a classifier's answers are those of the data."""
+        labels = self._labels
+        self.progress.say(f"loading the teacher, {display_name(self.recipe.teacher.model)}")
+        return load_model(self.recipe.teacher.model, self.recipe.task, labels=labels)
+
+    @property
+    def _labels(self) -> tuple[str, ...] | None:
+        """What classes or tags are called, where there are any."""
+        named = self.recipe.task in ("sequence_classification", "token_classification")
+        return self.data.labels if named else None
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer, which the student shares."""
+        return load_tokenizer(self.recipe.teacher.model)
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How embeddings are pooled; None where none are."""
+        return self.teacher.pooling
+
+    @property
+    def num_answers(self) -> int:
+        """Rows of a head that mean something: the tokenizer's tokens, or the classes."""
+        if self.recipe.task in ("causal_lm", "masked_lm", "sentence_embedding"):
+            return len(self.tokenizer)
+        return max(1, len(self.data.labels))
+
+    def new_student(self) -> tuple[PreTrainedModel, LayerChoice | None]:
+        """The student before training, and how its layers were chosen."""
+        teacher, seed = self.teacher.model, self.recipe.training.seed
+        match self.recipe.student:
+            case FromLayersConfig() as wanted:
+                batch = self._calibration_batch(wanted.calibration_tokens)
+                choice = choose_layers(teacher, batch, keep=wanted.keep, method=wanted.choose, progress=self.progress)
+                make = distilbert_from_layers if wanted.architecture == "distilbert" else student_from_layers
+                return make(teacher, choice.kept), choice
+            case FromConfigConfig() as wanted:
+                return student_from_config(teacher, seed=seed, changes=wanted.changes, config=wanted.config), None
+            case CheckpointConfig() as wanted:
+                return load_student(wanted.model, self.recipe.task, seed=seed, labels=self._labels).model, None
+
+    def _calibration_batch(self, num_tokens: int) -> Batch:
+        """The first training documents that together have `num_tokens`: of causal text, that many to predict."""
+        rows = self.data.train
+        if isinstance(rows, PackedRows):
+            counted = ((example, sum(example.weights)) for example in rows.examples)
+            return to_batch([[example] for example in _until(counted, num_tokens)])
+        documents = (rows[index] for index in range(len(rows)))
+        counted = ((document, int(as_batch(rows.collate([document])).real.sum())) for document in documents)
+        return as_batch(rows.collate(_until(counted, num_tokens)))
+
+    def load(self, role: Role) -> PreTrainedModel:
+        """A model that a stage saved."""
+        loaded = load_model(str(self.run.path / role), self.recipe.task, dtype=self.teacher.model.dtype)
+        return loaded.model
+
+    def save(self, model: PreTrainedModel, role: Role) -> None:
+        """Write a model down: whole, or not at all."""
+        with atomic_path(self.run.path / role) as part:
+            save_student(
+                model,
+                self.tokenizer,
+                part,
+                pooling=self.pooling,
+                normalizes=self.teacher.normalizes,
+                max_tokens=self.recipe.data.sequence_tokens,
+            )
+
+    def terms(self, student: PreTrainedModel) -> list[Scheduled]:
+        """What this student is asked to match, layer by layer."""
+        depths = {"student_layers": num_layers(student), "teacher_layers": num_layers(self.teacher.model)}
+        return [chosen.build(**depths) for chosen in self.recipe.objectives]
+
+    def projections(self, student: PreTrainedModel, terms: Sequence[Scheduled]) -> Projections:
+        """Maps from the student's width to the teacher's, wherever the terms compare states that differ in it."""
+        features = [term.term for term in terms if isinstance(term.term, FeatureTerm)]
+        ours, theirs = text_config(student).hidden_size, text_config(self.teacher.model).hidden_size
+        widths = projection_widths(features, student_width=ours, teacher_width=theirs)
+        return Projections(widths, seed=self.recipe.training.seed)
+
+    # Data
+
+    @cached_property
+    def data(self) -> Prepared:
+        """Rows to train on, and rows held out."""
+        return prepare(self.recipe.data, self.tokenizer, path=self.data_path, seed=self.recipe.training.seed)
+
+    @property
+    def documents(self) -> Path:
+        """Where the teacher's own text is written."""
+        return self.run.data / "documents.jsonl"
+
+    @property
+    def data_path(self) -> Path:
+        """Where the training text comes from."""
+        return self.recipe.data.path or self.documents
+
+    @property
+    def train_examples(self) -> list[Example]:
+        """Documents of causal text to train on."""
+        return _examples(self.data.train)
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens to learn from in one epoch: of causal text those that are predicted, else all that are read."""
+        rows = self.data.train
+        if isinstance(rows, PackedRows):
+            return round(sum(sum(example.weights) for example in rows.examples))
+        assert isinstance(rows, PaddedRows)
+        return sum(len(ids) for ids in rows.ids)
+
+    @property
+    def held_out_examples(self) -> list[Example]:
+        """Documents of causal text held out."""
+        return _examples(self.data.held_out)
+
+    # What they are known by
+
+    @cached_property
+    def teacher_fingerprint(self) -> str:
+        """Hash of the teacher's files."""
+        return source_fingerprint(self.recipe.teacher.model)
+
+    @cached_property
+    def student_fingerprint(self) -> str:
+        """Hash of the student's recipe, and of the files beside the teacher's that it is made from."""
+        files = ""
+        match self.recipe.student:
+            case CheckpointConfig(model=source) | FromConfigConfig(config=str(source)):
+                files = source_fingerprint(source)
+        return fingerprint([plain(self.recipe.student), files])
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Hash of the data and of everything that turns it into tokens."""
+        sources = self.recipe.data.sources or (self.documents,)
+        files = [file for path in sources for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+        return fingerprint(
+            [fingerprint_files(files), self.recipe.data.model_dump(mode="json"), self.teacher_fingerprint]
+        )
+
+
+def plain(part: Any) -> Any:
+    """A configuration as plain values, for hashing."""
+    if isinstance(part, Config):
+        return part.model_dump(mode="json")
+    return [plain(member) for member in part] if isinstance(part, list | tuple) else part
+
+
+def _examples(rows: object) -> list[Example]:
+    assert isinstance(rows, PackedRows), "only causal text is packed"
+    return list(rows.examples)
+
+
+def _until(counted: Iterable[tuple[Any, float]], wanted: float) -> list[Any]:
+    """The first members whose counts together are as many as wanted; all if there are fewer."""
+    found, total = [], 0.0
+    for member, count in counted:
+        found.append(member)
+        total += count
+        if total >= wanted:
+            break
+    return found
