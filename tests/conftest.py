@@ -1,14 +1,17 @@
-"""Tiny random models and a tiny tokenizer, made here: no test downloads anything."""
+"""Tiny random models and tiny tokenizers, made here: no test downloads anything."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from stillhouse.core.task import Task
 from stillhouse.data.examples import Example
+from stillhouse.models.labels import name_labels
+from stillhouse.models.load import LABELLED_TASKS, PROBLEM_TYPES, untrained
 
 SENTENCES = [
     "the small fox ran over the hill and saw a red house",
@@ -99,6 +102,89 @@ def make_model(
     return model
 
 
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [
+    *["the", "a", "small", "old", "fox", "man", "girl", "robot", "bird", "boat", "sea", "hill", "house", "garden"],
+    *["key", "door", "day", "ran", "saw", "sang", "found", "went", "opened", "over", "into", "and", "to", "in"],
+    *["had", "red", "green", "again", "never", "always"],
+]
+LETTERS = [*"abcdefghijklmnopqrstuvwxyz0123456789.,"]
+
+
+def make_bert_tokenizer(*, segments: bool = True) -> PreTrainedTokenizerFast:
+    """WordPiece over a few words and all letters: a word that is not known is spelt. Without `segments` it is DistilBERT's."""
+    pieces = [*SPECIALS, *WORDS, *LETTERS, *("##" + letter for letter in LETTERS)]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    wordpiece = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    wordpiece.normalizer = normalizers.BertNormalizer(lowercase=True)
+    wordpiece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    wordpiece.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
+    )
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if segments else [])]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=wordpiece,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=names,
+    )
+
+
+ENCODERS: dict[str, dict[str, object]] = {
+    "bert": {},
+    "distilbert": {},
+    "roberta": {"pad_token_id": 1},
+    "mpnet": {"pad_token_id": 1},
+    "electra": {"embedding_size": 16},
+    "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 8, "norm_bias": True, "attention_bias": True},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8},
+}
+LABELS = ("anger", "joy", "fear")
+
+
+def make_encoder(
+    family: str = "bert",
+    task: Task = "masked_lm",
+    *,
+    layers: int = 4,
+    seed: int = 0,
+    labels: Sequence[str] = LABELS,
+    **changes: object,
+) -> PreTrainedModel:
+    """A random encoder of this family for this task, `changes` being settings of its own."""
+    settings = {
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "hidden_dim" if family == "distilbert" else "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "initializer_range": 0.2,
+        **ENCODERS[family],
+        **changes,
+    }
+    config = AutoConfig.for_model(family, **settings)
+    if task in LABELLED_TASKS:
+        name_labels(config, labels[:1] if task == "regression" else labels)
+        config.problem_type = PROBLEM_TYPES.get(task)
+    torch.manual_seed(seed)
+    model = untrained(config, task, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():  # no bias is 0 and no norm is 1, so that leaving one out shows
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
 def make_example(seed: int, tokens: int, *, prompt: int = 1, vocab: int = 300) -> Example:
     """A document of random tokens, of which those after the prompt are to be learnt."""
     ids = torch.randint(2, vocab, (tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -108,6 +194,26 @@ def make_example(seed: int, tokens: int, *, prompt: int = 1, vocab: int = 300) -
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def bert_tokenizer() -> PreTrainedTokenizerFast:
+    return make_bert_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def distilbert_tokenizer() -> PreTrainedTokenizerFast:
+    return make_bert_tokenizer(segments=False)
+
+
+@pytest.fixture(scope="session")
+def build_encoder() -> Callable[..., PreTrainedModel]:
+    return make_encoder
+
+
+@pytest.fixture(params=sorted(ENCODERS))
+def encoder_family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(params=sorted(FAMILIES))

@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from stillhouse.cli import main
+from stillhouse.core.task import Task
 
 ANIMALS = ["fox", "girl", "robot", "old man"]
 PLACES = ["hill", "sea", "garden", "red house"]
@@ -58,6 +60,30 @@ def stillhouse(*arguments: str | Path) -> Said:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main([str(argument) for argument in arguments])
     return Said(code, out.getvalue(), err.getvalue())
+
+
+def assert_refused(said: Said, *words: str) -> None:
+    assert said.code == 2, said.err
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    for word in words:
+        assert word in said.err
+
+
+def assert_refused_in_one_line(said: Said, *words: str) -> None:
+    assert_refused(said, *words)
+    assert said.err.startswith("stillhouse: ")
+    assert said.err.count("\n") == 1
+
+
+@pytest.fixture
+def no_model(monkeypatch) -> None:
+    """Whatever is refused here must be refused before any weight is read."""
+
+    def refuse(*_args: object, **_options: object) -> None:
+        pytest.fail("a model was loaded before the fault was found")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", refuse)
 
 
 WriteRecipe = Callable[..., Path]
@@ -125,3 +151,146 @@ def files_in(folder: Path) -> dict[str, tuple[int, bytes]]:
         for file in folder.rglob("*")
         if file.is_file()
     }
+
+
+# Every other kind of data.
+
+LABELS = ("sad", "glad", "angry")
+"""In an order that is not the alphabet's: the teacher's own."""
+TAGS = ("O", "B-who", "B-where")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of data is learnt by: the teacher's task and family, the file's rows, and what is asked of the student."""
+
+    task: Task
+    rows: list[dict[str, Any]]
+    objectives: list[dict[str, Any]]
+    data: Mapping[str, Any]
+    labels: tuple[str, ...] = ()
+    family: str = "bert"
+    hard: str | None = None
+    """What the control learns."""
+
+
+PAIRS = [(animal, place) for animal in ("fox", "girl", "robot", "bird") for place in ("hill", "sea", "garden")]
+SAYINGS = [f"the {animal} {verb} to the {place}" for animal, place in PAIRS for verb in ("ran", "went")]
+SOFT = {"name": "forward_kl", "weight": 0.5, "temperature": 2.0}
+STATES = {"name": "hidden_mse", "layers": "final"}
+
+KINDS: dict[str, Kind] = {
+    "masked_text": Kind(
+        "masked_lm",
+        [{"text": f"{saying} and {saying}"} for saying in SAYINGS],
+        [SOFT, {"name": "masked_token"}, {"name": "attention_kl"}],
+        {"kind": "masked_text"},
+        hard="masked_token",
+    ),
+    "classification": Kind(
+        "sequence_classification",
+        [{"text": saying, "label": LABELS[number % 3]} for number, saying in enumerate(SAYINGS)],
+        [SOFT, {"name": "hard_label"}, {"name": "decoupled_kd", "weight": 0.1}],
+        {"kind": "classification"},
+        labels=LABELS,
+        hard="hard_label",
+    ),
+    "pairs": Kind(
+        "sequence_classification",
+        [{"a": a, "b": b, "same": str(int(a[4] == b[4]))} for a, b in zip(SAYINGS, SAYINGS[3:], strict=False)],
+        [SOFT, STATES],
+        {"kind": "classification", "text": "a", "pair": "b", "label": "same"},
+        labels=("0", "1"),
+        hard="hard_label",
+    ),
+    "regression": Kind(
+        "regression",
+        [{"text": saying, "label": number / 24} for number, saying in enumerate(SAYINGS)],
+        [{"name": "logit_mse"}, {"name": "squared_error", "weight": 0.5}, {"name": "linear_cka"}],
+        {"kind": "regression"},
+        labels=("score",),
+        family="mpnet",
+        hard="squared_error",
+    ),
+    "tags": Kind(
+        "token_classification",
+        [{"words": saying.split(), "tags": [*"O", TAGS[1], *"OOO", TAGS[2]]} for saying in SAYINGS],
+        [SOFT, {"name": "hard_label"}, {"name": "normalized_mse", "layers": [[0, 0], [2, 3]]}],
+        {"kind": "tags"},
+        labels=TAGS,
+        family="distilbert",
+        hard="hard_label",
+    ),
+    "sentences": Kind(
+        "sentence_embedding",
+        [{"text": saying} for saying in SAYINGS],
+        [{"name": "embedding_mse"}, {"name": "embedding_cosine", "weight": 2.0}, {"name": "gram_mse"}],
+        {"kind": "sentences"},
+        family="mpnet",
+    ),
+}
+
+
+class SaveTeacher(Protocol):
+    """Write a tiny random teacher for a task to a folder of its own."""
+
+    def __call__(self, task: Task, family: str = "bert", **changes: Any) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def save_teacher(
+    tmp_path_factory: pytest.TempPathFactory,
+    build_encoder: Callable[..., PreTrainedModel],
+    bert_tokenizer: PreTrainedTokenizerFast,
+    distilbert_tokenizer: PreTrainedTokenizerFast,
+) -> SaveTeacher:
+    """Write a tiny random teacher for a task to a folder of its own."""
+
+    def save(task: Task, family: str = "bert", **changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp("teachers") / family
+        tokenizer = bert_tokenizer if family == "bert" else distilbert_tokenizer
+        settings = {"layers": 3, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **changes}
+        build_encoder(family, task, **settings).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def write_kind(folder: Path, kind: str, teacher: Path, **changes: Any) -> Path:
+    """A recipe for this kind of data, and its data, in `folder`, which also gets its run."""
+    wanted = KINDS[kind]
+    values = {
+        "student": {"kind": "from_layers", "keep": [0, 2]},
+        "synthesis": None,
+        "labels": None,
+        "data": {
+            **wanted.data,
+            "path": str(write_rows(folder / "rows.jsonl", wanted.rows)),
+            "sequence_tokens": 32,
+            "held_out": 0.25,
+        },
+        "objectives": copy.deepcopy(wanted.objectives),
+        "training": {"epochs": 4, "learning_rate": 2e-3, "rows_per_step": 4, "rows_per_micro_batch": 4},
+        "evaluation": {},
+    }
+    return write_recipe(folder, teacher, **{**values, **changes})
+
+
+@pytest.fixture
+def kind_recipe(tmp_path: Path, save_teacher: SaveTeacher) -> Callable[..., Path]:
+    """Write the recipe of a kind of data, with changes; its run is `tmp_path / "run"`."""
+
+    def write(kind: str, changes: Mapping[str, Any] | None = None, teacher: Path | None = None) -> Path:
+        wanted = KINDS[kind]
+        named = {"labels": wanted.labels} if wanted.labels else {}
+        return write_kind(
+            tmp_path, kind, teacher or save_teacher(wanted.task, wanted.family, **named), **(changes or {})
+        )
+
+    return write

@@ -15,32 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from stillhouse.core.files import read_lines
 
-from .conftest import TEXTS, Said, files_in, stillhouse
-
-
-def assert_refused(said: Said, *words: str) -> None:
-    assert said.code == 2, said.err
-    assert said.out == ""
-    assert "Traceback" not in said.err
-    for word in words:
-        assert word in said.err
-
-
-def assert_refused_in_one_line(said: Said, *words: str) -> None:
-    assert_refused(said, *words)
-    assert said.err.startswith("stillhouse: ")
-    assert said.err.count("\n") == 1
-
-
-@pytest.fixture
-def no_model(monkeypatch) -> None:
-    """Whatever is refused here must be refused before any weight is read."""
-
-    def refuse(*_args: object, **_options: object) -> None:
-        pytest.fail("a model was loaded before the fault was found")
-
-    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", refuse)
-
+from .conftest import TEXTS, assert_refused, assert_refused_in_one_line, files_in, stillhouse
 
 Broken = Callable[[Path], None]
 FROM_FILE = {"synthesis": None, "labels": None}
@@ -60,7 +35,7 @@ FROM_FILE = {"synthesis": None, "labels": None}
             ["training: rows_per_micro_batch is 4, which does not divide rows_per_step (2)"],
         ),
         ({"student.kind": "from_layer"}, ["student.kind: 'from_layer' is not known. Did you mean 'from_layers'?"]),
-        ({"student.keep": None}, ["student.keep: null came, but it should be a whole number, or it should be a list."]),
+        ({"student.keep": None}, ["student.keep: null came, but it should be a whole number, or a list."]),
         (
             {"student": {"kind": "from_layers"}},
             ["student.keep: it must be given. How many layers, or which: the first is 0."],
@@ -78,7 +53,7 @@ FROM_FILE = {"synthesis": None, "labels": None}
         ({"objectives": [{"name": "jsd", "beta": 1.0}]}, ["objectives.0: jsd needs 0 < beta < 1, but beta is 1.0."]),
         (
             {"objectives": [{"name": "jsd", "beta": "half"}]},
-            ['objectives.0.beta: "half" came, but it should be a number, or it should be'],
+            ['objectives.0.beta: "half" came, but it should be a number, or a mapping of keys to values.'],
         ),
         (
             {"objectives": [{"name": "next_token", "temperature": 2.0}]},

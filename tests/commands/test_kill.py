@@ -113,6 +113,20 @@ def test_a_run_killed_in_any_stage_ends_with_the_same_student(stage, recipe, fin
     assert not list(run.rglob("*.part"))
 
 
+def test_masks_and_projections_of_a_run_killed_in_training_go_on_as_they_would_have(kind_recipe, tmp_path, processes):
+    student = {"kind": "from_config", "changes": {"hidden_size": 16, "num_hidden_layers": 2}}
+    objectives = [{"name": "masked_token"}, {"name": "hidden_mse"}]
+    path = kind_recipe("masked_text", {"student": student, "objectives": objectives, "training.save_every_steps": 6})
+    assert stillhouse("train", path).code == 0
+    # An epoch has 5 steps: the checkpoint is behind one that had other masks, and within the next.
+    run = killed_in("train", path, tmp_path / "killed", processes)
+    assert (run / "checkpoints" / "student" / "checkpoint-6" / "projections.safetensors").exists()
+    assert stillhouse("train", path, f"run={run}").code == 0
+    for name in ("student/model.safetensors", "projections.safetensors"):
+        assert (run / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert numbers(run) == numbers(tmp_path / "run")
+
+
 def numbers(run: Path) -> dict[tuple[object, ...], list[object]]:
     """Each line of the metrics by what it is about: nothing twice, nothing missing, and the same values."""
     lines = read_lines(run / "metrics.jsonl")

@@ -90,7 +90,11 @@ def faults(values: dict[str, Any]) -> list[str]:
         ({"name": "a", "runs": [{"litres": 1}, 5]}, "runs.1: 5 came, but it should be a mapping of keys to values."),
         (
             {"name": "a", "body": {"kind": "column", "plates": "x"}},
-            'body.plates: "x" came, but it should be a whole number, or it should be a list.',
+            'body.plates: "x" came, but it should be a whole number, or a list.',
+        ),
+        (
+            {"name": "a", "body": {"kind": "column", "plates": 0}},
+            "body.plates: 0 came, but it should be greater than 0.",
         ),
         (
             {"name": "a", "body": {"kind": "column", "plates": [1, 0]}},

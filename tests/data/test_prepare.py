@@ -22,8 +22,9 @@ class _Recipe(Config):
     data: DataConfig
 
 
-def _prepare(tokenizer, seed=0, **data):
-    return prepare(parse_recipe(_Recipe, {"data": {"held_out": 0.25, **data}}).data, tokenizer, seed=seed)
+def _prepare(tokenizer, seed=0, answers=(), **data):
+    config = parse_recipe(_Recipe, {"data": {"held_out": 0.25, **data}}).data
+    return prepare(config, tokenizer, seed=seed, answers=answers)
 
 
 def _everything(rows):
@@ -331,3 +332,16 @@ def test_the_same_files_and_seed_always_give_the_same_rows(bert_tokenizer, write
         first, second = (_everything(rows).tensors() for rows in (first, second))
         assert all(torch.equal(first[name], second[name]) for name in first)
         assert json.dumps(sorted(first)) == json.dumps(sorted(second))
+
+
+@pytest.mark.parametrize("kind", ["classification", "tags"])
+def test_labels_are_numbered_as_a_model_numbers_its_answers_if_it_has_them_all(bert_tokenizer, write, kind):
+    path = str(write("rows.jsonl", _tables(kind)))
+    own = _prepare(bert_tokenizer, kind=kind, path=path)
+    more = (*reversed(own.labels), "X")
+    theirs = _prepare(bert_tokenizer, answers=more, kind=kind, path=path)
+    assert theirs.labels == more
+    for ours, other in ((own.train, theirs.train), (own.held_out, theirs.held_out)):
+        judged = _everything(ours).targets.tolist(), _everything(other).targets.tolist()
+        assert [own.labels[label] for label in judged[0]] == [more[label] for label in judged[1]]
+    assert _prepare(bert_tokenizer, answers=own.labels[1:], kind=kind, path=path).labels == own.labels

@@ -12,6 +12,7 @@ from stillhouse.reporting import formatting
         (Interval(0.4812, 0.461, 0.503), "nats", "0.48 nats [0.46, 0.50]"),
         (Interval(1.0, 1.0, 1.0), "share", "100 %"),
         (Interval(0.0, 0.0, 0.0), "nats", "0 nats"),
+        (Interval(2 / 3, 2 / 3 - 1e-16, 2 / 3 + 1e-16), "share", "66.67 %"),
         (Interval(12.345, 11.9, 12.8), "", "12.3 [11.9, 12.8]"),
         (Interval(float("nan"), float("nan"), float("nan")), "nats", "n/a nats [n/a, n/a]"),
     ],

@@ -231,3 +231,11 @@ def test_advice_reads_whatever_was_trained_on(of_task):
     assert any("hidden MSE went from" in advice.reason for advice in found if advice.title == "Train longer")
     assert any("640 held-out pairs of sentences" in advice.reason for advice in found)
     assert term_words("forward_kl") == "forward KL"
+
+
+def test_of_sentences_no_control_is_asked_for_as_there_can_be_none(of_task):
+    result = of_task("sentence_embedding")
+    alone = replace(result, models=[model for model in result.models if not model.role.startswith("control")])
+    assert "there is no control: all that training gained is owed to the teacher." in headline(alone)
+    assert lead(alone).endswith("; without the teacher there is nothing to learn from, so there is no control.")
+    assert not any("control" in found.title for found in advise(alone, curves={}, data={}, stages=[]))

@@ -1,17 +1,32 @@
 """What can be found wrong with the models of a recipe from their folders alone, before any weight is read."""
 
+from contextlib import suppress
+
 import torch
 from transformers import PretrainedConfig
 
 from stillhouse.commands.recipe import Recipe
+from stillhouse.core.batch import Batch
 from stillhouse.core.errors import ModelError
-from stillhouse.models.anatomy import most_tokens, num_layers, text_config
-from stillhouse.models.load import check_serves, check_weights, load_config, load_tokenizer, vocabulary_fingerprint
-from stillhouse.objectives import FeatureObjective, objective
+from stillhouse.core.task import Task
+from stillhouse.models.anatomy import few_ids, most_tokens, num_layers, text_config
+from stillhouse.models.attention import recording
+from stillhouse.models.load import (
+    LABELLED_TASKS,
+    check_serves,
+    check_weights,
+    load_config,
+    load_tokenizer,
+    untrained,
+    vocabulary_fingerprint,
+)
+from stillhouse.objectives import FeatureObjective
 from stillhouse.students.build import changed_config
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig, StudentConfig
+from stillhouse.students.distilbert import check_bert, freeze_position_embeddings
 from stillhouse.students.layer_choice import check_keep
 from stillhouse.training.config import ObjectiveConfig
+from stillhouse.training.features import FeatureTerm
 
 
 def check_models(recipe: Recipe) -> None:
@@ -24,15 +39,21 @@ def check_models(recipe: Recipe) -> None:
     teacher = recipe.teacher.model
     teacher_config = load_config(teacher)
     check_serves(teacher_config, recipe.task, source=teacher)
-    student_config = _student_config(recipe.student, teacher_config)
+    student_config = _student_config(recipe.student, teacher_config, recipe.task)
     if isinstance(recipe.student, CheckpointConfig):
         _check_vocabulary(recipe.student.model, teacher)
+    if isinstance(recipe.student, FromLayersConfig) and recipe.student.freeze_position_embeddings:
+        _check_positions(teacher_config, recipe.task)
     _check_head(student_config, len(load_tokenizer(teacher)))
     for owner, config in (("teacher", teacher_config), ("student", student_config)):
         _check_row(owner, config, recipe.data.sequence_tokens)
     depth = _depth(recipe.student, student_config)
     for chosen in recipe.objectives:
-        _check_objective(chosen, depth, student_config, teacher_config)
+        try:
+            _check_objective(chosen, depth, student_config, teacher_config, recipe.task)
+        except ValueError as error:
+            named = str(error) if str(error).startswith(chosen.name) else f"{chosen.name}: {error}"
+            raise ModelError(f"objectives: {named}") from None
 
 
 def _depth(wanted: StudentConfig, config: PretrainedConfig) -> int:
@@ -42,22 +63,19 @@ def _depth(wanted: StudentConfig, config: PretrainedConfig) -> int:
     return num_layers(config)
 
 
-def _check_objective(chosen: ObjectiveConfig, depth: int, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
-    """Refuse a map of layers that these depths do not have, and heads or widths that cannot be compared."""
-    try:
-        chosen.build(student_layers=depth, teacher_layers=num_layers(teacher))
-        entry = objective(chosen.name, **_numbers(chosen))
-        if isinstance(entry, FeatureObjective) and entry.reads in _ATTENTION:
-            _try_attention(entry, student, teacher)
-    except ValueError as error:
-        raise ModelError(f"objectives, {chosen.name}: {error}") from None
+def _check_objective(
+    chosen: ObjectiveConfig, depth: int, student: PretrainedConfig, teacher: PretrainedConfig, task: Task
+) -> None:
+    """Refuse a map of layers that these depths do not have, heads or widths that cannot be compared, and attention that
+    cannot be read."""
+    term = chosen.build(student_layers=depth, teacher_layers=num_layers(teacher)).term
+    if isinstance(term, FeatureTerm) and term.objective.reads in _ATTENTION:
+        _try_attention(term.objective, student, teacher)
+        _try_to_read(student, task, term.wanted("student").attentions)
+        _try_to_read(teacher, task, term.wanted("teacher").attentions)
 
 
 _ATTENTION = ("attention_scores", "value_relations", "multi_head_relations")
-
-
-def _numbers(chosen: ObjectiveConfig) -> dict[str, float]:
-    return {name: value for name, value in (chosen.model_extra or {}).items() if isinstance(value, int | float)}
 
 
 def _try_attention(entry: FeatureObjective, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
@@ -72,16 +90,38 @@ def _try_attention(entry: FeatureObjective, student: PretrainedConfig, teacher: 
         entry.function(*states, allowed)
 
 
-def _student_config(wanted: StudentConfig, teacher: PretrainedConfig) -> PretrainedConfig:
+def _try_to_read(config: PretrainedConfig, task: Task, layers: frozenset[int]) -> None:
+    """Refuse a family whose attention nobody can listen to. A model without weights tells."""
+    # A few families ask for a number on their way, which such a model does not have: they are found out when they train.
+    with torch.device("meta"), suppress(RuntimeError):
+        model = untrained(config, task, dtype=torch.float32)
+        ids = few_ids(model)
+        none = torch.zeros_like(ids)
+        with recording(model, layers, Batch(ids, none, none, none.float())):
+            model(input_ids=ids)
+
+
+def _student_config(wanted: StudentConfig, teacher: PretrainedConfig, task: Task) -> PretrainedConfig:
     match wanted:
         case FromLayersConfig():
             check_keep(wanted.keep, num_layers(teacher), method=wanted.choose)
+            if wanted.architecture == "distilbert":
+                check_bert(teacher)
             return teacher
         case FromConfigConfig():
             return changed_config(load_config(wanted.config) if wanted.config else teacher, wanted.changes)
         case CheckpointConfig():
             check_weights(wanted.model)
-            return load_config(wanted.model)
+            config = load_config(wanted.model)
+            if task not in LABELLED_TASKS:  # whose head is made where it is missing
+                check_serves(config, task, source=wanted.model)
+            return config
+
+
+def _check_positions(config: PretrainedConfig, task: Task) -> None:
+    """Refuse to freeze what this family does not have. A model without weights tells."""
+    with torch.device("meta"):
+        freeze_position_embeddings(untrained(config, task, dtype=torch.float32))
 
 
 def _check_vocabulary(student: str, teacher: str) -> None:

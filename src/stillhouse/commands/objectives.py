@@ -1,12 +1,13 @@
 """`stillhouse objectives`: what a student can be asked to match, one line each, or one of them in full."""
 
 import inspect
+import re
+import textwrap
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 
 from rich.console import Console
 
-from stillhouse.core.errors import RecipeError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.objectives import CATALOGUE, FEATURES, FeatureObjective, Objective, objective
 
 Entry = Objective | FeatureObjective
@@ -25,12 +26,15 @@ READS = {
 }
 """What each signal is called in front of people."""
 
+WIDEST = 100
+"""Characters in a line, however wide the terminal: longer ones are hard to read."""
+
 
 def show(name: str | None) -> None:
-    """The whole catalogue as a table, or everything about one objective.
+    """The whole catalogue, or everything about one objective.
 
     Raises:
-        RecipeError: for an unknown name, naming the nearest.
+        StillhouseError: for an unknown name, naming the nearest.
     """
     if name is None:
         _show_all()
@@ -40,38 +44,58 @@ def show(name: str | None) -> None:
 
 def _show_all() -> None:
     """One line each, under what they read and what that costs."""
-    console = Console(highlight=False)
     for title, entries in (("What the student answers", CATALOGUE), ("What happens inside it", FEATURES)):
-        console.print(f"[bold]{title}[/bold]")
-        listed: Iterable[Entry] = entries.values()
-        for (reads, cost), group in groupby(listed, key=lambda entry: (_reads(entry), entry.cost)):
-            console.print(f"\n  [dim]reads {reads}. {cost}[/dim]", soft_wrap=True)
+        _print(title, style="bold")
+        for heading, group in _groups(entries.values()).items():
+            _print()
+            _print(heading, indent="  ", hanging="  ", style="dim")
             for entry in group:
-                console.print(f"    {entry.name:<24}{entry.summary}", soft_wrap=True)
-        console.print()
-    console.print("One in full: stillhouse objectives NAME. In a recipe: objectives: \\[{name: NAME, weight: 1.0}]")
+                _print_row(entry.name, entry.summary, indent=4, width=24)
+        _print()
+    _print("More about one: stillhouse objectives NAME")
+    _print("In a recipe:    objectives: [{name: NAME, weight: 1.0}]")
+
+
+def _groups(entries: Iterable[Entry]) -> Mapping[str, list[Entry]]:
+    """Those that read the same at the same cost, in the order of the catalogue."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        reads, cost = _reads(entry), entry.cost.rstrip(".")
+        # To read the teacher's logits costs the teacher's logits: that goes without saying.
+        costs = "" if cost.lower() in f"the {reads}" else f"; costs {cost[0].lower()}{cost[1:]}"
+        groups.setdefault(f"reads {reads}{costs}", []).append(entry)
+    return groups
 
 
 def _show_one(name: str) -> None:
     try:
         entry = objective(name)
     except ValueError as error:
-        raise RecipeError([str(error)], source="stillhouse objectives") from None
-    console = Console(highlight=False)
-    console.print(f"[bold]{entry.name}[/bold]: {entry.summary}\n")
-    facts = {"reads": _reads(entry), "costs": entry.cost, "one number a": _unit(entry), "source": entry.source}
-    for key, value in facts.items():
-        console.print(f"  {key:<14} {value}", soft_wrap=True)
-    console.print("\n  keys in a recipe")
+        raise StillhouseError(str(error)) from None
+    _print(f"{entry.name}: {entry.summary}", style="bold")
+    for paragraph in _explanation(name):
+        _print()
+        _print(paragraph)
+    _print()
+    facts = {"reads": _reads(entry), "costs": entry.cost.rstrip("."), "one number a": _unit(entry)}
+    for key, value in {**facts, "source": entry.source.rstrip(".")}.items():
+        _print_row(key, value, indent=2, width=16)
+    _print()
+    _print("Keys in a recipe, with their defaults:")
     for key, default in _keys(entry).items():
-        console.print(f"    {key:<14} {default}")
+        _print_row(key, str(default), indent=2, width=16)
+
+
+def _explanation(name: str) -> list[str]:
+    """The paragraphs of the function's own words, without what is only for programmers and what is shown beside them."""
     known: Entry = CATALOGUE[name] if name in CATALOGUE else FEATURES[name]
-    console.print(f"\n{inspect.getdoc(known.function)}", markup=False, soft_wrap=True)
+    words = re.split(r"^(?:Raises|Source):", inspect.getdoc(known.function) or "", maxsplit=1, flags=re.MULTILINE)[0]
+    return [" ".join(paragraph.split()) for paragraph in words.strip().split("\n\n")]
 
 
 def _reads(entry: Entry) -> str:
     signals = [entry.reads] if isinstance(entry, FeatureObjective) else sorted(entry.reads, reverse=True)
-    return ", ".join(READS[signal] for signal in signals)
+    return " and ".join(READS[signal] for signal in signals)
 
 
 def _unit(entry: Entry) -> str:
@@ -85,3 +109,22 @@ def _keys(entry: Entry) -> Mapping[str, object]:
     elif entry.reads != "embeddings":
         own = {"layers": entry.default_layers}
     return {"weight": 1.0, **own, **entry.parameters}
+
+
+def _print(text: str = "", *, indent: str = "", hanging: str = "", style: str | None = None) -> None:
+    """Text as it is, in lines that fit the terminal."""
+    console = Console(highlight=False)
+    lines = textwrap.wrap(
+        text,
+        min(console.width, WIDEST),
+        initial_indent=indent,
+        subsequent_indent=hanging,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    console.print("\n".join(lines), style=style, markup=False, soft_wrap=True)
+
+
+def _print_row(key: str, value: str, *, indent: int, width: int) -> None:
+    """A key and its value; the value's further lines stand under its first."""
+    _print(value, indent=" " * indent + f"{key:<{width}}", hanging=" " * (indent + width))

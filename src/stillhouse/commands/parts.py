@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.batch import Batch, as_batch
@@ -20,9 +20,11 @@ from stillhouse.data.packing import PackedRows, to_batch
 from stillhouse.data.prepare import Prepared, prepare
 from stillhouse.data.rowset import PaddedRows
 from stillhouse.models.anatomy import num_layers, text_config
+from stillhouse.models.labels import answers_of, check_labels, labels_of
 from stillhouse.models.load import (
     LoadedModel,
     display_name,
+    load_config,
     load_model,
     load_student,
     load_tokenizer,
@@ -56,8 +58,15 @@ class Parts:
     @property
     def _labels(self) -> tuple[str, ...] | None:
         """What classes or tags are called, where there are any."""
-        named = self.recipe.task in ("sequence_classification", "token_classification")
-        return self.data.labels if named else None
+        return self.data.labels if self._names_answers else None
+
+    @property
+    def _names_answers(self) -> bool:
+        return self.recipe.task in ("sequence_classification", "token_classification")
+
+    @cached_property
+    def _teacher_config(self) -> PretrainedConfig:
+        return load_config(self.recipe.teacher.model)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -134,7 +143,19 @@ class Parts:
     @cached_property
     def data(self) -> Prepared:
         """Rows to train on, and rows held out."""
-        return prepare(self.recipe.data, self.tokenizer, path=self.data_path, seed=self.recipe.training.seed)
+        seed, answers = self.recipe.training.seed, answers_of(self._teacher_config) if self._names_answers else ()
+        return prepare(self.recipe.data, self.tokenizer, path=self.data_path, seed=seed, answers=answers)
+
+    def check_data(self) -> None:
+        """Read the data now, so that what is wrong with it is said now, and hold its labels against the teacher's.
+
+        Raises:
+            DataError: naming file and line.
+            ModelError: if the teacher does not answer in the data's labels.
+        """
+        if self._labels is not None:
+            check_labels(labels_of(self._teacher_config), self._labels, source=self.recipe.teacher.model)
+        _ = self.data
 
     @property
     def documents(self) -> Path:

@@ -59,7 +59,7 @@ class Pipeline:
             self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
         check_models(self.recipe)
         if self.recipe.data.path is not None:
-            _ = self.parts.data  # read now, so that what is wrong with it is said now
+            self.parts.check_data()
 
     # Stages.
 
@@ -184,7 +184,7 @@ class Pipeline:
         projections: Projections | None = None,
     ) -> dict[str, Any]:
         checkpoints = self.run.path / "checkpoints" / arm
-        if isinstance(self.recipe.student, FromLayersConfig) and self.recipe.student.freeze_position_embeddings:
+        if self._keeps_positions and arm != "control_from_scratch":  # whose positions nobody has learnt yet
             freeze_position_embeddings(student)
         trained = train(
             student,
@@ -204,6 +204,10 @@ class Pipeline:
         remove(checkpoints)  # several times the student's size, and of no use any more
         lines = [line for line in self.run.metric_lines() if line.get("arm") == arm]
         return {"steps": lines[-1]["step"], "tokens": lines[-1]["tokens"], "final_loss": lines[-1]["loss"]}
+
+    @property
+    def _keeps_positions(self) -> bool:
+        return isinstance(self.recipe.student, FromLayersConfig) and self.recipe.student.freeze_position_embeddings
 
     def train_controls(self) -> None:
         """The same architecture on the same texts and steps, without the teacher's signals."""

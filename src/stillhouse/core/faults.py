@@ -52,8 +52,17 @@ def _fault(kind: type[BaseModel], key: str, choices: Sequence[ErrorDetails]) -> 
             return f"{key}.kind: it must be given."
         case "value_error":
             return f"{key}: {details['ctx']['error']}" if key else str(details["ctx"]["error"])
-    expected = ", or ".join(dict.fromkeys(_expectation(choice) for choice in choices))
-    return f"{key}: {said(details['input'])} came, but {expected}."
+    first, *others = dict.fromkeys(_expectation(choice) for choice in _nearest_choices(choices))
+    expected = ", or ".join([first, *(other.removeprefix("be ") for other in others)])
+    return f"{key}: {said(details['input'])} came, but it should {expected}."
+
+
+_OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number", "too_short")
+
+
+def _nearest_choices(choices: Sequence[ErrorDetails]) -> Sequence[ErrorDetails]:
+    """Of a union, those that a value of the right kind misses by its size; all of it where none is of the right kind."""
+    return [choice for choice in choices if choice["type"] in _OUT_OF_RANGE] or choices
 
 
 _KINDS = {
@@ -68,13 +77,15 @@ _KINDS = {
 
 
 def _expectation(details: ErrorDetails) -> str:
-    """What should have come, as the second half of a sentence."""
+    """What should have come: the end of a sentence, after "it should"."""
     match details["type"]:
         case kind if kind in _KINDS:
-            return f"it should be {_KINDS[kind]}"
+            return f"be {_KINDS[kind]}"
         case "too_short":
-            return f"it should have at least {details['ctx']['min_length']}"
-    return details["msg"].replace("Input should", "it should").removesuffix(".")
+            return f"have at least {details['ctx']['min_length']}"
+        case "too_long":
+            return f"have at most {details['ctx']['max_length']}"
+    return details["msg"].partition(" should ")[2].removesuffix(".") or f"be otherwise: {details['msg']}"
 
 
 def _owner(kind: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
@@ -88,7 +99,7 @@ def _owner(kind: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseM
         elif isinstance(name, str) and candidates:
             owner = candidates[0]
             field = owner.model_fields.get(name)
-            candidates = _models_in(field.annotation) if field else []
+            candidates = _models_in(field.annotation if field else owner.__annotations__.get("__pydantic_extra__"))
     return owner
 
 

@@ -46,8 +46,9 @@ def _to_row(record: Record, config: ClassificationDataConfig | RegressionDataCon
     )
 
 
-def label_names(labels: Iterable[str]) -> tuple[str, ...]:
-    """The different labels in order: of their values where all are whole numbers, else of their names.
+def label_names(labels: Iterable[str], *, answers: Sequence[str] = ()) -> tuple[str, ...]:
+    """What a label's number stands for: all `answers` that a model gives, if every label is among them. Else the different
+    labels in order: of their values where all are whole numbers, else of their names.
 
     Raises:
         DataError: if all are the same.
@@ -57,6 +58,8 @@ def label_names(labels: Iterable[str]) -> tuple[str, ...]:
         raise DataError(
             f"every training row has the label {min(found)!r}, so there is nothing to tell apart. Add others."
         )
+    if found <= set(answers):
+        return tuple(answers)
     return tuple(sorted(found, key=int) if all(_is_number(name) for name in found) else sorted(found))
 
 

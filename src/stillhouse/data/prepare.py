@@ -50,11 +50,17 @@ class Prepared:
 
 
 def prepare(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, path: Path | None = None, seed: int = 0
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    path: Path | None = None,
+    seed: int = 0,
+    answers: Sequence[str] = (),
 ) -> Prepared:
     """Read, split and tokenise what `config` names; `path` takes the place of its own, as where text was synthesised.
 
-    Only masks depend on the seed.
+    Only masks depend on the seed. Classes and tags are numbered as among the `answers`, a model's own, if all are there; else
+    in the order of their names.
 
     Raises:
         DataError: for a file that is missing, empty or wrong, naming the line, and where too little is left on a side.
@@ -69,11 +75,11 @@ def prepare(
         case MaskedTextDataConfig():
             return _masked_text(config, tokenizer, path, seed)
         case ClassificationDataConfig():
-            return _classification(config, tokenizer, path)
+            return _classification(config, tokenizer, path, answers)
         case RegressionDataConfig():
             return _regression(config, tokenizer, path)
         case TagsDataConfig():
-            return _tags(config, tokenizer, path)
+            return _tags(config, tokenizer, path, answers)
         case SentencesDataConfig():
             return _sentences(config, tokenizer, path)
 
@@ -140,9 +146,11 @@ def _masked_text(config: MaskedTextDataConfig, tokenizer: PreTrainedTokenizerBas
     )
 
 
-def _classification(config: ClassificationDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
+def _classification(
+    config: ClassificationDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path, answers: Sequence[str]
+) -> Prepared:
     train, held_out = _labelled_sides(config, path)
-    names = label_names(str(row.label) for row in train)
+    names = label_names((str(row.label) for row in train), answers=answers)
 
     def rows_of(rows: Sequence[LabelledRow]) -> RowSet:
         labels = torch.tensor(label_ids((str(row.label) for row in rows), names))
@@ -160,12 +168,12 @@ def _regression(config: RegressionDataConfig, tokenizer: PreTrainedTokenizerBase
     return Prepared(config.task, rows_of(train), rows_of(held_out), len(train), len(held_out))
 
 
-def _tags(config: TagsDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
+def _tags(config: TagsDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path, answers: Sequence[str]) -> Prepared:
     def rows_of(rows: Sequence[TaggedRow]) -> RowSet:
         return tagged_rows(rows, tokenizer, names, max_tokens=config.sequence_tokens)
 
     train, held_out = _two_sides(config, path, lambda path, key: read_tagged(path, config, key=key))
-    names = label_names(tag for row in train for tag in row.tags)
+    names = label_names((tag for row in train for tag in row.tags), answers=answers)
     return Prepared(config.task, rows_of(train), rows_of(held_out), len(train), len(held_out), names)
 
 

@@ -36,6 +36,12 @@ def check_labels(model: Sequence[str], data: Sequence[str], *, source: str) -> N
         raise ModelError(f"the labels of {source!r} are not those of the data: {_difference(model, data)}")
 
 
+def answers_of(owner: PreTrainedModel | PretrainedConfig) -> tuple[str, ...]:
+    """What a classifier's answers are called in its data, in the order of its logits: their numbers where it never named
+    them."""
+    return tuple(map(_number_if_unnamed, labels_of(owner)))
+
+
 def _number_if_unnamed(label: str) -> str:
     unnamed = re.fullmatch(r"LABEL_(\d+)", label)
     return unnamed[1] if unnamed else label
@@ -54,7 +60,7 @@ def _difference(model: Sequence[str], data: Sequence[str]) -> str:
         place = next(index for index, pair in enumerate(zip(model, data, strict=True)) if pair[0] != pair[1])
         return (
             f"they come in another order. Label {place} is {model[place]!r} for the model and {data[place]!r} in the data. "
-            f"Give data.labels in the model's order: {_some(model)}."
+            f"Number them in the model's order: {_some(model)}."
         )
     sides = [(only_model, "the model alone knows"), (only_data, "the data alone has")]
     found = "; ".join(f"{whose} {_some(labels)}" for labels, whose in sides if labels) or "one has a label twice"

@@ -58,6 +58,9 @@ CLASS_ENDS: dict[Task, str] = {
 }
 """What a configuration calls the model, at the end, if it has such a head."""
 
+MASKED_CLASS_ENDS = ("ForMaskedLM", "ForPreTraining")
+"""What it calls one with a masked language modelling head; the second has more heads beside it."""
+
 LABELLED_TASKS: frozenset[Task] = frozenset(CLASS_ENDS)
 """Tasks whose head is made for one data set's labels, so that a student may come without one."""
 
@@ -167,6 +170,8 @@ def check_serves(config: PretrainedConfig, task: Task, *, source: str) -> None:
         raise ModelError(
             f"{source!r} gives {gives} a text, where one class of several is to be told. Name another teacher."
         )
+    if task == "masked_lm" and heads and not any(head.endswith(MASKED_CLASS_ENDS) for head in heads):
+        raise ModelError(_no_head(source, task))
     if task == "causal_lm" and _reads_both_ways(config):
         raise ModelError(
             f"{source!r} reads text in both directions, so it cannot predict the next token. Name a causal language model, or "

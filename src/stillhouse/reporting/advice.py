@@ -47,7 +47,8 @@ def advise(
 
 
 def _without_control(result: EvaluationResult) -> Iterator[Advice]:
-    if result.model("student") and not any(result.model(role) for role in CONTROLS):
+    can_be = result.task != "sentence_embedding"  # sentences teach nothing without the teacher's embeddings
+    if can_be and result.model("student") and not any(result.model(role) for role in CONTROLS):
         reason = "Without one, better numbers may come from the training text alone and not from the teacher's signals."
         yield Advice("Train a control: evaluation.control: hard_labels", reason)
 

@@ -117,8 +117,8 @@ def scaled(interval: Interval, unit: str) -> Interval:
 
 
 def is_exact(interval: Interval) -> bool:
-    """Whether the interval has no width, as for the teacher measured against itself."""
-    return interval.low == interval.value == interval.high
+    """Whether the interval has no width but what rounding left, as for the teacher measured against itself."""
+    return all(math.isclose(interval.value, bound, rel_tol=1e-9) for bound in (interval.low, interval.high))
 
 
 def value_text(interval: Interval, unit: str) -> str:

@@ -84,6 +84,9 @@ PLAIN_PHRASE: tuple[Mapping[Tense, str], str] = (
 REACHES: Mapping[str, str] = {"top1_agreement": "agree on {value}", "accuracy": "be right on {value}"}
 """What a control would do, where there is no room for more."""
 
+NO_CONTROL = "without the teacher there is nothing to learn from, so there is no control"
+"""What is said of sentences, which have no labels."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -207,7 +210,7 @@ def lead(result: EvaluationResult) -> str:
 def _against_strictest_control(result: EvaluationResult, metric: str) -> str:
     other = next((role for role in CONTROLS if result.model(role) is not None), None)
     if other is None:
-        return "no control was trained to compare it with"
+        return "no control was trained to compare it with" if result.task != "sentence_embedding" else NO_CONTROL
     model = result.model(other)
     outcome = next((row.outcome for row in verdicts(result, other) if row.metric == metric), "unknown")
     if model is None or metric not in model.metrics or outcome not in ("gain", "worse"):
@@ -238,6 +241,8 @@ def findings(result: EvaluationResult) -> list[Finding]:
     found = [_finding(result, other, metric) for other in OTHERS if result.model(other) is not None]
     if not any(result.model(other) for other in CONTROLS):
         text = "No control was trained, so nothing here says how much of this is owed to the teacher's signals."
+        if result.task == "sentence_embedding":
+            text = f"{NO_CONTROL[0].upper()}{NO_CONTROL[1:]}: all that training gained is owed to the teacher."
         found.insert(0, Finding("unknown", text))
     return found
 

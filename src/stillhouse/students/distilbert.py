@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 from transformers import (
+    BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -64,6 +65,16 @@ def distilbert_from_layers(teacher: PreTrainedModel, kept: Sequence[int]) -> Pre
     return student
 
 
+def check_bert(config: PretrainedConfig) -> None:
+    """Refuse a teacher that no DistilBERT can be made from, by its configuration alone.
+
+    Raises:
+        ModelError: if it is no BERT, or one that reads in one direction.
+    """
+    if type(config) is not BertConfig or config.is_decoder:
+        raise ModelError(_no_bert(config.model_type))
+
+
 def freeze_position_embeddings(model: PreTrainedModel) -> None:
     """Keep the embeddings of positions as they are while the model is trained.
 
@@ -82,10 +93,14 @@ def freeze_position_embeddings(model: PreTrainedModel) -> None:
 
 def _refuse_others(teacher: PreTrainedModel) -> None:
     if not isinstance(teacher, TEACHERS) or teacher.config.is_decoder:
-        raise ModelError(
-            f"student.architecture is distilbert, but the teacher is a {type(teacher).__name__}. A DistilBERT is made from a "
-            f"BERT: {', '.join(known.__name__ for known in TEACHERS)}. Leave `architecture` out to keep the teacher's."
-        )
+        raise ModelError(_no_bert(type(teacher).__name__))
+
+
+def _no_bert(what: str) -> str:
+    return (
+        f"student.architecture is distilbert, but the teacher ({what}) is none of the BERTs that one is made from: "
+        f"{', '.join(known.__name__ for known in TEACHERS)}. Leave `architecture` out to keep the teacher's."
+    )
 
 
 def _distilbert_config(config: PretrainedConfig, kept: Sequence[int]) -> DistilBertConfig:

@@ -66,6 +66,11 @@ class ObjectiveConfig(Config):
             raise ValueError(
                 " ".join(f"{self.name} has no key {key!r}.{nearest(key, known)}" for key in sorted(unknown))
             )
+        if isinstance(self.weight, RampConfig) and min(self.weight.start, self.weight.end) < 0:
+            raise ValueError(
+                f"{self.name}'s weight goes from {self.weight.start} to {self.weight.end}, but none may be below 0. A term "
+                "with a negative weight would be unlearnt."
+            )
         for progress in (0.0, 0.5, 1.0):  # what a ramp passes must be allowed, too
             self._term(()).at(progress)
         return self
