@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from stillhouse.models.load import check_head, load_config
+
 from .conftest import KINDS, LABELS, assert_refused, assert_refused_in_one_line, stillhouse, write_rows
 
 RAMP = {"start": 1.0, "end": 0.0}
@@ -265,6 +267,17 @@ def test_rows_that_are_all_of_one_class_are_refused(kind_recipe, tmp_path):
     path = kind_recipe("classification")
     write_rows(tmp_path / "rows.jsonl", [{**row, "label": "sad"} for row in KINDS["classification"].rows])
     assert_refused_in_one_line(stillhouse("distill", path), "every training row has the label 'sad'")
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet", "roberta", "electra", "modernbert"])
+@pytest.mark.parametrize("kind", ["masked_text", "classification", "regression", "tags"])
+def test_a_head_that_is_only_in_the_configuration_is_missed(kind_recipe, save_teacher, kind, family):
+    teacher = save_teacher("sentence_embedding", family)
+    task, labels = KINDS[kind].task, KINDS[kind].labels
+    whole = save_teacher(task, family, **({"labels": labels} if labels else {}))
+    (teacher / "config.json").write_text((whole / "config.json").read_text())
+    assert_refused_in_one_line(stillhouse("distill", kind_recipe(kind, teacher=teacher)), "head, so as ")
+    check_head(str(whole), load_config(str(whole)), task)
 
 
 def test_a_checkpoint_without_the_head_is_refused_as_a_student(kind_recipe, save_teacher):

@@ -236,6 +236,6 @@ def test_advice_reads_whatever_was_trained_on(of_task):
 def test_of_sentences_no_control_is_asked_for_as_there_can_be_none(of_task):
     result = of_task("sentence_embedding")
     alone = replace(result, models=[model for model in result.models if not model.role.startswith("control")])
-    assert "there is no control: all that training gained is owed to the teacher." in headline(alone)
-    assert lead(alone).endswith("; without the teacher there is nothing to learn from, so there is no control.")
+    assert "control" not in headline(alone) + lead(alone)
+    assert re.search(r"; before training it kept \d+(\.\d)? %\.$", lead(alone))
     assert not any("control" in found.title for found in advise(alone, curves={}, data={}, stages=[]))

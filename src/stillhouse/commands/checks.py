@@ -13,6 +13,7 @@ from stillhouse.models.anatomy import few_ids, most_tokens, num_layers, text_con
 from stillhouse.models.attention import recording
 from stillhouse.models.load import (
     LABELLED_TASKS,
+    check_head,
     check_serves,
     check_weights,
     load_config,
@@ -39,6 +40,7 @@ def check_models(recipe: Recipe) -> None:
     teacher = recipe.teacher.model
     teacher_config = load_config(teacher)
     check_serves(teacher_config, recipe.task, source=teacher)
+    check_head(teacher, teacher_config, recipe.task)
     student_config = _student_config(recipe.student, teacher_config, recipe.task)
     if isinstance(recipe.student, CheckpointConfig):
         _check_vocabulary(recipe.student.model, teacher)
@@ -115,6 +117,7 @@ def _student_config(wanted: StudentConfig, teacher: PretrainedConfig, task: Task
             config = load_config(wanted.model)
             if task not in LABELLED_TASKS:  # whose head is made where it is missing
                 check_serves(config, task, source=wanted.model)
+                check_head(wanted.model, config, task)
             return config
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -177,6 +177,32 @@ def check_serves(config: PretrainedConfig, task: Task, *, source: str) -> None:
             f"{source!r} reads text in both directions, so it cannot predict the next token. Name a causal language model, or "
             "use `data: {kind: masked_text}`."
         )
+
+
+def check_head(source: str, config: PretrainedConfig, task: Task) -> None:
+    """Refuse a folder whose weights have nothing of the task's head in them, whatever its configuration says. Only names
+    are read; of a hub id nothing is known yet.
+
+    Raises:
+        ModelError: saying which head is missing.
+    """
+    files = list(Path(source).expanduser().glob("*.safetensors"))
+    if task not in LABELLED_TASKS | {"masked_lm"} or not files:
+        return
+    with torch.device("meta"):
+        model = untrained(config, task, dtype=torch.float32)
+    tied = set(model.all_tied_weights_keys)
+    parts = {name.partition(".")[0] for name in model.state_dict() if _in_head(name, model) and name not in tied}
+    parts.discard(model.base_model_prefix)
+    with _naming(source, f"cannot be loaded as {WORDS[task]}"):
+        stored = {name.partition(".")[0] for file in files for name in _names_in(file)}
+    if parts and not parts & stored:
+        raise ModelError(_no_head(source, task))
+
+
+def _names_in(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as weights:
+        return list(weights.keys())
 
 
 def _reads_both_ways(config: PretrainedConfig) -> bool:

@@ -84,9 +84,6 @@ PLAIN_PHRASE: tuple[Mapping[Tense, str], str] = (
 REACHES: Mapping[str, str] = {"top1_agreement": "agree on {value}", "accuracy": "be right on {value}"}
 """What a control would do, where there is no room for more."""
 
-NO_CONTROL = "without the teacher there is nothing to learn from, so there is no control"
-"""What is said of sentences, which have no labels."""
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -204,13 +201,15 @@ def lead(result: EvaluationResult) -> str:
     metric = headline_metric(result)
     if metric is None:
         return kept(result)
-    return kept(result).removesuffix(".") + f"; {_against_strictest_control(result, metric)}."
+    beside = _against_strictest_control(result, metric)
+    return kept(result).removesuffix(".") + f"; {beside}." if beside else kept(result)
 
 
 def _against_strictest_control(result: EvaluationResult, metric: str) -> str:
     other = next((role for role in CONTROLS if result.model(role) is not None), None)
     if other is None:
-        return "no control was trained to compare it with" if result.task != "sentence_embedding" else NO_CONTROL
+        is_taught = result.task == "sentence_embedding"  # by the teacher alone: no control is possible
+        return _against_the_start(result) if is_taught else "no control was trained to compare it with"
     model = result.model(other)
     outcome = next((row.outcome for row in verdicts(result, other) if row.metric == metric), "unknown")
     if model is None or metric not in model.metrics or outcome not in ("gain", "worse"):
@@ -227,6 +226,12 @@ def _against_strictest_control(result: EvaluationResult, metric: str) -> str:
     return f"{start} without the teacher's signals, it {reach}{verdict_word}"
 
 
+def _against_the_start(result: EvaluationResult) -> str:
+    """What was kept before training; empty where no share was measured."""
+    share = _share_of_headline(result, "student_before")
+    return "" if share is None else f"before training it kept {formatting.value_text(share.share, 'share')}"
+
+
 def headline_metric(result: EvaluationResult) -> str | None:
     """The metric that the headline speaks of."""
     student = result.model("student")
@@ -234,15 +239,14 @@ def headline_metric(result: EvaluationResult) -> str | None:
 
 
 def findings(result: EvaluationResult) -> list[Finding]:
-    """One finding for each control and for the student's start; and one that says so where there was no control."""
+    """One finding for each control and for the student's start; and one that says so where a control was left out."""
     metric = headline_metric(result)
     if metric is None:
         return []
     found = [_finding(result, other, metric) for other in OTHERS if result.model(other) is not None]
-    if not any(result.model(other) for other in CONTROLS):
+    # Sentences teach nothing without the teacher: what training gained, its signals gained.
+    if result.task != "sentence_embedding" and not any(result.model(other) for other in CONTROLS):
         text = "No control was trained, so nothing here says how much of this is owed to the teacher's signals."
-        if result.task == "sentence_embedding":
-            text = f"{NO_CONTROL[0].upper()}{NO_CONTROL[1:]}: all that training gained is owed to the teacher."
         found.insert(0, Finding("unknown", text))
     return found
 
