@@ -4,7 +4,7 @@ import contextlib
 import copy
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +43,17 @@ RECIPE: dict[str, Any] = {
     },
     "evaluation": {"samples": 1},
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _seldom_timed() -> Iterator[None]:
+    """How fast a model is, is measured elsewhere; here it only takes time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("cost", "compare"):
+            patch.setattr(f"stillhouse.evaluation.{module}.REPEATS", 1)
+            patch.setattr(f"stillhouse.evaluation.{module}.DOCUMENT_REPEATS", 1)
+        patch.setattr("stillhouse.evaluation.cost.DECODE_TOKENS", 4)
+        yield
 
 
 @dataclass(frozen=True)

@@ -269,8 +269,15 @@ def test_rows_that_are_all_of_one_class_are_refused(kind_recipe, tmp_path):
     assert_refused_in_one_line(stillhouse("distill", path), "every training row has the label 'sad'")
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet", "roberta", "electra", "modernbert"])
-@pytest.mark.parametrize("kind", ["masked_text", "classification", "regression", "tags"])
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        *(("masked_text", family) for family in ("bert", "distilbert", "mpnet", "roberta", "electra", "modernbert")),
+        *(("classification", family) for family in ("bert", "distilbert", "mpnet", "roberta")),
+        ("regression", "electra"),
+        ("tags", "modernbert"),
+    ],
+)
 def test_a_head_that_is_only_in_the_configuration_is_missed(kind_recipe, save_teacher, kind, family):
     teacher = save_teacher("sentence_embedding", family)
     task, labels = KINDS[kind].task, KINDS[kind].labels
