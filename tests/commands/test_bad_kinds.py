@@ -57,6 +57,16 @@ def asked(name: str, **keys: Any) -> dict[str, Any]:
         ("sentences", {"evaluation.control": "hard_labels"}, "evaluation.control is 'hard_labels', but sentences have"),
         ("tags", asked("forward_kl", layers="final"), "objectives.0: forward_kl has no key 'layers'."),
         ("tags", asked("hidden_mse", where="tokens"), "objectives.0: hidden_mse has no key 'where'."),
+        (
+            "tags",
+            asked("hard_label", where="tokens"),
+            "objectives.0: hard_label reads labels, which not every token has",
+        ),
+        (
+            "classification",
+            asked("forward_kl", where="tokens"),
+            "where is tokens for forward_kl, but data of kind 'classification' has one answer a document.",
+        ),
         ("tags", asked("hidden_mse", temperature=2.0), "objectives.0: hidden_mse has no key 'temperature'."),
         (
             "tags",

@@ -280,7 +280,7 @@ def test_documents_judged_as_a_whole_count_once_each(name, labels):
     classes = 1 if name == "squared_error" else 5
     student = BertForSequenceClassification(BertConfig(**SMALL, num_labels=classes, initializer_range=0.3)).eval()
     batch = _rows(9, 6, kind=LabelledBatch, labels=labels, label_weights=torch.tensor([1.0, 2.0]))
-    terms = [Term(name), Term("logit_mse", 0.5, where="tokens")]
+    terms = [Term(name), Term("logit_mse", 0.5)]
     teacher = LocalTeacher(
         BertForSequenceClassification(BertConfig(**SMALL, num_labels=classes, initializer_range=0.3))
     )
@@ -291,9 +291,23 @@ def test_documents_judged_as_a_whole_count_once_each(name, labels):
     else:
         values = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     assert_close(hard, (values * torch.tensor([1.0, 2.0])).sum().detach())
-    assert_close(soft, (logits - said).square().mean(-1).sum().detach())
+    assert_close(soft, ((logits - said).square().mean(-1) * torch.tensor([1.0, 2.0])).sum().detach())
     loss.backward()
     assert student.classifier.weight.grad.abs().sum() > 0
+
+
+def test_a_document_judged_as_a_whole_has_no_answer_at_each_token():
+    student = BertForSequenceClassification(BertConfig(**SMALL, num_labels=5)).eval()
+    batch = _rows(9, 6, kind=LabelledBatch, labels=torch.tensor([0, 3]), label_weights=torch.ones(2))
+    terms = [Term("forward_kl", where="tokens")]
+    with pytest.raises(ModelError, match="each document has one answer as a whole"):
+        distillation_loss(student, batch, teacher=LocalTeacher(student), terms=terms, vocab_size=5)
+
+
+@pytest.mark.parametrize("name", ["next_token", "masked_token", "hard_label", "squared_error", "decoupled_kd"])
+def test_what_reads_labels_cannot_count_where_there_are_none(name):
+    with pytest.raises(ValueError, match=f"{name} reads labels, which not every token has"):
+        Term(name, where="tokens")
 
 
 @pytest.mark.parametrize("name", ["embedding_mse", "embedding_cosine"])

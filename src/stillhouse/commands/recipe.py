@@ -104,6 +104,12 @@ class Recipe(Config):
         faults = [
             fault for chosen in self.objectives if (fault := _misfit(objective(chosen.name), self.data.kind, self.task))
         ]
+        everywhere = [chosen.name for chosen in self.objectives if chosen.where == "tokens"]
+        if everywhere and self.task in ("sequence_classification", "regression"):
+            faults.append(
+                f"where is tokens for {everywhere[0]}, but data of kind {self.data.kind!r} has one answer a document. "
+                "Leave where out."
+            )
         if faults:
             raise ValueError(" ".join(faults))
         return self

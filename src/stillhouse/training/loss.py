@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stillhouse.core.batch import Batch, one_document_a_row
+from stillhouse.core.errors import ModelError
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import DenseLogits, FactoredLogits, Pooling, Signals, Wanted
 from stillhouse.kernels.chunked import chunked_losses
@@ -81,12 +82,12 @@ def _places(batch: Batch, wheres: Sequence[Where]) -> tuple[Tensor, Tensor, Tens
     """Where logits count for any term, the targets there (0 where there is none), and what each term gives each place:
     a mask like `batch.predicts`, [places], and [terms, places].
     """
-    predicts = batch.predicts
-    # A document judged as a whole has one answer: there is nothing more to compare than the targets.
-    everywhere = batch.real if predicts.dim() == 2 else predicts
+    predicts, everywhere = batch.predicts, batch.real
+    if "tokens" in wheres and predicts.dim() == 1:
+        raise ModelError("where is tokens, but each document has one answer as a whole. Leave where out.")
     places = everywhere | predicts if "tokens" in wheres else predicts
     targets = torch.zeros(predicts.shape, dtype=batch.targets.dtype, device=predicts.device)
     weights = torch.zeros(predicts.shape, dtype=batch.target_weights.dtype, device=predicts.device)
     targets[predicts], weights[predicts] = batch.targets, batch.target_weights
-    rows = {"targets": weights[places], "tokens": everywhere[places].to(weights.dtype)}
-    return places, targets[places], torch.stack([rows[where] for where in wheres])
+    rows = [weights if where == "targets" else everywhere.to(weights.dtype) for where in wheres]
+    return places, targets[places], torch.stack([row[places] for row in rows])
