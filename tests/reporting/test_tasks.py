@@ -59,16 +59,23 @@ def page_of(inputs, result, **changes):
     return Words(render_report(**{**inputs, **bare, "result": result, **changes})).text
 
 
-def card_of(result):
+def card_of(result, layers=None):
     return render_card(
         student_name="mini-3",
         result=result,
         teacher={"model": "org/mini"},
         recipe_yaml="seed: 1",
-        layers=None,
+        layers=layers,
         data={},
         licence="mit",
     )
+
+
+def layers_by(distance):
+    """Half the layers, chosen by this distance from the teacher."""
+    distances = {"start_kl_nats": None, "start_cosine_distance": None, distance: 0.121}
+    alternatives = {"uniform": 0.204, "block_influence": 0.333}
+    return {"method": "greedy", "kept": [0, 2, 4], "teacher_layers": 6, "alternatives": alternatives, **distances}
 
 
 def shown(result, width=200):
@@ -239,3 +246,28 @@ def test_of_sentences_no_control_is_asked_for_as_there_can_be_none(of_task):
     assert "control" not in headline(alone) + lead(alone)
     assert re.search(r"; before training it kept \d+(\.\d)? %\.$", lead(alone))
     assert not any("control" in found.title for found in advise(alone, curves={}, data={}, stages=[]))
+
+
+@pytest.mark.parametrize(
+    ("of", "distance", "unit", "other_unit"),
+    [
+        ("sequence_classification", "start_cosine_distance", "cosine distance", "nats"),
+        ("masked_lm", "start_kl_nats", "nats", "cosine distance"),
+    ],
+)
+def test_layers_are_chosen_by_what_report_and_card_say_they_were(inputs, of_task, of, distance, unit, other_unit):
+    layers = layers_by(distance)
+    card = card_of(of_task(of), layers).split("## Layers kept")[1].split("##")[0]
+    page = page_of(inputs, of_task(of), layers=layers).split("Layers kept")[1].split("Data and labels")[0]
+    for text in (card, page):
+        assert f"left the student at 0.121 {unit} from its teacher" in text
+        assert other_unit not in text
+    assert f"left it at: uniform 0.204 {unit}, block influence 0.333 {unit}." in card
+    assert re.search(f"greedy\\s+0.121 {unit}\\s+uniform\\s+0.204 {unit}\\s+block influence\\s+0.333 {unit}", page)
+    measure = "KL" if unit == "nats" else unit
+    assert f"Before any training, {measure} from the teacher for each way of choosing" in page
+
+
+def test_alternatives_of_an_unknown_distance_are_not_shown(inputs, of_task):
+    layers = {**layers_by("start_kl_nats"), "start_kl_nats": None}
+    assert "0.204" not in card_of(of_task("regression"), layers) + page_of(inputs, of_task("regression"), layers=layers)

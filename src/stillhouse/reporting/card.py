@@ -22,7 +22,7 @@ from stillhouse.reporting.verdicts import (
     models_in_order,
     verdicts,
 )
-from stillhouse.reporting.views import held_out_sentence, layers_sentence, truncated
+from stillhouse.reporting.views import held_out_sentence, layers_sentence, start_distance, truncated
 
 HUB_LICENCES = (
     *("apache-2.0", "mit", "openrail", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0"),
@@ -224,8 +224,9 @@ def _gains_section(result: EvaluationResult) -> str:
 def _layers_section(layers: Mapping[str, Any] | None) -> str:
     if not layers:
         return ""
-    alternatives = {name: kl for name, kl in (layers.get("alternatives") or {}).items() if name != layers.get("method")}
-    tried = ", ".join(f"{_words(name)} {formatting.significant(kl)} nats" for name, kl in alternatives.items())
+    start, alternatives = start_distance(layers), {**(layers.get("alternatives") or {})}
+    alternatives.pop(layers.get("method"), None)
+    tried = ", ".join(f"{_words(name)} {start.written(value)}" for name, value in alternatives.items()) if start else ""
     other_ways = f" Other ways of choosing would have left it at: {tried}." if tried else ""
     return f"## Layers kept\n\n{escaped(layers_sentence(layers))}{other_ways}"
 

@@ -105,6 +105,19 @@ class LayersView:
     cells: Sequence[LayerCell]
     has_scores: bool
     alternatives: Sequence[Row]
+    alternatives_caption: str
+
+
+@dataclass(frozen=True)
+class StartDistance:
+    """How far from its teacher a student was before any training, and by which measure."""
+
+    value: float
+    measure: Literal["KL", "cosine distance"]
+
+    def written(self, value: float) -> str:
+        """This distance, or that of another choice of layers: `2.31 nats`, `0.121 cosine distance`."""
+        return f"{formatting.significant(value)} {'nats' if self.measure == 'KL' else self.measure}"
 
 
 @dataclass(frozen=True)
@@ -351,7 +364,20 @@ def layers_view(layers: Mapping[str, Any]) -> LayersView:
         cells=layer_strip(total, kept_layers, scores),
         has_scores=any(score is not None for score in scores),
         alternatives=_alternative_rows(layers),
+        alternatives_caption=_alternatives_caption(layers),
     )
+
+
+def start_distance(layers: Mapping[str, Any]) -> StartDistance | None:
+    """How far the student started from its teacher, by what the layers were chosen by; None where it was not measured.
+
+    Models that predict tokens are compared by the KL of these, all others by the cosine of their last hidden states.
+    """
+    if layers.get("start_kl_nats") is not None:
+        return StartDistance(float(layers["start_kl_nats"]), "KL")
+    if layers.get("start_cosine_distance") is not None:
+        return StartDistance(float(layers["start_cosine_distance"]), "cosine distance")
+    return None
 
 
 def layers_sentence(layers: Mapping[str, Any]) -> str:
@@ -362,21 +388,21 @@ def layers_sentence(layers: Mapping[str, Any]) -> str:
     if layers.get("method"):
         text += f" by the method {_words(layers['method'])}"
     text += "."
-    start = layers.get("start_kl_nats")
+    start = start_distance(layers)
     if start is not None:
         tokens = layers.get("calibration_tokens")
         on_text = f" on {formatting.count(tokens)} tokens of calibration text" if tokens else ""
-        distance = f"{formatting.significant(start)} nats from its teacher{on_text}"
-        text += f" Before any training that left the student {distance}."
+        distance = f"{start.written(start.value)} from its teacher{on_text}"
+        text += f" Before any training that left the student at {distance}."
     return text
 
 
 def _alternative_rows(layers: Mapping[str, Any]) -> list[Row]:
-    start = layers.get("start_kl_nats")
+    start = start_distance(layers)
     tried = {**(layers.get("alternatives") or {})}
     if not tried or start is None:
         return []
-    tried.setdefault(str(layers.get("method") or "chosen"), start)
+    tried.setdefault(str(layers.get("method") or "chosen"), start.value)
     most = max(tried.values()) or 1.0
     ordered = sorted(tried.items(), key=lambda item: float(item[1]))
     return [
@@ -384,10 +410,17 @@ def _alternative_rows(layers: Mapping[str, Any]) -> list[Row]:
             _words(name),
             "",
             "student" if name == layers.get("method") else "student_before",
-            [Cell(f"{formatting.significant(value)} nats", bar=round(100 * value / most, 1))],
+            [Cell(start.written(value), bar=round(100 * value / most, 1))],
         )
         for name, value in ordered
     ]
+
+
+def _alternatives_caption(layers: Mapping[str, Any]) -> str:
+    start = start_distance(layers)
+    if start is None:
+        return ""
+    return f"Before any training, {start.measure} from the teacher for each way of choosing; shorter is better."
 
 
 def data_facts(data: Mapping[str, Any], result: EvaluationResult) -> list[Facts]:
