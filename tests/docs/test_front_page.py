@@ -1,0 +1,52 @@
+"""The README shows each kind of data by rows that can be read."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stillhouse.data.config import (
+    ClassificationDataConfig,
+    MaskedTextDataConfig,
+    RegressionDataConfig,
+    SentencesDataConfig,
+    TagsDataConfig,
+    TextDataConfig,
+)
+from stillhouse.data.labelled import read_labelled
+from stillhouse.data.sentences import read_sentences
+from stillhouse.data.tables import read_records
+from stillhouse.data.tags import read_tagged
+from stillhouse.data.text import read_rows
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROWS = dict(re.findall(r"^\| `(\w+)` \| (`\{.+\}`) \|", README, re.MULTILINE))
+
+
+def read_masked(path: Path) -> list[str]:
+    column = MaskedTextDataConfig(path=path).text
+    return [record.text(column, key="data.text") for record in read_records(path, key="data.path")]
+
+
+READERS: dict[str, Callable[[Path], list[object]]] = {
+    "text": read_rows,
+    "masked_text": read_masked,
+    "classification": lambda path: read_labelled(path, ClassificationDataConfig(path=path), key="data.path"),
+    "regression": lambda path: read_labelled(path, RegressionDataConfig(path=path), key="data.path"),
+    "tags": lambda path: read_tagged(path, TagsDataConfig(path=path), key="data.path"),
+    "sentences": lambda path: read_sentences(path, SentencesDataConfig(path=path), key="data.path"),
+}
+
+
+def test_the_table_has_every_kind_of_data():
+    kinds = [TextDataConfig, MaskedTextDataConfig, ClassificationDataConfig, RegressionDataConfig]
+    assert list(ROWS) == [kind.model_fields["kind"].default for kind in [*kinds, TagsDataConfig, SentencesDataConfig]]
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_the_rows_in_the_table_are_read_without_another_key(kind: str, tmp_path: Path):
+    rows = re.findall(r"`(\{.+?\})`", ROWS[kind])
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(rows), encoding="utf-8")
+    assert len(READERS[kind](file)) == len(rows) > 0
