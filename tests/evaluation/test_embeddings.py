@@ -8,8 +8,8 @@ import scipy.stats
 import torch
 
 from stillhouse.core.errors import DataError
-from stillhouse.evaluation.compare import evaluate_embeddings
-from stillhouse.evaluation.embeddings import ScoredBatches, similarities
+from stillhouse.evaluation.compare import drawn_from, evaluate_embeddings, judgement
+from stillhouse.evaluation.embeddings import ScoredBatches, pair_statistics, similarities
 
 
 def evaluate_sentences(contestants, first, second, scores, *, pooling):
@@ -117,6 +117,19 @@ def test_several_sets_of_pairs_count_alike_and_are_shown_one_by_one(encoders, bu
         assert student[name].value == pytest.approx(np.mean([metrics[name].value for metrics in alone]))
     assert student["spearman_few"].value == pytest.approx(alone[1]["spearman"].value)
     assert result.held_out.answers == 22
+
+
+def test_a_small_set_is_drawn_in_every_draw_beside_a_large_one():
+    """Drawn from all pairs together, none of three would be drawn 1 time in 20, and its correlation be called 0."""
+    random = np.random.default_rng(1)
+    gold = [np.arange(size, dtype=float) for size in (3, 300)]
+    ours = [gold[0], gold[1] + random.normal(0, 20, 300)]
+    sets = [ScoredBatches(name, [], [], scores.tolist()) for name, scores in zip("ab", gold, strict=True)]
+    statistics = {"student": pair_statistics(ours, ours, sets)}
+    drawn = judgement(statistics, drawn_from(3, 300)).sampled["student"]["spearman_a"].drawn
+    # A set in its right order has the correlation 1, but where one pair is drawn three times: 1 draw in 9.
+    assert set(drawn) == {0.0, 1.0}
+    assert np.mean(drawn == 0) == pytest.approx(1 / 9, abs=0.02)
 
 
 def test_without_pairs_the_teachers_geometry_is_left_to_compare(encoders, pairs):

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from stillhouse.data.examples import Example, windows
-from stillhouse.evaluation.compare import judgement
+from stillhouse.evaluation.compare import drawn_from, judgement
 from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
 
 VOCAB = 300
 
 
 def language_metrics(sums):
-    return judgement({"student": language_statistics(sums)}, num_documents=len(sums.tokens)).metrics("student")
+    return judgement({"student": language_statistics(sums)}, drawn_from(len(sums.tokens))).metrics("student")
 
 
 def language_differences(ours, theirs):
     statistics = {"student": language_statistics(ours), "teacher": language_statistics(theirs)}
-    rows = judgement(statistics, num_documents=len(ours.tokens)).comparisons()
+    rows = judgement(statistics, drawn_from(len(ours.tokens))).comparisons()
     return {row.metric: row.difference for row in rows}
 
 

@@ -17,6 +17,7 @@ from stillhouse.evaluation.statistics import (
     spearman,
     summed,
 )
+from stillhouse.objectives.features import linear_cka_similarity
 
 DOCUMENTS = 40
 
@@ -136,10 +137,9 @@ def test_cka_over_products_of_documents_is_cka_over_features_on_every_draw(draws
 
 
 def test_cka_is_the_objectives_one_minus_none():
-    features = pytest.importorskip("stillhouse.objectives.features")
     random = np.random.default_rng(7)
     x, y = random.normal(size=(DOCUMENTS, 6)), random.normal(size=(DOCUMENTS, 9))
-    similarity = features.linear_cka_similarity(torch.tensor(x), torch.tensor(y))
+    similarity = linear_cka_similarity(torch.tensor(x), torch.tensor(y))
     assert linear_cka(x, y)(np.ones((1, DOCUMENTS)))[0] == pytest.approx(float(similarity), rel=1e-9)
 
 
@@ -148,15 +148,16 @@ def test_cka_sees_neither_rotation_nor_scale_and_its_interval_no_width(draws):
     x = random.normal(size=(DOCUMENTS, 6))
     rotation = np.linalg.qr(random.normal(size=(6, 6)))[0]
     np.testing.assert_allclose(linear_cka(x, 3 * x @ rotation)(draws), 1, rtol=1e-9)
-    own = jackknifed(linear_cka(x, x), num_documents=DOCUMENTS).interval()
+    own = jackknifed({"": linear_cka(x, x)}, num_documents=DOCUMENTS)[""].interval()
     assert (own.value, own.low, own.high) == (1, 1, 1)
 
 
 def test_the_jackknife_of_a_cka_holds_its_value_and_drawing_with_replacement_would_not():
     """Wide and unrelated: documents that occur twice are like each other in both models."""
     random = np.random.default_rng(9)
-    statistic = linear_cka(random.normal(size=(60, 200)), random.normal(size=(60, 200)))
-    drawn, left_out = (sample(statistic, num_documents=60).interval() for sample in (bootstrapped, jackknifed))
+    statistics = {"cka": linear_cka(random.normal(size=(60, 200)), random.normal(size=(60, 200)))}
+    drawn = bootstrapped(statistics, set_sizes=[60])["cka"].interval()
+    left_out = jackknifed(statistics, num_documents=60)["cka"].interval()
     assert left_out.low <= left_out.value <= left_out.high
     assert drawn.low > drawn.value
 

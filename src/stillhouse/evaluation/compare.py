@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,9 @@ SAMPLE_TOKENS = 60
 NEVER_COMPARED = frozenset({"perplexity"})
 """A function of the loss that bits per byte show."""
 
+Sampler = Callable[[Mapping[tuple[Role, str], Statistic]], Mapping[tuple[Role, str], Sampled]]
+"""Draws documents for the statistics of every model and metric."""
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -100,19 +104,16 @@ class Judgement:
         ]
 
 
-def judgement(
-    statistics: Mapping[Role, Mapping[str, Statistic]],
-    *,
-    num_documents: int,
-    sample: Callable[..., Sampled] = bootstrapped,
-) -> Judgement:
+def judgement(statistics: Mapping[Role, Mapping[str, Statistic]], sample: Sampler) -> Judgement:
     """Every statistic of every model over the same draws."""
-    return Judgement(
-        {
-            role: {name: sample(statistic, num_documents=num_documents) for name, statistic in own.items()}
-            for role, own in statistics.items()
-        }
-    )
+    named = {(role, name): statistic for role, own in statistics.items() for name, statistic in own.items()}
+    sampled = sample(named)
+    return Judgement({role: {name: sampled[role, name] for name in own} for role, own in statistics.items()})
+
+
+def drawn_from(*set_sizes: int) -> Sampler:
+    """Documents drawn with replacement, each set of them within itself."""
+    return partial(bootstrapped, set_sizes=set_sizes)
 
 
 def evaluate(
@@ -136,7 +137,7 @@ def evaluate(
     text = sums["teacher"]
     return _result(
         contestants,
-        [judgement({role: language_statistics(own) for role, own in sums.items()}, num_documents=len(text.tokens))],
+        [judgement({role: language_statistics(own) for role, own in sums.items()}, drawn_from(len(text.tokens)))],
         timings,
         task="causal_lm",
         held_out=HeldOut(len(text.tokens), int(text.tokens.sum()), int(text.bytes.sum())),
@@ -176,7 +177,7 @@ def evaluate_encoders(
     per_token = task in ("masked_lm", "token_classification")
     return _result(
         contestants,
-        [judgement(statistics, num_documents=num_documents)],
+        [judgement(statistics, drawn_from(num_documents))],
         _time(models, batches, progress),
         task=task,
         held_out=HeldOut(num_documents, num_tokens, answers=judged if per_token else None),
@@ -230,7 +231,7 @@ def evaluate_embeddings(
     order = {role: pair_statistics(found, cosines["teacher"], pairs) for role, found in cosines.items()}
     return _result(
         contestants,
-        [*([judgement(order, num_documents=num_pairs)] if pairs else []), *_beside_teacher(own)],
+        [*([judgement(order, drawn_from(*map(len, cosines["teacher"])))] if pairs else []), *_beside_teacher(own)],
         _time(models, batches, progress),
         task="sentence_embedding",
         held_out=HeldOut(
@@ -245,8 +246,8 @@ def _beside_teacher(embeddings: Mapping[Role, Embeddings]) -> list[Judgement]:
     cosines = {role: cosine_statistics(found, teacher) for role, found in embeddings.items()}
     geometry = {role: geometry_statistics(found, teacher) for role, found in embeddings.items()}
     return [
-        judgement(cosines, num_documents=len(teacher)),
-        judgement(geometry, num_documents=min(len(teacher), MOST_COMPARED), sample=jackknifed),
+        judgement(cosines, drawn_from(len(teacher))),
+        judgement(geometry, partial(jackknifed, num_documents=min(len(teacher), MOST_COMPARED))),
     ]
 
 

@@ -84,7 +84,7 @@ def pair_statistics(
 def _mean_over_sets(
     correlation: Callable[[Sums, Sums], Statistic], ours: Sequence[Sums], theirs: Sequence[Sums]
 ) -> Statistic:
-    """The mean of the sets' correlations, over draws from all pairs; sets that ours leaves empty do not count."""
+    """The mean of the sets' correlations, over draws within each of them; sets that ours leaves empty do not count."""
     ends = np.cumsum([len(values) for values in theirs])
     starts = ends - [len(values) for values in theirs]
     parts = [

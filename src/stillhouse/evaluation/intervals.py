@@ -4,9 +4,9 @@ A statistic is a function of how often each document occurs. Two models are then
 ratio, of their statistics over the same draws: what they share cancels out.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ Draws = NDArray[np.float64]
 
 Statistic = Callable[[Draws], Sums]
 """One number a draw."""
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -58,49 +60,55 @@ class Sampled:
         return Sampled(self.value / other.value if other.value > 0 else float("inf"), shares, self.method)
 
 
-def bootstrapped(statistic: Statistic, *, num_documents: int) -> Sampled:
-    """The statistic over documents drawn with replacement; nothing is drawn of a single one."""
-    value = float(statistic(np.ones((1, num_documents)))[0])
-    draws = _resampled(num_documents) if num_documents > 1 else iter(())
-    return Sampled(value, np.concatenate([np.zeros(0), *(statistic(part) for part in draws)]))
+def bootstrapped(statistics: Mapping[Name, Statistic], *, set_sizes: Sequence[int]) -> dict[Name, Sampled]:
+    """Every statistic over the same draws: that is what pairs those of two models.
+
+    Documents of one set never stand in for those of another: each set is drawn as often as it is large. A set of one
+    document says nothing about others, and leaves every interval without an end.
+    """
+    drawn: dict[Name, list[Sums]] = {name: [] for name in statistics}
+    for draws in _draws(set_sizes) if min(set_sizes) > 1 else ():
+        for name, statistic in statistics.items():
+            drawn[name].append(statistic(draws))
+    whole = np.ones((1, sum(set_sizes)))
+    return {
+        name: Sampled(float(statistic(whole)[0]), np.concatenate([np.zeros(0), *drawn[name]]))
+        for name, statistic in statistics.items()
+    }
 
 
-def _resampled(num_documents: int) -> Iterator[Draws]:
-    """The same draws for whoever asks: that is what pairs the statistics of two models."""
+def _draws(set_sizes: Sequence[int]) -> Iterator[Draws]:
+    """The same draws for whoever asks, a few at a time; those of one set beside those of the next."""
     random = np.random.default_rng(0)
-    at_once = max(1, DRAWN_AT_ONCE // num_documents)
+    at_once = max(1, DRAWN_AT_ONCE // sum(set_sizes))
     for start in range(0, RESAMPLES, at_once):
-        chosen = random.integers(0, num_documents, (min(at_once, RESAMPLES - start), num_documents))
-        rows = np.arange(len(chosen))[:, None] * num_documents
-        counts = np.bincount((rows + chosen).ravel(), minlength=len(chosen) * num_documents)
-        yield counts.reshape(chosen.shape).astype(np.float64)
+        num_draws = min(at_once, RESAMPLES - start)
+        yield np.concatenate([_drawn(random, num_draws, size) for size in set_sizes], axis=-1)
 
 
-def jackknifed(statistic: Statistic, *, num_documents: int) -> Sampled:
-    """The statistic with each document left out once.
+def _drawn(random: np.random.Generator, num_draws: int, num_documents: int) -> Draws:
+    """How often each document occurs among as many as there are, drawn with replacement."""
+    chosen = random.integers(0, num_documents, (num_draws, num_documents))
+    rows = np.arange(num_draws)[:, None] * num_documents
+    counts = np.bincount((rows + chosen).ravel(), minlength=num_draws * num_documents)
+    return counts.reshape(chosen.shape).astype(np.float64)
+
+
+def jackknifed(statistics: Mapping[Name, Statistic], *, num_documents: int) -> dict[Name, Sampled]:
+    """Every statistic with each document left out once.
 
     For what documents that occur twice would distort: drawn with replacement, a CKA is too high, as equals are similar.
     """
-    value = float(statistic(np.ones((1, num_documents)))[0])
-    drawn = statistic(1 - np.eye(num_documents)) if num_documents > 1 else np.zeros(0)
-    return Sampled(value, drawn, "jackknife")
+    whole, without = np.ones((1, num_documents)), 1 - np.eye(num_documents)
+    return {
+        name: Sampled(float(statistic(whole)[0]), statistic(without) if num_documents > 1 else np.zeros(0), "jackknife")
+        for name, statistic in statistics.items()
+    }
 
 
 def ratio(numerator: Sums, denominator: Sums, *, finish: Callable[[Sums], Sums] = lambda ratio: ratio) -> Statistic:
     """`finish(sum of numerators / sum of denominators)`."""
     return lambda draws: finish((draws @ numerator) / (draws @ denominator))
-
-
-def ratio_interval(
-    numerator: Sums, denominator: Sums, *, finish: Callable[[Sums], Sums] = lambda ratio: ratio
-) -> Interval:
-    """`finish(sum of numerators / sum of denominators)` with its interval."""
-    return bootstrapped(ratio(numerator, denominator, finish=finish), num_documents=len(numerator)).interval()
-
-
-def difference_interval(ours: Sums, theirs: Sums, denominator: Sums) -> Interval:
-    """The difference of two models' ratios over the same documents, paired: what they share cancels out."""
-    return ratio_interval(ours - theirs, denominator)
 
 
 def spread(repeats: list[float]) -> Interval:
