@@ -6,11 +6,12 @@ ratio, of their statistics over the same draws: what they share cancels out.
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import comb
 from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from stillhouse.core.results import Interval
 
@@ -123,5 +124,11 @@ def median_interval(repeats: Sums) -> Interval:
     cannot be that sure, and give the lowest and the highest.
     """
     ordered = np.sort(repeats)
-    rank = max(0, int(binom.ppf(LEVELS[0], len(ordered), 0.5)) - 1)
+    rank = max(0, _heads(LEVELS[0], num_coins=len(ordered)) - 1)
     return Interval(float(np.median(ordered)), float(ordered[rank]), float(ordered[-1 - rank]))
+
+
+def _heads(level: float, *, num_coins: int) -> int:
+    """The fewest heads of so many coins such that no more fall with at least this probability."""
+    ways = accumulate(comb(num_coins, heads) for heads in range(num_coins + 1))
+    return next(heads for heads, up_to in enumerate(ways) if up_to / 2**num_coins >= level)
