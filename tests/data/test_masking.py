@@ -167,7 +167,8 @@ def test_a_batch_asks_for_the_hidden_tokens_where_they_stand():
 def test_a_long_text_is_cut_in_pieces_that_lose_nothing(bert_tokenizer):
     text = "the old man had a boat and went to sea every day to see the red fish " * 3
     whole = bert_tokenizer(text, add_special_tokens=False)["input_ids"]
-    pieces = masked_pieces([text, "a fox"], bert_tokenizer, max_tokens=10)
+    pieces, documents = masked_pieces([text, "a fox"], bert_tokenizer, max_tokens=10)
+    assert documents == [*[0] * (len(pieces) - 1), 1]
     assert all(len(piece) <= 10 and piece[0] == 2 and piece[-1] == 3 for piece in pieces)
     assert [token for piece in pieces[:-1] for token in piece[1:-1]] == whole
     assert pieces[-1] == (2, *bert_tokenizer("a fox", add_special_tokens=False)["input_ids"], 3)

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stillhouse.core.batch import as_batch
 from stillhouse.data.examples import Example
-from stillhouse.data.packing import as_tensors, pack, to_batch
+from stillhouse.data.packing import pack, to_batch
 
 LENGTHS = st.lists(st.integers(1, 32), max_size=60)
 DOCUMENTS = st.lists(
@@ -121,8 +122,6 @@ def test_without_a_width_the_longest_row_gives_it(build_example):
 
 
 def test_the_tensors_of_a_batch_make_the_batch_again(build_example):
-    from stillhouse.core.batch import Batch
-
     batch = to_batch([[build_example(0, 9)], [build_example(1, 5)]])
-    again = Batch(**as_tensors(batch))
-    assert all(torch.equal(getattr(again, name), tensor) for name, tensor in as_tensors(batch).items())
+    again = as_batch(batch.tensors())
+    assert all(torch.equal(getattr(again, name), tensor) for name, tensor in batch.tensors().items())

@@ -61,7 +61,6 @@ def test_the_batches_of_a_row_set_are_its_rows_in_order_and_end_with_the_rest(be
             piece = pieces[number // 4][number % 4]
             assert torch.equal(row[..., : piece.shape[-1]] if whole.dim() > 1 else row, piece)
         assert whole.dim() == 1 or whole.shape[-1] == width
-    assert prepared.train.num_documents == sum(batch.num_documents for batch in apart)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -136,7 +135,7 @@ def test_text_is_packed_as_ever(tokenizer, write):
     assert prepared.task == "causal_lm" and isinstance(prepared.train, PackedRows)
     batch = _everything(prepared.train)
     assert type(batch) is Batch and batch.ids.shape[1] == 32
-    assert batch.num_documents == prepared.train.num_documents == 6
+    assert batch.num_documents == 6
 
 
 def test_synthesised_text_takes_the_place_of_a_path(tokenizer, write):
@@ -345,3 +344,23 @@ def test_labels_are_numbered_as_a_model_numbers_its_answers_if_it_has_them_all(b
         judged = _everything(ours).targets.tolist(), _everything(other).targets.tolist()
         assert [own.labels[label] for label in judged[0]] == [more[label] for label in judged[1]]
     assert _prepare(bert_tokenizer, answers=own.labels[1:], kind=kind, path=path).labels == own.labels
+
+
+@pytest.mark.parametrize("spelling", ["{}", "LABEL_{}"])
+def test_labels_that_are_a_models_numbers_are_numbered_by_them_however_they_are_spelt(bert_tokenizer, write, spelling):
+    """Sorted as text, LABEL_10 would come before LABEL_2."""
+    rows = [
+        {"text": f"{text} {number}", "label": spelling.format(number % 12)} for number, text in enumerate(TEXTS * 6)
+    ]
+    numbers = tuple(map(str, range(12)))
+    found = _prepare(bert_tokenizer, answers=numbers, kind="classification", path=str(write("rows.jsonl", rows)))
+    assert found.labels == tuple(map(spelling.format, numbers))
+
+
+def test_the_pieces_of_a_long_held_out_text_are_known_to_be_of_one_document(bert_tokenizer, write):
+    rows = [{"text": f"{text} " * 9} for text in TEXTS]
+    found = _prepare(
+        bert_tokenizer, kind="masked_text", path=str(write("rows.jsonl", rows)), sequence_tokens=12, held_out=0.25
+    )
+    assert len(found.held_out_documents) == len(found.held_out) > found.num_held_out_documents
+    assert sorted(set(found.held_out_documents)) == list(range(found.num_held_out_documents))

@@ -11,7 +11,7 @@ from transformers import AutoConfig, BertForPreTraining
 from stillhouse.core.errors import ModelError
 from stillhouse.models.anatomy import task_of
 from stillhouse.models.labels import labels_of, name_labels
-from stillhouse.models.load import LABELLED_TASKS, PROBLEM_TYPES, load_model, load_student, untrained
+from stillhouse.models.load import LABELLED_TASKS, PROBLEM_TYPES, load_model, load_student, pad_id_of, untrained
 
 LABELS = ("anger", "joy", "fear")
 TASKS = ("masked_lm", "sequence_classification", "regression", "token_classification", "sentence_embedding")
@@ -174,14 +174,24 @@ def test_a_student_that_lacks_more_than_a_head_is_refused(save):
         load_student(save(_encoder("sentence_embedding")), "masked_lm", seed=0)
 
 
+@pytest.mark.parametrize("theirs", [None, 7])
+@pytest.mark.parametrize("pads", [True, False])
 @torch.no_grad()
-def test_a_decoder_that_classifies_learns_where_texts_end(build_model, save, tokenizer):
+def test_a_decoder_that_classifies_finds_a_texts_end_by_what_rows_are_filled_with(
+    build_model, save, tokenizer, tmp_path, theirs, pads
+):
+    """Whatever its configuration says, and also where the tokenizer has no padding of its own."""
     folder = save(build_model("llama", vocab=len(tokenizer)))
-    _change_config(folder, pad_token_id=None)
-    student = load_student(folder, "sequence_classification", seed=0, labels=LABELS).model
-    pad = tokenizer.pad_token_id
-    assert student.config.pad_token_id == pad
-    alone, padded = (student(input_ids=torch.tensor([row])).logits for row in ([2, 5, 6], [2, 5, 6, pad, pad]))
+    _change_config(folder, pad_token_id=theirs)
+    if not pads:
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        settings.pop("pad_token")
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = load_student(folder, "sequence_classification", seed=0, labels=LABELS)
+    assert (loaded.tokenizer.pad_token_id is None) == (not pads)
+    pad = pad_id_of(loaded.tokenizer)
+    rows = [2, 5, 6], [2, 5, 6, pad, pad]
+    alone, padded = (loaded.model(input_ids=torch.tensor([row])).logits for row in rows)
     assert_close(alone, padded)
 
 

@@ -6,13 +6,15 @@ from torch.testing import assert_close
 
 from stillhouse.core.errors import ModelError
 from stillhouse.core.signals import Wanted
-from stillhouse.models.anatomy import layers_of, layers_prefix, num_layers, task_of
+from stillhouse.models.anatomy import layers_of, num_layers, task_of
 from stillhouse.models.labels import labels_of
 from stillhouse.models.load import load_model
 from stillhouse.models.signals import read_signals
 from stillhouse.objectives import forward_kl
 from stillhouse.students.build import randomised, student_from_config, student_from_layers
 from stillhouse.students.layer_choice import choose_layers
+
+from .cases import assert_copied
 
 IDS = torch.arange(2, 32)[None]
 KEPT = (0, 1, 3)
@@ -33,16 +35,7 @@ def test_keeping_all_layers_gives_the_teachers_answer_bit_for_bit(encoder_family
 
 def test_every_weight_of_a_student_is_its_teachers_bit_for_bit(encoder_family, encoder_task, build_encoder):
     teacher = build_encoder(encoder_family, encoder_task)
-    student, prefix = student_from_layers(teacher, KEPT), layers_prefix(teacher)
-    theirs, ours = teacher.state_dict(), student.state_dict()
-    for number, layer in enumerate(KEPT):
-        of_layer = {name: weight for name, weight in theirs.items() if name.startswith(f"{prefix}{layer}.")}
-        assert of_layer
-        for name, weight in of_layer.items():
-            assert torch.equal(ours.pop(name.replace(f"{prefix}{layer}.", f"{prefix}{number}.")), weight)
-    rest = {name: weight for name, weight in theirs.items() if not name.startswith(prefix)}
-    assert ours.keys() == rest.keys()
-    assert all(torch.equal(ours[name], weight) for name, weight in rest.items())
+    assert_copied(student_from_layers(teacher, KEPT), teacher, KEPT)
 
 
 @torch.no_grad()

@@ -6,12 +6,14 @@ from transformers import AutoModelForCausalLM
 
 from stillhouse.core.errors import ModelError
 from stillhouse.data.packing import to_batch
-from stillhouse.models.anatomy import layers_of, layers_prefix, parameter_count, text_config
+from stillhouse.models.anatomy import layers_of, parameter_count, text_config
 from stillhouse.models.generate import Sampling, generate
 from stillhouse.models.signals import factored_logits
 from stillhouse.objectives import forward_kl
 from stillhouse.students.build import student_from_layers
 from stillhouse.students.layer_choice import choose_layers
+
+from .cases import assert_copied
 
 IDS = torch.arange(2, 32)[None]
 
@@ -28,16 +30,7 @@ def test_every_weight_of_a_student_is_its_teachers_bit_for_bit(stack_family, bui
     teacher, kept = build_model(stack_family), (0, 2, 3)
     if stack_family == "lfm2":
         kept = (0, 1, 3)
-    student, prefix = student_from_layers(teacher, kept), layers_prefix(teacher)
-    theirs, ours = teacher.state_dict(), student.state_dict()
-    for number, layer in enumerate(kept):
-        of_layer = {name: weight for name, weight in theirs.items() if name.startswith(f"{prefix}{layer}.")}
-        assert of_layer
-        for name, weight in of_layer.items():
-            assert torch.equal(ours.pop(name.replace(f"{prefix}{layer}.", f"{prefix}{number}.")), weight)
-    rest = {name: weight for name, weight in theirs.items() if not name.startswith(prefix)}
-    assert ours.keys() == rest.keys()
-    assert all(torch.equal(ours[name], weight) for name, weight in rest.items())
+    assert_copied(student_from_layers(teacher, kept), teacher, kept)
 
 
 def test_a_student_has_its_own_weights(build_model):

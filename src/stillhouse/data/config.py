@@ -75,32 +75,35 @@ class MaskedTextDataConfig(_SplitConfig):
     """How much more often a rare token is hidden: in proportion to count ** -rarity_smoothing. 0 treats all alike."""
 
 
-class ClassificationDataConfig(_SplitConfig):
-    """Texts, or pairs of texts, each with its class."""
+class _AnsweredConfig(_SplitConfig):
+    """Texts, or pairs of texts, each with one answer."""
 
-    kind: Literal["classification"] = "classification"
     path: Path
     """A `.jsonl`, `.csv` or `.tsv` file, or a folder of them."""
     text: str = "text"
     """Column of the text, or of a pair's first."""
     pair: str | None = None
     """Column of a pair's second text."""
+
+
+class ClassificationDataConfig(_AnsweredConfig):
+    """Texts, or pairs of texts, each with its class."""
+
+    kind: Literal["classification"] = "classification"
     label: str = "label"
     """Column of the class: text or a whole number."""
 
 
-class RegressionDataConfig(_SplitConfig):
+class RegressionDataConfig(_AnsweredConfig):
     """Texts, or pairs of texts, each with a number."""
 
     kind: Literal["regression"] = "regression"
-    path: Path
-    """A `.jsonl`, `.csv` or `.tsv` file, or a folder of them."""
-    text: str = "text"
-    """Column of the text, or of a pair's first."""
-    pair: str | None = None
-    """Column of a pair's second text."""
     label: str = "label"
     """Column of the number."""
+
+
+LabelledDataConfig = ClassificationDataConfig | RegressionDataConfig
+"""Data with one answer a text or pair."""
 
 
 class TagsDataConfig(_SplitConfig):

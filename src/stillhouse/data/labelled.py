@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
-from stillhouse.data.config import ClassificationDataConfig, RegressionDataConfig
-from stillhouse.data.rowset import PaddedRows, encode, pad, pad_id_of
+from stillhouse.data.config import ClassificationDataConfig, LabelledDataConfig
+from stillhouse.data.rowset import PaddedRows, encode, pad
 from stillhouse.data.tables import Record, read_records
+from stillhouse.models.load import pad_id_of
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,12 @@ class LabelledRow:
         return self.first if self.second is None else "\0".join(sorted((self.first, self.second)))
 
 
-def read_labelled(
-    path: Path, config: ClassificationDataConfig | RegressionDataConfig, *, key: str
-) -> list[LabelledRow]:
+def read_labelled(path: Path, config: LabelledDataConfig, *, key: str) -> list[LabelledRow]:
     """The rows of a file or folder."""
     return [_to_row(record, config) for record in read_records(path, key=key)]
 
 
-def _to_row(record: Record, config: ClassificationDataConfig | RegressionDataConfig) -> LabelledRow:
+def _to_row(record: Record, config: LabelledDataConfig) -> LabelledRow:
     read = record.label if isinstance(config, ClassificationDataConfig) else record.number
     return LabelledRow(
         first=record.text(config.text, key="data.text"),
@@ -58,8 +57,10 @@ def label_names(labels: Iterable[str], *, answers: Sequence[str] = ()) -> tuple[
         raise DataError(
             f"every training row has the label {min(found)!r}, so there is nothing to tell apart. Add others."
         )
-    if found <= set(answers):
-        return tuple(answers)
+    # A model that never named its answers has numbers for them, and transformers writes those as LABEL_0, LABEL_1, ...
+    for spelling in (answers, [f"LABEL_{answer}" for answer in answers]):
+        if found <= set(spelling):
+            return tuple(spelling)
     return tuple(sorted(found, key=int) if all(_is_number(name) for name in found) else sorted(found))
 
 

@@ -121,9 +121,10 @@ def _seed_of(*parts: int | str) -> int:
 
 def masked_pieces(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
-) -> list[tuple[int, ...]]:
+) -> tuple[list[tuple[int, ...]], list[int]]:
     """Token ids of each text between the tokenizer's special tokens, long ones in pieces of at most `max_tokens` of which
-    each stands between them; a piece without any token to guess is left out.
+    each stands between them; a piece without any token to guess is left out. And the number of the text that each piece
+    is of.
 
     Raises:
         DataError: if nothing is left.
@@ -132,7 +133,8 @@ def masked_pieces(
     refuse_slow(tokenizer, kind="masked_text")
     encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens, return_overflowing_tokens=True)
     special = set(tokenizer.all_special_ids)
-    pieces = [tuple(ids) for ids in encoded["input_ids"] if not special.issuperset(ids)]
+    cut = zip(encoded["input_ids"], encoded["overflow_to_sample_mapping"], strict=True)
+    pieces = [(tuple(ids), number) for ids, number in cut if not special.issuperset(ids)]
     if not pieces:
         raise DataError(f"the texts, such as {texts[0][:20]!r}, hold no token that could be hidden. Give other ones.")
-    return pieces
+    return [ids for ids, _ in pieces], [number for _, number in pieces]

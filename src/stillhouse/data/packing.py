@@ -52,11 +52,6 @@ def to_batch(rows: Sequence[Sequence[Example]], *, row_tokens: int | None = None
     return Batch(ids, positions, documents, weights)
 
 
-def as_tensors(batch: Batch) -> dict[str, Tensor]:
-    """The batch as the dict of tensors that data loaders move between devices."""
-    return {"ids": batch.ids, "positions": batch.positions, "documents": batch.documents, "weights": batch.weights}
-
-
 class PackedRows(RowSet):
     """Examples packed into rows of `row_tokens`; one item is the examples of one row."""
 
@@ -70,11 +65,6 @@ class PackedRows(RowSet):
     def __getitem__(self, index: int) -> list[Example]:
         return [self.examples[number] for number in self.rows[index]]
 
-    @property
-    def num_documents(self) -> int:
-        """Examples, each a whole document or a piece of one."""
-        return len(self.examples)
-
     def collate(self, items: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
         """Rows as tensors [batch, row_tokens]."""
-        return as_tensors(to_batch(items, row_tokens=self.row_tokens))
+        return to_batch(items, row_tokens=self.row_tokens).tensors()

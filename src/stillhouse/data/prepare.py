@@ -13,6 +13,7 @@ from stillhouse.core.task import Task
 from stillhouse.data.config import (
     ClassificationDataConfig,
     DataConfig,
+    LabelledDataConfig,
     MaskedTextDataConfig,
     RegressionDataConfig,
     SentencesDataConfig,
@@ -22,12 +23,13 @@ from stillhouse.data.config import (
 from stillhouse.data.labelled import LabelledRow, label_ids, label_names, labelled_rows, read_labelled
 from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, masking_for
 from stillhouse.data.packing import PackedRows
-from stillhouse.data.rowset import RowSet, pad_id_of
+from stillhouse.data.rowset import RowSet
 from stillhouse.data.sentences import ScoredPairs, read_pairs, read_sentences, scored_pairs, sentence_rows
 from stillhouse.data.split import DOCUMENTS_HINT, AnyRow, split_held_out, without_texts
 from stillhouse.data.tables import read_records, split_documents
 from stillhouse.data.tags import TaggedRow, read_tagged, tagged_rows
 from stillhouse.data.text import Row, read_rows, to_examples
+from stillhouse.models.load import pad_id_of
 
 _HELD_OUT_SEED = 0
 """Students of every seed are judged by the same masks."""
@@ -43,6 +45,8 @@ class Prepared:
     num_train_documents: int
     """Rows as the files have them, each once; of long texts the row sets may hold several pieces."""
     num_held_out_documents: int
+    held_out_documents: tuple[int, ...] = ()
+    """To which document each held-out row belongs, where long ones were cut; empty where every row is one."""
     labels: tuple[str, ...] = ()
     """Names of classes or tags, in the order of their numbers; empty where the answer is none of several."""
     pairs: tuple[ScoredPairs, ...] = ()
@@ -100,9 +104,7 @@ def _two_sides(
     return without_texts(rows, (row.text for row in held_out), key="data.held_out_path"), held_out
 
 
-def _labelled_sides(
-    config: ClassificationDataConfig | RegressionDataConfig, path: Path
-) -> tuple[list[LabelledRow], list[LabelledRow]]:
+def _labelled_sides(config: LabelledDataConfig, path: Path) -> tuple[list[LabelledRow], list[LabelledRow]]:
     """Spread over the labels: where they come in turn, every tenth row of a file might be of one class."""
 
     def read(path: Path, key: str) -> list[LabelledRow]:
@@ -130,19 +132,20 @@ def _masked_text(config: MaskedTextDataConfig, tokenizer: PreTrainedTokenizerBas
         records = read_records(path, key=key, text_column=config.text, splitter=split_documents)
         return [Row(record.text(config.text, key="data.text")) for record in records]
 
-    def pieces(rows: Sequence[Row]) -> list[tuple[int, ...]]:
+    def pieces(rows: Sequence[Row]) -> tuple[list[tuple[int, ...]], list[int]]:
         return masked_pieces([row.text for row in rows], tokenizer, max_tokens=config.sequence_tokens)
 
     train, held_out = _two_sides(config, path, read)
-    train_ids = pieces(train)
+    (train_ids, _), (held_out_ids, documents) = pieces(train), pieces(held_out)
     masking = masking_for(tokenizer, train_ids, share=config.mask_share, rarity_smoothing=config.rarity_smoothing)
     pad_id = pad_id_of(tokenizer)
     return Prepared(
         config.task,
         MaskedRows(train_ids, pad_id=pad_id, masking=masking, seed=seed),
-        FixedMaskRows(pieces(held_out), pad_id=pad_id, masking=masking, seed=_HELD_OUT_SEED),
+        FixedMaskRows(held_out_ids, pad_id=pad_id, masking=masking, seed=_HELD_OUT_SEED),
         len(train),
         len(held_out),
+        held_out_documents=tuple(documents),
     )
 
 
@@ -156,7 +159,7 @@ def _classification(
         labels = torch.tensor(label_ids((str(row.label) for row in rows), names))
         return labelled_rows(rows, tokenizer, labels, max_tokens=config.sequence_tokens)
 
-    return Prepared(config.task, rows_of(train), rows_of(held_out), len(train), len(held_out), names)
+    return Prepared(config.task, rows_of(train), rows_of(held_out), len(train), len(held_out), labels=names)
 
 
 def _regression(config: RegressionDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
@@ -174,7 +177,7 @@ def _tags(config: TagsDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
 
     train, held_out = _two_sides(config, path, lambda path, key: read_tagged(path, config, key=key))
     names = label_names((tag for row in train for tag in row.tags), answers=answers)
-    return Prepared(config.task, rows_of(train), rows_of(held_out), len(train), len(held_out), names)
+    return Prepared(config.task, rows_of(train), rows_of(held_out), len(train), len(held_out), labels=names)
 
 
 def _sentences(config: SentencesDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:

@@ -21,11 +21,6 @@ class RowSet(Dataset[Any]):
     @abstractmethod
     def __len__(self) -> int: ...
 
-    @property
-    @abstractmethod
-    def num_documents(self) -> int:
-        """Documents in all rows together."""
-
     @abstractmethod
     def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
         """Rows as the tensors of one batch."""
@@ -52,11 +47,6 @@ class PaddedRows(RowSet):
     def __getitem__(self, index: int) -> Any:
         return self.ids[index]
 
-    @property
-    def num_documents(self) -> int:
-        """One a row."""
-        return len(self)
-
     def frame(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """The tensors of a plain batch in which nothing carries weight."""
         padded = pad(ids, value=self.pad_id)
@@ -73,11 +63,6 @@ def pad(rows: Sequence[Sequence[int]], *, value: int) -> Int[Tensor, "rows width
     """Rows of different lengths as one tensor, filled up on the right with `value`."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
-
-
-def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that fills rows up. Nothing ever reads it, so without one of its own any will do."""
-    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
 def encode(

@@ -6,8 +6,9 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.data.config import SentencesDataConfig
-from stillhouse.data.rowset import PaddedRows, encode, pad_id_of
+from stillhouse.data.rowset import PaddedRows, encode
 from stillhouse.data.tables import Record, files_in, format_of, read_records, split_lines
+from stillhouse.models.load import pad_id_of
 
 _TABLES = (".jsonl", ".csv", ".tsv")
 

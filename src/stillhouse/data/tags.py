@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from stillhouse.core.errors import DataError
 from stillhouse.data.config import TagsDataConfig
 from stillhouse.data.labelled import label_ids
-from stillhouse.data.rowset import PaddedRows, encode, pad, pad_id_of, refuse_slow
+from stillhouse.data.rowset import PaddedRows, encode, pad, refuse_slow
 from stillhouse.data.tables import Record, read_records
+from stillhouse.models.load import pad_id_of
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,22 @@ def num_layers(owner: PreTrainedModel | PretrainedConfig) -> int:
     return int(text_config(owner).num_hidden_layers)
 
 
+def num_heads(config: PretrainedConfig) -> int:
+    """Attention heads of a layer."""
+    return int(text_config(config).num_attention_heads)
+
+
+def num_key_heads(config: PretrainedConfig) -> int:
+    """Heads of keys and values: fewer where several queries share one."""
+    return int(getattr(text_config(config), "num_key_value_heads", None) or num_heads(config))
+
+
+def head_width(config: PretrainedConfig) -> int:
+    """Numbers that one head has a token."""
+    settings = text_config(config)
+    return int(getattr(settings, "head_dim", None) or settings.hidden_size // num_heads(config))
+
+
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """The stack of blocks that hidden states pass through, one after another.
 
@@ -76,7 +92,12 @@ def understood(model: PreTrainedModel, **arguments: object) -> dict[str, object]
     return {name: value for name, value in arguments.items() if value is not None and name in known}
 
 
-COUNT_FROM_PADDING = frozenset({"camembert", "data2vec-text", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
+COUNT_FROM_PADDING = frozenset(
+    {
+        *("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet"),
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+    }
+)
 """Families that number positions from the padding token's id on, and so read fewer tokens than they have positions."""
 
 

@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from stillhouse.core.config import Config
 from stillhouse.core.errors import ModelError
-from stillhouse.models.anatomy import text_config, understood
+from stillhouse.models.anatomy import most_tokens, understood
 
 
 class Sampling(Config):
@@ -99,7 +99,7 @@ class _Writing:
 
     def has_room(self) -> Bool[Tensor, " alive"]:
         """Where the model still has a position for one more token: beyond its last, GPT-2 fails and others rave."""
-        last = getattr(text_config(self.model), "max_position_embeddings", None)
+        last = most_tokens(self.model)
         return self.positions[:, -1] + 1 < (math.inf if last is None else last)
 
     def read(self, chosen: Int[Tensor, " alive"], going: Bool[Tensor, " alive"]) -> None:

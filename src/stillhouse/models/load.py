@@ -217,8 +217,8 @@ def _loaded(
 ) -> tuple[LoadedModel, list[str], list[str]]:
     """The model, the names of its weights that the checkpoint lacks, and of those that have another shape there."""
     place, tokenizer = _place(source), load_tokenizer(source)
-    if task in LABELLED_TASKS and text_config(config).pad_token_id is None:
-        text_config(config).pad_token_id = tokenizer.pad_token_id  # a decoder finds a text's end by it
+    if task in LABELLED_TASKS and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        text_config(config).pad_token_id = pad_id_of(tokenizer)  # a decoder finds a text's end by it
     with _naming(source, f"cannot be loaded as {WORDS[task]}"):
         loaded: Any = AUTO_CLASSES[task].from_pretrained(
             place,
@@ -275,6 +275,13 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """
     with _naming(source, "has no tokenizer that can be loaded"):
         return AutoTokenizer.from_pretrained(_place(source), trust_remote_code=False)
+
+
+def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills rows up. A decoder that classifies finds the end of a text by it, so where the tokenizer has
+    none of its own it is the end of a text, and only without that any."""
+    chosen = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(number) for number in chosen if number is not None)
 
 
 def load_config(source: str) -> PretrainedConfig:

@@ -104,6 +104,7 @@ def _no_bert(what: str) -> str:
 
 
 def _distilbert_config(config: PretrainedConfig, kept: Sequence[int]) -> DistilBertConfig:
+    dropout = config.hidden_dropout_prob
     found = DistilBertConfig(
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
@@ -111,8 +112,9 @@ def _distilbert_config(config: PretrainedConfig, kept: Sequence[int]) -> DistilB
         n_heads=config.num_attention_heads,
         dim=config.hidden_size,
         hidden_dim=config.intermediate_size,
-        dropout=config.hidden_dropout_prob,
+        dropout=dropout,
         attention_dropout=config.attention_probs_dropout_prob,
+        seq_classif_dropout=dropout if config.classifier_dropout is None else config.classifier_dropout,
         activation=config.hidden_act,
         initializer_range=config.initializer_range,
         pad_token_id=config.pad_token_id,
