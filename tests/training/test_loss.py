@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from stillhouse.core.batch import Batch
 from stillhouse.core.signals import Wanted
 from stillhouse.data.examples import Example
-from stillhouse.data.packing import as_tensors, to_batch
+from stillhouse.data.packing import to_batch
 from stillhouse.data.text import Row, to_examples
 from stillhouse.kernels.terms import Term
 from stillhouse.models.signals import factored_logits
@@ -163,7 +163,7 @@ def test_where_nothing_is_judged_the_gradient_is_exactly_zero(student, teacher, 
 def test_padding_and_the_tokens_in_it_leave_the_loss_as_it_was(student, teacher, examples):
     rows = [examples[:2], examples[2:]]
     loss = mean_loss(student, to_batch(rows), teacher=teacher, terms=BOTH)
-    wide = as_tensors(to_batch(rows, row_tokens=64))
+    wide = to_batch(rows, row_tokens=64).tensors()
     assert_close(mean_loss(student, Batch(**wide), teacher=teacher, terms=BOTH), loss)
     padding = wide["documents"] < 0
     wide["ids"] = torch.where(padding, torch.randint(300, padding.shape), wide["ids"])

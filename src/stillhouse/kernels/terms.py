@@ -32,8 +32,7 @@ class Term:
 
     def __post_init__(self) -> None:
         _ = self.objective  # built at once: a closed form would not say what the objective refuses
-        labels = _known(self.name).reads - {"teacher_logits"}
-        if self.where == "tokens" and labels:
+        if self.where == "tokens" and _known(self.name).reads_labels:
             raise ValueError(
                 f"{self.name} reads labels, which not every token has, but where is tokens. Leave where out: only an objective "
                 "that compares with the teacher alone can count everywhere."

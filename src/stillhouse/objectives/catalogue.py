@@ -128,6 +128,11 @@ class Objective(_Parametrised):
         return "teacher_logits" in self.reads
 
     @property
+    def reads_labels(self) -> bool:
+        """Whether the data must say what is right."""
+        return bool(self.reads - {"teacher_logits"})
+
+    @property
     def cost(self) -> str:
         """What must be had beside the student's own logits."""
         return "The teacher's logits." if self.reads_teacher else "Nothing: no teacher."
@@ -209,9 +214,14 @@ class FeatureObjective(_Parametrised):
         return self.reads in ("hidden_states", "flow", "embeddings")
 
     @property
+    def reads_attention(self) -> bool:
+        """Whether what it reads is inside a block's attention."""
+        return self.reads in ("attention_scores", "value_relations", "multi_head_relations")
+
+    @property
     def lowest_layer(self) -> int:
         """1 where only a block has what is read, 0 where the embedding layer has it too."""
-        return int(self.reads in ("attention_scores", "value_relations", "multi_head_relations"))
+        return int(self.reads_attention)
 
     def pairs(
         self, layers: str | Sequence[Sequence[int]] | None, *, student_layers: int, teacher_layers: int

@@ -29,6 +29,14 @@ class RampConfig(Config):
     until: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of training at which it arrives; from there on it stays."""
 
+    @model_validator(mode="after")
+    def _arrives(self) -> "RampConfig":
+        if self.shape == "step" and self.until == 1:
+            raise ValueError(
+                "a step arrives all at once where until is, but until is 1: when the training is over. Give it a share below 1."
+            )
+        return self
+
     def build(self) -> Ramp:
         """The ramp that the trainer follows."""
         return Ramp(self.start, self.end, shape=self.shape, until=self.until)
@@ -66,6 +74,10 @@ class ObjectiveConfig(Config):
             raise ValueError(
                 " ".join(f"{self.name} has no key {key!r}.{nearest(key, known)}" for key in sorted(unknown))
             )
+        whole = [name for name, default in chosen.parameters.items() if isinstance(default, int)]
+        ramped = [name for name in whole if isinstance((self.model_extra or {}).get(name), RampConfig)]
+        if ramped:
+            raise ValueError(f"{self.name}'s {ramped[0]} is a whole number, which cannot follow a ramp. Give a number.")
         if isinstance(self.weight, RampConfig) and min(self.weight.start, self.weight.end) < 0:
             raise ValueError(
                 f"{self.name}'s weight goes from {self.weight.start} to {self.weight.end}, but none may be below 0. A term "

@@ -17,9 +17,6 @@ from stillhouse.students.projections import Projections
 
 Side = Literal["student", "teacher"]
 
-_ATTENTION_READS = frozenset({"attention_scores", "value_relations", "multi_head_relations"})
-_DOCUMENT_READS = frozenset({"document_states", "flow"})
-
 
 @dataclass(frozen=True)
 class FeatureTerm:
@@ -54,14 +51,14 @@ class FeatureTerm:
     @property
     def needs_documents_alone(self) -> bool:
         """Whether it compares within documents, which must then have a row each."""
-        return self.objective.reads in _ATTENTION_READS | _DOCUMENT_READS
+        return self.objective.reads_attention or self.objective.reads in ("document_states", "flow")
 
     def wanted(self, side: Side, pooling: Pooling | None = None) -> Wanted:
         """What one side must be asked for."""
         layers = frozenset(pair[0 if side == "student" else 1] for pair in self.pairs)
         if self.objective.reads == "embeddings":
             return Wanted(pooling=pooling or "mean")
-        return Wanted(attentions=layers) if self.objective.reads in _ATTENTION_READS else Wanted(hidden_states=layers)
+        return Wanted(attentions=layers) if self.objective.reads_attention else Wanted(hidden_states=layers)
 
     def total(self, student: Signals, teacher: Signals, batch: Batch, projections: Projections) -> Float[Tensor, ""]:
         """Sum over the batch's tokens or documents of the mean over pairs of layers."""

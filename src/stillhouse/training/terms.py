@@ -11,12 +11,12 @@ from torch import Tensor
 from stillhouse.core.batch import Batch
 from stillhouse.core.signals import Pooling, Wanted
 from stillhouse.kernels.terms import Term
-from stillhouse.objectives import Ramp
+from stillhouse.objectives import Ramp, Unit
 from stillhouse.training.features import FeatureTerm, Side
 
 AnyTerm = Term | FeatureTerm
-Unit = Literal["target", "token", "document"]
-UNITS: tuple[Unit, ...] = ("target", "token", "document")
+TermUnit = Literal["target"] | Unit
+UNITS: tuple[TermUnit, ...] = ("target", "token", "document")
 """What a term's values are one each of, and what its sum is divided by the number of."""
 
 
@@ -44,7 +44,7 @@ def scheduled(terms: Iterable[AnyTerm | Scheduled]) -> tuple[Scheduled, ...]:
     return tuple(term if isinstance(term, Scheduled) else Scheduled(term) for term in terms)
 
 
-def unit_of(term: AnyTerm) -> Unit:
+def unit_of(term: AnyTerm) -> TermUnit:
     """What the term's values are one each of."""
     if isinstance(term, Term):
         return "target" if term.where == "targets" else "token"
