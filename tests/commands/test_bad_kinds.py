@@ -1,5 +1,6 @@
 """Bad input for what is not plain text: the fault is said before a model is loaded, and nothing is written."""
 
+import json
 from typing import Any
 
 import pytest
@@ -88,6 +89,12 @@ def asked(name: str, **keys: Any) -> dict[str, Any]:
             asked("forward_kl", weight="x"),
             '"x" came, but it should be a number, or a mapping of keys to values.',
         ),
+        (
+            "tags",
+            asked("multi_head_relation_kl", relation_heads={"start": 4, "end": 8}),
+            "relation_heads is a whole number, which cannot follow a ramp.",
+        ),
+        ("tags", asked("forward_kl", weight={**RAMP, "shape": "step"}), "until is 1: when the training is over."),
         (
             "tags",
             asked("forward_kl", weight={**RAMP, "end": -1}),
@@ -301,3 +308,16 @@ def test_a_checkpoint_without_the_head_is_refused_as_a_student(kind_recipe, save
     student = {"kind": "checkpoint", "model": str(save_teacher("sentence_embedding"))}
     said = stillhouse("distill", kind_recipe("masked_text", {"student": student}))
     assert_refused_in_one_line(said, "has no masked language modelling head")
+
+
+def test_an_embedding_that_nobody_here_can_pool_is_refused(kind_recipe, save_teacher):
+    teacher = save_teacher("sentence_embedding")
+    modules = [{"path": "", "type": "x.Transformer"}, {"path": "1_Dense", "type": "x.Dense"}]
+    (teacher / "modules.json").write_text(json.dumps(modules))
+    said = stillhouse("distill", kind_recipe("sentences", teacher=teacher))
+    assert_refused_in_one_line(said, "makes embeddings with Dense")
+
+
+def test_what_is_held_out_is_read_before_the_teacher_writes(recipe, tmp_path):
+    path = recipe({"data": {"sequence_tokens": 64, "held_out_path": str(tmp_path / "nowhere.jsonl")}})
+    assert_refused_in_one_line(stillhouse("distill", path), "data.held_out_path", "there is no such file or folder")

@@ -9,7 +9,15 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.core.batch import Batch
 from stillhouse.core.errors import ModelError
 from stillhouse.core.task import Task
-from stillhouse.models.anatomy import few_ids, most_tokens, num_layers, text_config
+from stillhouse.models.anatomy import (
+    few_ids,
+    head_width,
+    most_tokens,
+    num_heads,
+    num_key_heads,
+    num_layers,
+    text_config,
+)
 from stillhouse.models.attention import recording
 from stillhouse.models.load import (
     LABELLED_TASKS,
@@ -21,6 +29,7 @@ from stillhouse.models.load import (
     untrained,
     vocabulary_fingerprint,
 )
+from stillhouse.models.sentence_folder import read_embedding
 from stillhouse.objectives import FeatureObjective
 from stillhouse.students.build import changed_config
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig, StudentConfig
@@ -41,6 +50,8 @@ def check_models(recipe: Recipe) -> None:
     teacher_config = load_config(teacher)
     check_serves(teacher_config, recipe.task, source=teacher)
     check_head(teacher, teacher_config, recipe.task)
+    if recipe.task == "sentence_embedding":
+        read_embedding(teacher)  # refuses what is pooled in a way that we do not have
     student_config = _student_config(recipe.student, teacher_config, recipe.task)
     if isinstance(recipe.student, CheckpointConfig):
         _check_vocabulary(recipe.student.model, teacher)
@@ -71,22 +82,19 @@ def _check_objective(
     """Refuse a map of layers that these depths do not have, heads or widths that cannot be compared, and attention that
     cannot be read."""
     term = chosen.build(student_layers=depth, teacher_layers=num_layers(teacher)).term
-    if isinstance(term, FeatureTerm) and term.objective.reads in _ATTENTION:
+    if isinstance(term, FeatureTerm) and term.objective.reads_attention:
         _try_attention(term.objective, student, teacher)
         _try_to_read(student, task, term.wanted("student").attentions)
         _try_to_read(teacher, task, term.wanted("teacher").attentions)
 
 
-_ATTENTION = ("attention_scores", "value_relations", "multi_head_relations")
-
-
 def _try_attention(entry: FeatureObjective, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
     """The objective itself says what it cannot compare: it is shown one token of zeros of each side."""
     if entry.reads == "attention_scores":
-        entry.function(*(torch.zeros(1, heads(config), 1, 1) for config in (student, teacher)))
+        entry.function(*(torch.zeros(1, num_heads(config), 1, 1) for config in (student, teacher)))
         return
     allowed = torch.ones(1, 1, 1, dtype=torch.bool)
-    counts = (heads, key_heads) if entry.reads == "multi_head_relations" else (key_heads,)
+    counts = (num_heads, num_key_heads) if entry.reads == "multi_head_relations" else (num_key_heads,)
     for count in counts:
         states = (torch.zeros(1, count(config), 1, head_width(config)) for config in (student, teacher))
         entry.function(*states, allowed)
@@ -151,19 +159,3 @@ def _check_row(owner: str, settings: PretrainedConfig, row_tokens: int) -> None:
         raise ModelError(
             f"data.sequence_tokens is {row_tokens}, but the {owner} reads at most {longest} tokens. Lower it to that."
         )
-
-
-def heads(config: PretrainedConfig) -> int:
-    """Attention heads of a layer."""
-    return int(text_config(config).num_attention_heads)
-
-
-def key_heads(config: PretrainedConfig) -> int:
-    """Heads of keys and values: fewer where several queries share one."""
-    return int(getattr(text_config(config), "num_key_value_heads", None) or heads(config))
-
-
-def head_width(config: PretrainedConfig) -> int:
-    """Numbers that one head has a token."""
-    settings = text_config(config)
-    return int(getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads)

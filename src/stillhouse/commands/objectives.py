@@ -105,7 +105,8 @@ def _unit(entry: Entry) -> str:
 def _keys(entry: Entry) -> Mapping[str, object]:
     own: dict[str, object] = {}
     if isinstance(entry, Objective):
-        own = {"where": "targets", **({"temperature": 1.0} if entry.takes_temperature else {})}
+        own = {} if entry.reads_labels else {"where": "targets"}
+        own |= {"temperature": 1.0} if entry.takes_temperature else {}
     elif entry.reads != "embeddings":
         own = {"layers": entry.default_layers}
     return {"weight": 1.0, **own, **entry.parameters}

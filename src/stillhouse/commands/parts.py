@@ -19,6 +19,7 @@ from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows, to_batch
 from stillhouse.data.prepare import Prepared, prepare
 from stillhouse.data.rowset import PaddedRows
+from stillhouse.data.text import read_rows
 from stillhouse.models.anatomy import num_layers, text_config
 from stillhouse.models.labels import answers_of, check_labels, labels_of
 from stillhouse.models.load import (
@@ -147,12 +148,17 @@ class Parts:
         return prepare(self.recipe.data, self.tokenizer, path=self.data_path, seed=seed, answers=answers)
 
     def check_data(self) -> None:
-        """Read the data now, so that what is wrong with it is said now, and hold its labels against the teacher's.
+        """Read the data now, so that what is wrong with it is said now, and hold its labels against the teacher's. Where the
+        teacher has yet to write its text, only what is held out can be read.
 
         Raises:
             DataError: naming file and line.
             ModelError: if the teacher does not answer in the data's labels.
         """
+        if self.recipe.data.path is None:
+            if self.recipe.data.held_out_path is not None:
+                read_rows(self.recipe.data.held_out_path, key="data.held_out_path")
+            return
         if self._labels is not None:
             check_labels(labels_of(self._teacher_config), self._labels, source=self.recipe.teacher.model)
         _ = self.data
@@ -205,7 +211,7 @@ class Parts:
     @cached_property
     def data_fingerprint(self) -> str:
         """Hash of the data and of everything that turns it into tokens."""
-        sources = self.recipe.data.sources or (self.documents,)
+        sources = dict.fromkeys((self.data_path, *self.recipe.data.sources))
         files = [file for path in sources for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
         return fingerprint(
             [fingerprint_files(files), self.recipe.data.model_dump(mode="json"), self.teacher_fingerprint]

@@ -58,8 +58,7 @@ class Pipeline:
         if waits_for_unpacking(self.recipe.teacher.model):
             self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
         check_models(self.recipe)
-        if self.recipe.data.path is not None:
-            self.parts.check_data()
+        self.parts.check_data()
 
     # Stages.
 
@@ -264,6 +263,7 @@ class Pipeline:
             task=task,
             vocab_size=parts.num_answers if task == "masked_lm" else None,
             tags=parts.data.labels if task == "token_classification" else (),
+            documents=parts.data.held_out_documents,
             progress=self.progress,
         )
 
