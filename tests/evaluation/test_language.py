@@ -139,7 +139,7 @@ def test_pieces_of_one_document_are_one_document(build_model, build_example, tea
 def test_long_documents_are_measured_in_chunks_and_lose_nothing(build_model, build_example, teacher, monkeypatch):
     examples = [build_example(0, 60)]
     whole = _measure(build_model(seed=1), examples, teacher)
-    monkeypatch.setattr("stillhouse.evaluation.language.CHUNK_TOKENS", 7)
+    monkeypatch.setattr("stillhouse.evaluation.judging.CHUNK_ANSWERS", 7)
     pieces = _measure(build_model(seed=1), examples, teacher)
     for name in ("tokens", "bytes", "loss_nats", "kl_nats", "agreements"):
         np.testing.assert_allclose(getattr(pieces, name), getattr(whole, name), rtol=1e-6)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,9 +12,10 @@ from transformers import PreTrainedModel
 from stillhouse.core.batch import Batch
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import Role
-from stillhouse.core.signals import DenseLogits, FactoredLogits, Wanted
+from stillhouse.core.signals import Wanted
 from stillhouse.core.task import Task
 from stillhouse.evaluation.intervals import Statistic, Sums, ratio
+from stillhouse.evaluation.judging import Logits, judged
 from stillhouse.evaluation.spans import are_spans, span_f1
 from stillhouse.evaluation.statistics import (
     calibration_error,
@@ -26,12 +26,6 @@ from stillhouse.evaluation.statistics import (
     summed,
 )
 from stillhouse.models.signals import read_signals
-from stillhouse.objectives import forward_kl, next_token
-
-CHUNK_ANSWERS = 256
-"""Answers whose logits are multiplied out at once: a vocabulary of 30,000 makes 30 MB of them."""
-
-Logits = FactoredLogits | DenseLogits
 
 
 @dataclass(frozen=True)
@@ -42,10 +36,11 @@ class Choices:
     """To which document each belongs."""
     target: NDArray[np.int64]
     chosen: NDArray[np.int64]
-    confidence: NDArray[np.float64]
     loss_nats: NDArray[np.float64]
     kl_nats: NDArray[np.float64]
     agrees: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    """The probability of the choice: of classifiers only, and empty for other models."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,7 @@ def choose(
     models: Mapping[Role, PreTrainedModel],
     batches: Sequence[Batch],
     *,
+    task: Task,
     vocab_size: int | None = None,
     documents: Sequence[int] = (),
     progress: Progress = SILENT,
@@ -77,7 +73,7 @@ def choose(
         rows = document_of[np.nonzero(batch.predicts.cpu().numpy())[0] + num_before]
         says = {role: _logits(model, batch, vocab_size) for role, model in models.items()}
         for role, ours in says.items():
-            pieces[role].append(_choices(rows, ours, says["teacher"], batch.targets))
+            pieces[role].append(_choices(rows, ours, says["teacher"], batch.targets, task))
             progress.advance(len(batch.ids))
         num_before += len(batch.ids)
     return {role: _joined(found) for role, found in pieces.items()}
@@ -87,28 +83,32 @@ def choose(
 def _logits(model: PreTrainedModel, batch: Batch, vocab_size: int | None) -> Logits:
     logits = read_signals(model, batch, Wanted(logits=True)).logits
     assert logits is not None
-    judged = logits.at(batch.predicts)
-    return judged if vocab_size is None else judged.first(vocab_size)
+    answers = logits.at(batch.predicts)
+    return answers if vocab_size is None else answers.first(vocab_size)
+
+
+def _choices(rows: NDArray[np.int64], ours: Logits, theirs: Logits, targets: Tensor, task: Task) -> Choices:
+    found = list(judged(ours, theirs, targets))
+
+    def whole(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in found]).cpu()
+
+    return Choices(
+        document=rows,
+        target=whole("target").numpy(),
+        chosen=whole("chosen").numpy(),
+        loss_nats=whole("loss_nats").double().numpy(),
+        kl_nats=whole("kl_nats").double().numpy(),
+        agrees=whole("agrees").double().numpy(),
+        confidence=_confidence(ours) if task == "sequence_classification" else np.zeros(0),
+    )
 
 
 @torch.no_grad()
-def _choices(rows: NDArray[np.int64], ours: Logits, theirs: Logits, targets: Tensor) -> Choices:
-    pieces = []
-    for start in range(0, max(1, len(targets)), CHUNK_ANSWERS):
-        piece = torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
-        piece[start : start + CHUNK_ANSWERS] = True
-        judged = _judged(ours.at(piece).dense(), theirs.at(piece).dense(), targets[piece])
-        pieces.append(Choices(rows[start : start + CHUNK_ANSWERS], *(part.cpu().numpy() for part in judged)))
-    return _joined(pieces)
-
-
-def _judged(
-    ours: Float[Tensor, "answers classes"], theirs: Float[Tensor, "answers classes"], targets: Tensor
-) -> tuple[Tensor, ...]:
-    """All of `Choices` but the document."""
-    confidence, chosen = ours.double().softmax(-1).max(-1)
-    loss, kl = next_token(ours, targets).double(), forward_kl(ours, theirs).double()
-    return targets, chosen, confidence, loss, kl, (chosen == theirs.argmax(-1)).double()
+def _confidence(logits: Logits) -> NDArray[np.float64]:
+    """The probability of the likeliest class; these are few, so that no chunks are needed."""
+    confidence: NDArray[np.float64] = logits.dense().double().softmax(-1).amax(-1).cpu().numpy()
+    return confidence
 
 
 def estimate(

@@ -199,7 +199,7 @@ def _judge(
         estimates = estimate(models, batches, progress=progress)
         statistics = {role: estimate_statistics(found) for role, found in estimates.items()}
         return statistics, len(estimates["teacher"].target)
-    choices = choose(models, batches, vocab_size=vocab_size, documents=documents, progress=progress)
+    choices = choose(models, batches, task=task, vocab_size=vocab_size, documents=documents, progress=progress)
     statistics = {role: choice_statistics(found, task=task, tags=tags) for role, found in choices.items()}
     return statistics, len(np.unique(choices["teacher"].document))
 

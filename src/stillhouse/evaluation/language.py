@@ -16,10 +16,8 @@ from stillhouse.core.signals import FactoredLogits
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import to_batch
 from stillhouse.evaluation.intervals import Statistic, ratio
+from stillhouse.evaluation.judging import judged
 from stillhouse.models.signals import factored_logits
-from stillhouse.objectives import forward_kl, next_token
-
-CHUNK_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -64,12 +62,8 @@ def say(teacher: PreTrainedModel, examples: Sequence[Example], *, vocab_size: in
 def _sums(student: FactoredLogits, teacher: FactoredLogits, targets: Tensor) -> list[float]:
     """Summed loss, KL, agreements and hits over one document's tokens."""
     totals = torch.zeros(4, dtype=torch.float64)
-    for start in range(0, len(targets), CHUNK_TOKENS):
-        piece = torch.zeros(len(targets), dtype=torch.bool)
-        piece[start : start + CHUNK_TOKENS] = True
-        ours, theirs = student.at(piece).dense(), teacher.at(piece).dense()
-        agrees, hits = (ours.argmax(-1) == answers for answers in (theirs.argmax(-1), targets[piece]))
-        parts = [next_token(ours, targets[piece]), forward_kl(ours, theirs), agrees, hits]
+    for found in judged(student, teacher, targets):
+        parts = [found.loss_nats, found.kl_nats, found.agrees, found.chosen == found.target]
         totals += torch.stack([part.double().sum() for part in parts])
     return [float(total) for total in totals]
 
