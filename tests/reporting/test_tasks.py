@@ -16,7 +16,7 @@ from stillhouse.reporting.charts import curve_panels, term_title, term_words
 from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.html import render_report
 from stillhouse.reporting.terminal import results_table
-from stillhouse.reporting.verdicts import headline, kept, lead
+from stillhouse.reporting.verdicts import headline, kept, lead, speed_up
 
 CAUSAL_WORDS = (
     "perplexity",
@@ -142,6 +142,34 @@ def test_the_figures_are_written_with_their_intervals_and_both_definitions_of_sp
 def test_a_student_that_is_not_faster_is_not_called_so(of_task, ratio, said):
     result = replace(of_task("regression"), speeds=[SpeedUp("student", "document", ratio)])
     assert said in headline_figures(result)[-1].text
+
+
+def test_what_was_saved_is_of_all_parameters_and_of_those_that_layers_have(of_task):
+    result = of_task("regression")
+    costs = {"teacher": (100, 60), "student": (70, 30)}
+    models = [
+        replace(
+            model,
+            cost=replace(model.cost, parameters=whole, parameters_without_embeddings=layers, disk_bytes=4 * whole),
+        )
+        for role, (whole, layers) in costs.items()
+        for model in [result.model(role)]
+    ]
+    (saved,) = (figure for figure in headline_figures(replace(result, models=models)) if figure.name == "saved")
+    assert saved.text == "30 % of the parameters; 70 left of 100; 50 % saved without embeddings"
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_speed_that_is_not_a_number_was_not_measured(result, of_task, old):
+    nan = Interval(*[float("nan")] * 3)
+    if old:  # before repeats were paired
+        models = [replace(m, cost=replace(m.cost, decode_tokens_per_second=nan)) for m in result.models]
+        timed = replace(result, models=models)
+    else:
+        timed = replace(of_task("regression"), speeds=[SpeedUp("student", "document", nan)])
+    assert speed_up(timed) is None
+    assert "faster" not in [figure.name for figure in headline_figures(timed)]
+    assert "was not timed against it" in kept(timed)
 
 
 def test_what_was_not_measured_is_not_a_figure(of_task):

@@ -8,6 +8,9 @@ from stillhouse.core.task import Task
 
 Role = Literal["teacher", "student", "student_before", "control_hard_labels", "control_from_scratch"]
 
+Work = Literal["decode", "prefill", "document"]
+"""What is timed: writing, reading, or reading one held-out document alone."""
+
 ROLE_TITLES: Mapping[Role, str] = {
     "teacher": "teacher",
     "student": "student",
@@ -144,7 +147,7 @@ class SpeedUp:
     """How many times as fast as the teacher a model runs at batch 1: the median ratio of runs timed in turns."""
 
     role: Role
-    work: Literal["decode", "prefill", "document"]
+    work: Work
     ratio: Interval
 
     @property
@@ -156,19 +159,6 @@ class SpeedUp:
     def time_saved(self) -> Interval:
         """What less time the same work takes: 0.375 where 60 % more is done in the same time."""
         return Interval(1 - 1 / self.ratio.value, 1 - 1 / self.ratio.low, 1 - 1 / self.ratio.high)
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The three figures that DistilBERT is known by: smaller by, faster by, and what share of the teacher was kept.
-
-    Source: Sanh et al., 2019, arXiv:1910.01108, abstract.
-    """
-
-    parameters_saved: float
-    parameters_saved_without_embeddings: float
-    speed: SpeedUp | None
-    kept: Retention | None
 
 
 @dataclass(frozen=True)
@@ -215,20 +205,6 @@ class EvaluationResult:
         """What share of the teacher's performance a model in this role has."""
         return next((kept for kept in self.retentions if kept.role == role), None)
 
-    def headline(self, role: Role = "student") -> Headline | None:
-        """The three figures of the model in this role; None where it or the teacher was not measured."""
-        ours, teacher = self.model(role), self.model("teacher")
-        if ours is None or teacher is None:
-            return None
-        return Headline(
-            parameters_saved=_saved(ours.cost.parameters, teacher.cost.parameters),
-            parameters_saved_without_embeddings=_saved(
-                ours.cost.parameters_without_embeddings, teacher.cost.parameters_without_embeddings
-            ),
-            speed=self.speed(role),
-            kept=self.retention(role),
-        )
-
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts and numbers, for JSON."""
         return asdict(self)
@@ -250,10 +226,6 @@ class EvaluationResult:
             ],
             speeds=[SpeedUp(row["role"], row["work"], Interval(**row["ratio"])) for row in values.get("speeds", ())],
         )
-
-
-def _saved(ours: int, theirs: int) -> float:
-    return 1 - ours / max(1, theirs)
 
 
 def _model_result(values: Mapping[str, Any]) -> ModelResult:

@@ -1,13 +1,17 @@
-"""The three figures that a distillation is known by: what share was kept, what was saved, how much faster it is."""
+"""The three figures that a distillation is known by: what share was kept, what was saved, how much faster it is.
 
+Source: Sanh et al., 2019, arXiv:1910.01108, abstract.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from stillhouse.core.results import Cost, EvaluationResult, Headline, Interval, Retention, SpeedUp
+from stillhouse.core.results import Cost, EvaluationResult, Interval, Retention, SpeedUp, Work
 from stillhouse.reporting import formatting
 from stillhouse.reporting.verdicts import against_teacher, speed_up
 
-WORK = {"decode": "in writing", "prefill": "in reading", "document": "on held-out texts"}
+WORK: Mapping[Work, str] = {"decode": "in writing", "prefill": "in reading", "document": "on held-out texts"}
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,15 @@ class Figure:
 
 def headline_figures(result: EvaluationResult) -> list[Figure]:
     """Kept, saved, faster, as far as they were measured."""
-    headline = result.headline()
     student, teacher = result.model("student"), result.model("teacher")
-    if headline is None or student is None or teacher is None:
+    if student is None or teacher is None:
         return []
-    kept = [] if headline.kept is None else [_kept(result, headline.kept)]
-    speed = speed_up(result)
-    faster = [] if speed is None or speed.ratio.value != speed.ratio.value else [_faster(speed)]
-    return [*kept, _saved(headline, student.cost, teacher.cost), *faster]
+    kept, speed = result.retention("student"), speed_up(result)
+    return [
+        *([] if kept is None else [_kept(result, kept)]),
+        _saved(student.cost, teacher.cost),
+        *([] if speed is None else [_faster(speed)]),
+    ]
 
 
 def _kept(result: EvaluationResult, kept: Retention) -> Figure:
@@ -44,11 +49,14 @@ def _kept(result: EvaluationResult, kept: Retention) -> Figure:
     return Figure("kept", *_percentage(kept.share), label, against_teacher(result, kept.metric))
 
 
-def _saved(headline: Headline, student: Cost, teacher: Cost) -> Figure:
+def _saved(student: Cost, teacher: Cost) -> Figure:
     detail = f"{formatting.si(student.parameters)} left of {formatting.si(teacher.parameters)}"
     saved, inner = (
-        formatting.number(100 * share)
-        for share in (headline.parameters_saved, headline.parameters_saved_without_embeddings)
+        formatting.number(100 * (1 - ours / max(1, theirs)))
+        for ours, theirs in (
+            (student.parameters, teacher.parameters),
+            (student.parameters_without_embeddings, teacher.parameters_without_embeddings),
+        )
     )
     if inner != saved:
         detail += f"; {inner} % saved without embeddings"

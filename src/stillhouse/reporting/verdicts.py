@@ -1,5 +1,6 @@
 """What the numbers allow one to say: a gain, no gain shown, or worse; in one place for terminal, report and card."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -252,12 +253,15 @@ def findings(result: EvaluationResult) -> list[Finding]:
 
 
 def speed_up(result: EvaluationResult) -> SpeedUp | None:
-    """How many times as fast as its teacher the student is; None where they were not timed.
+    """How many times as fast as its teacher the student is; None where they were not timed, or it is not a number.
 
     A result from before repeats were paired gives the widest bounds that the two intervals allow.
     """
-    if result.speed("student") is not None:
-        return result.speed("student")
+    found = result.speed("student") or _unpaired_speed_up(result)
+    return None if found is None or math.isnan(found.ratio.value) else found
+
+
+def _unpaired_speed_up(result: EvaluationResult) -> SpeedUp | None:
     student, teacher = result.model("student"), result.model("teacher")
     mine, theirs = (None if model is None else model.cost.decode_tokens_per_second for model in (student, teacher))
     if mine is None or theirs is None or min(theirs.value, theirs.low, theirs.high) <= 0:
@@ -273,7 +277,7 @@ def _size_phrase(student: ModelResult, teacher: ModelResult) -> str:
 
 def _speed_phrase(result: EvaluationResult) -> str:
     speed = speed_up(result)
-    if speed is None or speed.ratio.value != speed.ratio.value:
+    if speed is None:
         return "was not timed against it"
     if speed.ratio.low <= 1 <= speed.ratio.high:
         return "shows no difference in speed"
