@@ -9,7 +9,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from stillhouse.core.results import HEADLINE, METRICS, Comparison, Interval, Retention, SpeedUp
+from stillhouse.core.results import HEADLINE, METRICS, Comparison, HeldOut, Interval, Retention, SpeedUp
 from stillhouse.reporting.advice import advise
 from stillhouse.reporting.card import render_card
 from stillhouse.reporting.charts import curve_panels, term_title, term_words
@@ -232,6 +232,45 @@ def test_the_hub_is_told_what_the_model_does(of_task, of, tag):
     assert yaml.safe_load(card.split("---\n", 2)[1])["pipeline_tag"] == tag
     assert "| kept | **9" in card
     assert "a document, ms" in card
+
+
+def test_the_hub_is_told_which_library_reads_the_model(of_task, task):
+    library = yaml.safe_load(card_of(of_task(task)).split("---\n", 2)[1])["library_name"]
+    assert library == ("sentence-transformers" if task == "sentence_embedding" else "transformers")
+
+
+COSINE, CKA = "cosine with teacher: 1,200 held-out sentences", "CKA with teacher: the first 1,000 held-out sentences"
+
+
+@pytest.mark.parametrize(
+    ("held_out", "said"),
+    [
+        (HeldOut(1200, 18_920, answers=640), f"640 held-out pairs of sentences ({COSINE}; {CKA}, each left out once)"),
+        (HeldOut(1200, 18_920), f"1,200 held-out sentences ({CKA}, each left out once)"),
+        (
+            HeldOut(90, 900),
+            "90 held-out sentences (CKA with teacher: 90 held-out sentences, each left out once)",
+        ),
+    ],
+)
+def test_each_interval_of_embeddings_is_over_what_it_is_said_to_be(inputs, of_task, held_out, said):
+    result = replace(of_task("sentence_embedding"), held_out=held_out)
+    assert f"95 % intervals over {said}." in " ".join(shown(result).split())
+    assert f"Paired over the same {said}; positive" in card_of(result)
+    assert f"paired over the same {said}. Positive" in page_of(inputs, result)
+
+
+def test_what_was_not_measured_has_no_interval_over_anything(of_task):
+    result = of_task("sentence_embedding")
+    plain = [replace(model, metrics={"spearman": model.metrics["spearman"]}) for model in result.models]
+    assert "intervals over 640 held-out pairs of sentences." in shown(replace(result, models=plain, comparisons=[]))
+
+
+@pytest.mark.parametrize("held_out", [HeldOut(1200, 18_920, answers=40), HeldOut(40, 600, answers=640)])
+def test_few_pairs_or_few_sentences_are_a_limit(of_task, held_out):
+    result = of_task("sentence_embedding")
+    assert "the intervals are wide" not in card_of(result)
+    assert "the intervals are wide" in card_of(replace(result, held_out=held_out))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,9 @@ class Metric:
     meaning: str
 
 
+CKA_SENTENCES = 1000
+"""The most held-out sentences that CKA is over, the first: it takes every product of two, once for each left out."""
+
 METRICS: Mapping[str, Metric] = {
     "bits_per_byte": Metric(
         "bits per byte", "bits", "lower", "How well the model predicts held-out text, per UTF-8 byte."
@@ -109,7 +112,10 @@ METRICS: Mapping[str, Metric] = {
         "Cosine of the two models' embeddings of one sentence, beyond that of two sentences: 0 for what says nothing.",
     ),
     "teacher_cka": Metric(
-        "CKA with teacher", "", "higher", "Linear CKA of the embeddings: the same geometry, whatever the widths."
+        "CKA with teacher",
+        "",
+        "higher",
+        f"Linear CKA of at most {CKA_SENTENCES:,} sentences' embeddings: the same geometry, whatever the widths.",
     ),
 }
 

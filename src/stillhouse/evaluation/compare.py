@@ -16,6 +16,7 @@ from stillhouse.core.batch import Batch
 from stillhouse.core.errors import DataError
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.results import (
+    CKA_SENTENCES,
     HEADLINE,
     Comparison,
     EvaluationResult,
@@ -40,7 +41,6 @@ from stillhouse.evaluation.cost import (
     time_language_models,
 )
 from stillhouse.evaluation.embeddings import (
-    MOST_COMPARED,
     ScoredBatches,
     cosine_statistics,
     embed,
@@ -247,7 +247,7 @@ def _beside_teacher(embeddings: Mapping[Role, Embeddings]) -> list[Judgement]:
     geometry = {role: geometry_statistics(found, teacher) for role, found in embeddings.items()}
     return [
         judgement(cosines, drawn_from(len(teacher))),
-        judgement(geometry, partial(jackknifed, num_documents=min(len(teacher), MOST_COMPARED))),
+        judgement(geometry, partial(jackknifed, num_documents=min(len(teacher), CKA_SENTENCES))),
     ]
 
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from stillhouse.core.batch import Batch
 from stillhouse.core.progress import SILENT, Progress
+from stillhouse.core.results import CKA_SENTENCES
 from stillhouse.core.signals import Pooling, Wanted
 from stillhouse.evaluation.intervals import Statistic, Sums
 from stillhouse.evaluation.statistics import (
@@ -20,9 +21,6 @@ from stillhouse.evaluation.statistics import (
     spearman,
 )
 from stillhouse.models.signals import read_signals
-
-MOST_COMPARED = 1000
-"""Sentences whose geometry is compared: CKA takes every product of two of them, once for each that is left out."""
 
 
 @dataclass(frozen=True)
@@ -101,5 +99,5 @@ def cosine_statistics(ours: Embeddings, teacher: Embeddings) -> dict[str, Statis
 
 
 def geometry_statistics(ours: Embeddings, teacher: Embeddings) -> dict[str, Statistic]:
-    """What is compared over the first MOST_COMPARED sentences only, and needs the jackknife."""
-    return {"teacher_cka": linear_cka(ours[:MOST_COMPARED], teacher[:MOST_COMPARED])}
+    """What is compared over the first CKA_SENTENCES only, and needs the jackknife."""
+    return {"teacher_cka": linear_cka(ours[:CKA_SENTENCES], teacher[:CKA_SENTENCES])}

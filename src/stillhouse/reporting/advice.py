@@ -9,7 +9,15 @@ from typing import Any
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.reporting import formatting
 from stillhouse.reporting.charts import LAST_TERMS, POSITIONS, Point, series, term_words
-from stillhouse.reporting.verdicts import ANSWERS, CONTROLS, counted_documents, metric_names, verdict, verdicts
+from stillhouse.reporting.verdicts import (
+    ANSWERS,
+    CONTROLS,
+    can_have_control,
+    counted_documents,
+    metric_names,
+    verdict,
+    verdicts,
+)
 
 STILL_FALLING = 0.02  # below 2 % over a fifth of the run, a longer one would be slow to pay
 LARGE_GAP = 0.25  # agreement lost; beyond this a flat loss points to the student's size
@@ -47,8 +55,8 @@ def advise(
 
 
 def _without_control(result: EvaluationResult) -> Iterator[Advice]:
-    can_be = result.task != "sentence_embedding"  # sentences teach nothing without the teacher's embeddings
-    if can_be and result.model("student") and not any(result.model(role) for role in CONTROLS):
+    is_missed = can_have_control(result.task) and not any(result.model(role) for role in CONTROLS)
+    if is_missed and result.model("student"):
         reason = "Without one, better numbers may come from the training text alone and not from the teacher's signals."
         yield Advice("Train a control: evaluation.control: hard_labels", reason)
 

@@ -16,10 +16,10 @@ from stillhouse.reporting.verdicts import (
     OTHERS,
     SHORT_TITLES,
     counted_documents,
-    documents,
     headline,
     metric_names,
     models_in_order,
+    num_judged,
     verdicts,
 )
 from stillhouse.reporting.views import held_out_sentence, layers_sentence, start_distance, truncated
@@ -107,7 +107,8 @@ def render_card(
 
 def metadata(*, teacher: Mapping[str, Any], licence: str | None, task: Task = "causal_lm") -> str:
     """The YAML block at the top. Every value is a JSON string, which YAML reads as it stands."""
-    lines = ["---", "library_name: transformers", f"pipeline_tag: {PIPELINE_TAGS[task]}"]
+    library = "sentence-transformers" if task == "sentence_embedding" else "transformers"
+    lines = ["---", f"library_name: {library}", f"pipeline_tag: {PIPELINE_TAGS[task]}"]
     base_model = hub_id(teacher)
     if base_model is not None:
         lines.append(f"base_model: {_yaml(base_model)}")
@@ -217,7 +218,7 @@ def _gains_section(result: EvaluationResult) -> str:
     ]
     if not rows:
         return ""
-    note = f"Paired over the same {documents(result)}; positive means that the student is better."
+    note = f"Paired over the same {counted_documents(result)}; positive means that the student is better."
     return f"### What the student gained\n\n{_table(['metric', 'gain', 'verdict'], rows)}\n\n{note}"
 
 
@@ -289,7 +290,7 @@ def _limits_section(result: EvaluationResult, teacher: Mapping[str, Any], licenc
         "What the teacher gets wrong, and its biases, the student was trained to repeat. They were not measured.",
         NOT_MEASURED.get(result.task, NOT_MEASURED_OTHERWISE),
     ]
-    if result.held_out.documents < 100:
+    if num_judged(result) < 100:
         lines.append(f"Measured on only {counted_documents(result)}: the intervals are wide.")
     terms = teacher.get("output_terms")
     lines.append(

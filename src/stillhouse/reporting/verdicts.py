@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stillhouse.core.results import (
+    CKA_SENTENCES,
     HEADLINE,
     METRICS,
     Comparison,
@@ -126,18 +127,43 @@ def metric_names(result: EvaluationResult) -> list[str]:
     return [name for name in first if name in names] + [name for name in dict.fromkeys(names) if name not in first]
 
 
-def documents(result: EvaluationResult) -> str:
-    """What intervals resample, by its name."""
-    if result.task != "sentence_embedding":
-        return "documents"
-    return "sentences" if result.held_out.answers is None else "pairs of sentences"
+def can_have_control(task: Task) -> bool:
+    """Whether a control can be trained: sentences teach nothing without the teacher, so what they gained, it gave."""
+    return task != "sentence_embedding"
 
 
 def counted_documents(result: EvaluationResult) -> str:
-    """How many of them were held out."""
-    are_pairs = result.task == "sentence_embedding" and result.held_out.answers is not None
-    count = result.held_out.answers if are_pairs else result.held_out.documents
-    return f"{formatting.count(count or 0)} held-out {documents(result)}"
+    """What intervals are over, by its name; then, in brackets, each metric that is over something else."""
+    held_out = result.held_out
+    if result.task != "sentence_embedding":
+        return f"{formatting.count(held_out.documents)} held-out documents"
+    most = f"{formatting.count(held_out.documents)} held-out sentences"
+    if held_out.answers is not None:
+        most = f"{formatting.count(held_out.answers)} held-out pairs of sentences"
+    others = [
+        f"{formatting.describe(name).title}: {over}"
+        for name, over in _over_sentences(held_out.documents).items()
+        if name in metric_names(result) and over != most
+    ]
+    return f"{most} ({'; '.join(others)})" if others else most
+
+
+def _over_sentences(num_sentences: int) -> dict[str, str]:
+    """What the metrics of single sentences are over, whatever pairs there are."""
+    first = "the first " if num_sentences > CKA_SENTENCES else ""
+    compared = formatting.count(min(num_sentences, CKA_SENTENCES))
+    return {
+        "teacher_cosine": f"{formatting.count(num_sentences)} held-out sentences",
+        "teacher_cka": f"{first}{compared} held-out sentences, each left out once",
+    }
+
+
+def num_judged(result: EvaluationResult) -> int:
+    """How many documents the widest intervals are over: the fewer of sentences and pairs of them."""
+    held_out = result.held_out
+    if result.task != "sentence_embedding" or held_out.answers is None:
+        return held_out.documents
+    return min(held_out.documents, held_out.answers)
 
 
 def models_in_order(result: EvaluationResult) -> list[ModelResult]:
@@ -209,8 +235,8 @@ def lead(result: EvaluationResult) -> str:
 def _against_strictest_control(result: EvaluationResult, metric: str) -> str:
     other = next((role for role in CONTROLS if result.model(role) is not None), None)
     if other is None:
-        is_taught = result.task == "sentence_embedding"  # by the teacher alone: no control is possible
-        return _against_the_start(result) if is_taught else "no control was trained to compare it with"
+        is_missed = can_have_control(result.task)
+        return "no control was trained to compare it with" if is_missed else _against_the_start(result)
     model = result.model(other)
     outcome = next((row.outcome for row in verdicts(result, other) if row.metric == metric), "unknown")
     if model is None or metric not in model.metrics or outcome not in ("gain", "worse"):
@@ -245,8 +271,7 @@ def findings(result: EvaluationResult) -> list[Finding]:
     if metric is None:
         return []
     found = [_finding(result, other, metric) for other in OTHERS if result.model(other) is not None]
-    # Sentences teach nothing without the teacher: what training gained, its signals gained.
-    if result.task != "sentence_embedding" and not any(result.model(other) for other in CONTROLS):
+    if can_have_control(result.task) and not any(result.model(other) for other in CONTROLS):
         text = "No control was trained, so nothing here says how much of this is owed to the teacher's signals."
         found.insert(0, Finding("unknown", text))
     return found

@@ -17,7 +17,7 @@ from stillhouse.reporting.verdicts import (
     Finding,
     Outcome,
     best_roles,
-    documents,
+    counted_documents,
     findings,
     headline_metric,
     lead,
@@ -301,9 +301,8 @@ def gains_table(result: EvaluationResult) -> Table | None:
     rows = [Row(f"over {SHORT_TITLES[other]}", "", other, [cell(other, name) for name in names]) for other in found]
     if not rows:
         return None
-    caption = (
-        f"What the student gained, paired over the same {documents(result)}. Positive is better, whatever the metric."
-    )
+    over = counted_documents(result)
+    caption = f"What the student gained, paired over the same {over}. Positive is better, whatever the metric."
     return Table(caption, "gain", [(formatting.describe(name).title, "") for name in names], rows)
 
 
