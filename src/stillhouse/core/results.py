@@ -62,7 +62,7 @@ class Metric:
     meaning: str
 
 
-CKA_SENTENCES = 1000
+MOST_COMPARED = 1000
 """The most held-out sentences that CKA is over, the first: it takes every product of two, once for each left out."""
 
 METRICS: Mapping[str, Metric] = {
@@ -115,7 +115,7 @@ METRICS: Mapping[str, Metric] = {
         "CKA with teacher",
         "",
         "higher",
-        f"Linear CKA of at most {CKA_SENTENCES:,} sentences' embeddings: the same geometry, whatever the widths.",
+        f"Linear CKA of at most {MOST_COMPARED:,} sentences' embeddings: the same geometry, whatever the widths.",
     ),
 }
 

@@ -16,8 +16,8 @@ from stillhouse.core.batch import Batch
 from stillhouse.core.errors import DataError
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.results import (
-    CKA_SENTENCES,
     HEADLINE,
+    MOST_COMPARED,
     Comparison,
     EvaluationResult,
     HeldOut,
@@ -247,7 +247,7 @@ def _beside_teacher(embeddings: Mapping[Role, Embeddings]) -> list[Judgement]:
     geometry = {role: geometry_statistics(found, teacher) for role, found in embeddings.items()}
     return [
         judgement(cosines, drawn_from(len(teacher))),
-        judgement(geometry, partial(jackknifed, num_documents=min(len(teacher), CKA_SENTENCES))),
+        judgement(geometry, partial(jackknifed, num_documents=min(len(teacher), MOST_COMPARED))),
     ]
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from stillhouse.core.batch import Batch
 from stillhouse.core.progress import SILENT, Progress
-from stillhouse.core.results import CKA_SENTENCES
+from stillhouse.core.results import MOST_COMPARED
 from stillhouse.core.signals import Pooling, Wanted
 from stillhouse.evaluation.intervals import Statistic, Sums
 from stillhouse.evaluation.statistics import (
@@ -99,5 +99,5 @@ def cosine_statistics(ours: Embeddings, teacher: Embeddings) -> dict[str, Statis
 
 
 def geometry_statistics(ours: Embeddings, teacher: Embeddings) -> dict[str, Statistic]:
-    """What is compared over the first CKA_SENTENCES only, and needs the jackknife."""
-    return {"teacher_cka": linear_cka(ours[:CKA_SENTENCES], teacher[:CKA_SENTENCES])}
+    """What is compared over the first MOST_COMPARED only, and needs the jackknife."""
+    return {"teacher_cka": linear_cka(ours[:MOST_COMPARED], teacher[:MOST_COMPARED])}

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stillhouse.core.results import (
-    CKA_SENTENCES,
     HEADLINE,
     METRICS,
+    MOST_COMPARED,
     Comparison,
     EvaluationResult,
     Interval,
@@ -150,8 +150,8 @@ def counted_documents(result: EvaluationResult) -> str:
 
 def _over_sentences(num_sentences: int) -> dict[str, str]:
     """What the metrics of single sentences are over, whatever pairs there are."""
-    first = "the first " if num_sentences > CKA_SENTENCES else ""
-    compared = formatting.count(min(num_sentences, CKA_SENTENCES))
+    first = "the first " if num_sentences > MOST_COMPARED else ""
+    compared = formatting.count(min(num_sentences, MOST_COMPARED))
     return {
         "teacher_cosine": f"{formatting.count(num_sentences)} held-out sentences",
         "teacher_cka": f"{first}{compared} held-out sentences, each left out once",
