@@ -17,7 +17,7 @@ from stillhouse.core.files import size_on_disk
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import Cost, Interval, Role, SpeedUp
 from stillhouse.evaluation.intervals import median_interval, spread
-from stillhouse.models.anatomy import parameter_count, text_config, understood
+from stillhouse.models.anatomy import most_tokens, parameter_count, understood
 from stillhouse.models.generate import Sampling, generate
 
 PREFILL_TOKENS = 256
@@ -78,7 +78,7 @@ def time_language_models(models: Mapping[Name, PreTrainedModel], *, progress: Pr
 
     The models take turns, so that a busy moment of the machine falls on all alike.
     """
-    prefill_tokens = min(PREFILL_TOKENS, *(_most_positions(model) for model in models.values()))
+    prefill_tokens = min(PREFILL_TOKENS, *(most_tokens(model) or PREFILL_TOKENS for model in models.values()))
     rates: dict[Name, dict[Work, list[float]]] = {name: {"prefill": [], "decode": []} for name in models}
     for repeat in range(REPEATS + 1):
         for name, model in models.items():
@@ -88,10 +88,6 @@ def time_language_models(models: Mapping[Name, PreTrainedModel], *, progress: Pr
                 rates[name]["decode"].append(once[1])
             progress.advance(1)
     return {name: Timing({work: np.array(found)[:, None] for work, found in rates[name].items()}) for name in models}
-
-
-def _most_positions(model: PreTrainedModel) -> int:
-    return getattr(text_config(model), "max_position_embeddings", None) or PREFILL_TOKENS
 
 
 def _rate(tokens: int, work: Callable[[int], object]) -> float:
