@@ -8,7 +8,7 @@ import torch
 from stillhouse.core.results import EvaluationResult
 from stillhouse.data.text import Row, to_examples
 from stillhouse.evaluation.compare import Contestant, evaluate
-from stillhouse.evaluation.cost import REPEATS, measure_costs
+from stillhouse.evaluation.cost import REPEATS, costs, time_language_models
 from stillhouse.models.anatomy import parameter_count
 from stillhouse.students.build import student_from_layers
 
@@ -80,29 +80,29 @@ def test_a_result_comes_back_from_json_as_it_was(contestants, examples, tokenize
 
 def test_costs_are_what_the_models_have_and_take(contestants):
     models, folders = {c.role: c.model for c in contestants}, {c.role: c.folder for c in contestants}
-    costs = measure_costs(models, folders)
-    for role, cost in costs.items():
+    found = costs(models, folders, time_language_models(models))
+    for role, cost in found.items():
         weights = sum(file.stat().st_size for file in folders[role].glob("*.safetensors"))
         assert cost.disk_bytes == weights > 4 * cost.parameters
         assert cost.parameters == parameter_count(models[role]) > cost.parameters_without_embeddings > 0
         for speed in (cost.prefill_tokens_per_second, cost.decode_tokens_per_second):
             assert 0 < speed.low <= speed.value <= speed.high
-    assert costs["student"].parameters == costs["student_before"].parameters < costs["teacher"].parameters
+    assert found["student"].parameters == found["student_before"].parameters < found["teacher"].parameters
 
 
-def test_half_the_layers_are_faster(build_model, tmp_path):
+def test_a_sixth_of_the_layers_is_faster(build_model):
     teacher = build_model(layers=24, hidden=64)
     models = {"teacher": teacher, "student": student_from_layers(teacher, range(0, 24, 6))}
-    costs = measure_costs(models, dict.fromkeys(models, tmp_path))
-    for speed in ("prefill_tokens_per_second", "decode_tokens_per_second"):
-        assert getattr(costs["student"], speed).value > getattr(costs["teacher"], speed).value
+    timings = time_language_models(models)
+    for work in ("prefill", "decode"):
+        assert timings["student"].tokens_per_second(work).value > timings["teacher"].tokens_per_second(work).value
 
 
 def test_the_models_take_turns_at_being_timed(contestants, monkeypatch):
     turns = []
     monkeypatch.setattr("stillhouse.evaluation.cost._prefill", lambda model, tokens: turns.append((id(model), tokens)))
     models = {c.role: c.model for c in contestants}
-    measure_costs(models, {c.role: c.folder for c in contestants})
+    time_language_models(models)
     order = [id(model) for model in models.values()]
     assert [model for model, _ in turns] == order * (REPEATS + 1)
     assert {tokens for _, tokens in turns} == {128}  # no more than every model has positions for
@@ -111,6 +111,6 @@ def test_the_models_take_turns_at_being_timed(contestants, monkeypatch):
 def test_the_first_round_warms_up_and_does_not_count(contestants, monkeypatch):
     rates = iter([1e9] * 6 + [5.0] * 6 * REPEATS)
     monkeypatch.setattr("stillhouse.evaluation.cost._rate", lambda tokens, work: next(rates))
-    costs = measure_costs({c.role: c.model for c in contestants}, {c.role: c.folder for c in contestants})
-    assert {cost.prefill_tokens_per_second.high for cost in costs.values()} == {5.0}
+    timings = time_language_models({c.role: c.model for c in contestants})
+    assert {timing.tokens_per_second("prefill").high for timing in timings.values()} == {5.0}
     assert next(rates, None) is None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from stillhouse.core.batch import Batch, LabelledBatch
 from stillhouse.core.files import size_on_disk
 from stillhouse.core.progress import SILENT, Progress
-from stillhouse.core.results import Cost, Interval, Role, SpeedUp
+from stillhouse.core.results import Cost, Interval, Role, SpeedUp, Work
 from stillhouse.evaluation.intervals import median_interval, spread
 from stillhouse.models.anatomy import most_tokens, parameter_count, understood
 from stillhouse.models.generate import Sampling, generate
@@ -27,8 +27,7 @@ DOCUMENTS = 12
 DOCUMENT_REPEATS = 21  # odd: the median is one of them
 
 Name = TypeVar("Name", bound=Hashable)
-Work = Literal["decode", "prefill", "document"]
-WORKS: Sequence[Work] = ("decode", "prefill", "document")
+WORKS: Sequence[Work] = get_args(Work)
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,6 @@ class Timing:
 
     def _repeats(self, work: Work) -> list[float]:
         return [float(rate) for rate in np.median(self.rates[work], axis=-1)]
-
-
-def measure_costs(
-    models: Mapping[Name, PreTrainedModel], folders: Mapping[Name, Path], *, progress: Progress = SILENT
-) -> dict[Name, Cost]:
-    """Sizes, and speeds at batch 1 of language models: median, slowest and fastest of several repeats."""
-    return costs(models, folders, time_language_models(models, progress=progress))
 
 
 def costs(
