@@ -9,7 +9,7 @@ from stillhouse.core.task import Task
 Role = Literal["teacher", "student", "student_before", "control_hard_labels", "control_from_scratch"]
 
 Work = Literal["decode", "prefill", "document"]
-"""What is timed, the first that a model does before the others: writing, reading, or reading one held-out document."""
+"""What is timed: writing, reading, or reading one held-out document alone. The first that a model has counts most."""
 
 ROLE_TITLES: Mapping[Role, str] = {
     "teacher": "teacher",
