@@ -60,7 +60,8 @@ def test_each_in_full_says_what_it_is_where_it_comes_from_and_all_its_keys(entry
 def keys_of_a_recipe(entry):
     if entry.name in FEATURES:
         return {"layers"} if entry.reads != "embeddings" else set()
-    return {"where", "temperature"} if entry.takes_temperature else {"where"}
+    where = set() if entry.reads_labels else {"where"}  # "tokens" is refused of an objective that reads labels
+    return where | {"temperature"} if entry.takes_temperature else where
 
 
 def test_an_unknown_name_is_refused_in_one_line_with_the_nearest():
