@@ -25,6 +25,11 @@ class RowSet(Dataset[Any]):
     def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
         """Rows as the tensors of one batch."""
 
+    @property
+    def lengths(self) -> Sequence[int] | None:
+        """Tokens of each row, where batches are padded and so want rows of like length; else None."""
+        return None
+
     def set_epoch(self, epoch: int) -> None:
         """Become the rows of this epoch; most are the same in all."""
 
@@ -46,6 +51,11 @@ class PaddedRows(RowSet):
 
     def __getitem__(self, index: int) -> Any:
         return self.ids[index]
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each row, special ones included."""
+        return [len(row) for row in self.ids]
 
     def frame(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """The tensors of a plain batch in which nothing carries weight."""

@@ -23,6 +23,7 @@ from stillhouse.data.epochs import TellEpoch
 from stillhouse.data.rowset import RowSet
 from stillhouse.students.projections import Projections
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
+from stillhouse.training.order import ByLength
 from stillhouse.training.terms import UNITS, AnyTerm, Scheduled, scheduled, unit_counts, unit_of
 
 LogLine = Callable[[Mapping[str, float]], None]
@@ -104,6 +105,12 @@ class DistillationTrainer(Trainer):
         """The terms as they are at this step."""
         progress = self.state.global_step / max(self.state.max_steps, 1)
         return [term.at(progress) for term in self.terms]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = train_dataset or self.train_dataset
+        if rows.lengths is None:
+            return super()._get_train_sampler(rows)
+        return ByLength(rows.lengths, batch_size=self._train_batch_size, seed=self.args.seed)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """How many of each unit this step's terms are divided by: all micro-batches, all ranks."""
