@@ -107,7 +107,7 @@ class DistillationTrainer(Trainer):
         return [term.at(progress) for term in self.terms]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        rows = train_dataset or self.train_dataset
+        rows: Any = train_dataset or self.train_dataset
         if rows.lengths is None:
             return super()._get_train_sampler(rows)
         return ByLength(rows.lengths, batch_size=self._train_batch_size, seed=self.args.seed)
