@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from public_data import table
-from seeds import faster, run, smaller
+from seeds import faster, machine, run, smaller
 
+from stillhouse.core.config import parse_recipe
 from stillhouse.core.results import EvaluationResult
 from stillhouse.data.config import ClassificationDataConfig
 from stillhouse.data.prepare import Prepared, prepare
@@ -65,7 +66,7 @@ def _data(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prepared(options: argparse.Namespace, tokenizer: str) -> Prepared:
-    return prepare(ClassificationDataConfig.model_validate(_data(options)), load_tokenizer(tokenizer))
+    return prepare(parse_recipe(ClassificationDataConfig, _data(options)), load_tokenizer(tokenizer))
 
 
 def _teacher(options: argparse.Namespace) -> Path:
@@ -118,7 +119,7 @@ def _print(options: argparse.Namespace, teacher: Path, results: Mapping[tuple[st
     seeds, first = range(options.seeds), results["hard labels", 0]
     rows = table(options.data / "classification/banking77_test.csv")
     print(
-        f"{first.held_out.documents:,} of {sum(1 for _ in rows):,} test texts, {options.seeds} seeds, {first.machine}"
+        f"{first.held_out.documents:,} of {sum(1 for _ in rows):,} test texts, {options.seeds} seeds, {machine(first)}"
     )
     data = _prepared(options, str(teacher))
     right = {"teacher": [_right(teacher, data)]} | {

@@ -5,6 +5,7 @@ Grammar is BLiMP's: of two sentences that differ in one respect, the right one s
 """
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from public_data import minimal_pairs, texts, write_jsonl
-from seeds import percent, run, smaller
+from seeds import machine, percent, run, smaller
 
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.data.packing import to_batch
-from stillhouse.data.text import Row, to_examples
+from stillhouse.data.text import Row, read_rows, to_examples
 from stillhouse.evaluation.intervals import Sums, bootstrapped, ratio
 from stillhouse.models.load import LoadedModel, load_causal_lm
+from stillhouse.students.layer_choice import choose_layers
 
 COMBINATIONS: Mapping[str, list[dict[str, Any]]] = {
     "logits": [{"name": "forward_kl", "weight": 0.9}, {"name": "next_token", "weight": 0.1}],
@@ -49,6 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     teacher = load_causal_lm(options.teacher)
     held_out, *paths = _write_texts(options, teacher)
+    options.layers = _layers(options, teacher, paths[0])
     tried = {name: _distil(options, name, paths[0], held_out) for name in COMBINATIONS}
     best = min(tried, key=lambda name: _bits(tried[name], "student"))
     runs = {(name, options.tokens[0]): result for name, result in tried.items()}
@@ -75,7 +78,7 @@ def _distil(options: argparse.Namespace, combination: str, path: Path, held_out:
         _folder(options, combination, path.stem),
         seed=options.seed,
         teacher={"model": options.teacher},
-        student={"kind": "from_layers", "keep": options.keep},
+        student={"kind": "from_layers", "keep": options.layers},
         data={"kind": "text", "path": str(path), "held_out_path": str(held_out), "sequence_tokens": 256},
         objectives=COMBINATIONS[combination],
         training={
@@ -87,6 +90,16 @@ def _distil(options: argparse.Namespace, combination: str, path: Path, held_out:
         },
         evaluation={"control": "none", "samples": 0},
     )
+
+
+def _layers(options: argparse.Namespace, teacher: LoadedModel, path: Path) -> list[int]:
+    """Which layers every student keeps: chosen once, as it takes minutes and would be the same for all."""
+    chosen: Path = options.runs / "layers.json"
+    if not chosen.exists():
+        rows = to_examples(read_rows(path)[:2], teacher.tokenizer, max_tokens=128)
+        choice = choose_layers(teacher.model, to_batch([[row] for row in rows[:2]]), keep=options.keep)
+        chosen.write_text(json.dumps(choice.kept), encoding="utf-8")
+    return list(json.loads(chosen.read_text(encoding="utf-8")))
 
 
 def _folder(options: argparse.Namespace, combination: str, budget: str) -> Path:
@@ -103,7 +116,7 @@ def _bits(result: EvaluationResult, role: Role) -> float:
 def _print(options: argparse.Namespace, runs: Mapping[tuple[str, int], EvaluationResult]) -> None:
     first = next(iter(runs.values()))
     held_out = first.held_out
-    print(f"{held_out.documents} held-out texts, {held_out.bytes or 0:,} bytes; seed {options.seed}; {first.machine}")
+    print(f"{held_out.documents} held-out texts, {held_out.bytes or 0:,} bytes; seed {options.seed}; {machine(first)}")
     print(f"students: {smaller(first)}")
     print(
         f"{'':<18} {'tokens':>8}  {'bits/byte':>9}  {'accuracy kept %':<19}  {'pairs right %':<17}  {'pairs kept %':<18}"

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from public_data import sentences, write_jsonl
-from seeds import faster, kept, run, smaller
+from seeds import faster, kept, machine, run, smaller
 
 from stillhouse.core.results import EvaluationResult
 
@@ -59,7 +59,7 @@ def _distil(options: argparse.Namespace, path: Path, seed: int) -> EvaluationRes
 
 
 def _print(results: list[EvaluationResult], *, trained_on: int) -> None:
-    print(f"{trained_on:,} sentences, {results[0].held_out.answers:,} pairs, {results[0].machine}")
+    print(f"{trained_on:,} sentences, {results[0].held_out.answers:,} pairs, {machine(results[0])}")
     for role in ("teacher", "student_before", "student"):
         models = [model for model in (result.model(role) for result in results) if model is not None]
         scores = ", ".join(f"{model.metrics['spearman'].value:.4f}" for model in models)

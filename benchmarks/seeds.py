@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.logging import disable_progress_bar
+
 from stillhouse import distill
 from stillhouse.core.results import EvaluationResult, Interval, Role
 
 
 def run(folder: Path, *, seed: int, **sections: Any) -> EvaluationResult:
     """One distillation in `folder`, in which what is done is not done again."""
+    disable_progress_bar()
     started = time.perf_counter()
     training = {**sections.pop("training"), "seed": seed}
     result = distill(run=str(folder), training=training, **sections)
@@ -39,6 +42,12 @@ def smaller(result: EvaluationResult) -> str:
     whole = 1 - student.cost.parameters / teacher.cost.parameters
     inside = 1 - student.cost.parameters_without_embeddings / teacher.cost.parameters_without_embeddings
     return f"{100 * whole:.0f} % fewer parameters ({100 * inside:.0f} % without embeddings)"
+
+
+def machine(result: EvaluationResult) -> str:
+    """What it was measured on."""
+    about = result.machine
+    return f"{about['processor']}, {about['cores']} cores, {about['threads']} threads, torch {about['torch']}"
 
 
 def percent(interval: Interval, *, digits: int = 1) -> str:
