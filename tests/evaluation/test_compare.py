@@ -1,13 +1,14 @@
 """One comparison of everybody: on the same text, at the same costs, each where it belongs."""
 
 import json
+import platform
 
 import pytest
 import torch
 
 from stillhouse.core.results import EvaluationResult
 from stillhouse.data.text import Row, to_examples
-from stillhouse.evaluation.compare import Contestant, evaluate
+from stillhouse.evaluation.compare import Contestant, _processor, evaluate, machine
 from stillhouse.evaluation.cost import REPEATS, costs, time_language_models
 from stillhouse.models.anatomy import parameter_count
 from stillhouse.students.build import student_from_layers
@@ -114,3 +115,11 @@ def test_the_first_round_warms_up_and_does_not_count(contestants, monkeypatch):
     timings = time_language_models({c.role: c.model for c in contestants})
     assert {timing.tokens_per_second("prefill").high for timing in timings.values()} == {5.0}
     assert next(rates, None) is None
+
+
+def test_the_processor_is_called_by_its_name_where_the_system_tells_it(tmp_path):
+    about = tmp_path / "cpuinfo"
+    assert _processor(about) == (platform.processor() or platform.machine())
+    about.write_text("processor\t: 0\nmodel name\t: Some Core 7\nprocessor\t: 1\nmodel name\t: Some Core 7\n")
+    assert _processor(about) == "Some Core 7"
+    assert machine()["processor"] == _processor()
