@@ -41,8 +41,11 @@ def _print(result: EvaluationResult, *, seed: int, minutes: float) -> None:
     print(f"seed {seed}, {minutes:.1f} minutes, {result.machine}")
     for model in result.models:
         cells = [f"{name} {model.metrics[name].value:.3f}" for name in METRICS]
-        speed = model.cost.decode_tokens_per_second.value
-        print(f"  {model.role:<22} {model.cost.parameters / 1e6:6.1f}M  {speed:6.1f} tokens/s  {'  '.join(cells)}")
+        speed = model.cost.decode_tokens_per_second
+        assert speed is not None, "a language model writes"
+        print(
+            f"  {model.role:<22} {model.cost.parameters / 1e6:6.1f}M  {speed.value:6.1f} tokens/s  {'  '.join(cells)}"
+        )
     for comparison in result.comparisons:
         gap = comparison.difference
         print(

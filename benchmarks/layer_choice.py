@@ -12,7 +12,7 @@ from stillhouse.data.text import Row, to_examples
 from stillhouse.models.generate import Sampling, generate
 from stillhouse.models.load import LoadedModel, load_causal_lm
 from stillhouse.students import layer_choice
-from stillhouse.students.layer_choice import choose_layers, kl_when_kept, uniform_layers
+from stillhouse.students.layer_choice import LayerMethod, choose_layers, kl_when_kept, uniform_layers
 from stillhouse.synthesis.write import as_prompt
 
 HEROES = ["fox", "girl", "fisherman", "robot", "mouse", "farmer", "knight", "owl"]
@@ -51,7 +51,7 @@ def _measure(
     teacher: LoadedModel, calibration: Batch, judged: Batch, *, keep: int | list[int], name: str, note: str = ""
 ) -> None:
     started = time.perf_counter()
-    method = "greedy" if name == "greedy" else "block_influence"
+    method: LayerMethod = "greedy" if name == "greedy" else "block_influence"
     choice = choose_layers(teacher.model, calibration, keep=keep, method=method)
     seconds = time.perf_counter() - started
     other = kl_when_kept(teacher.model, judged, choice.kept)

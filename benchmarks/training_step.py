@@ -1,0 +1,173 @@
+"""One training step on real chat, forward and backward: stillhouse beside TRL's GKD and a plain loop with all logits.
+
+The same rows, the same weights, the same objective (forward KL on what follows the prompt): the gradients are compared, too.
+Steps take turns in one process; peak memory is that of a process of its own for each.
+"""
+
+import argparse
+import gc
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from public_data import json_lines
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from stillhouse.core.batch import Batch
+from stillhouse.data.examples import Example
+from stillhouse.data.packing import to_batch
+from stillhouse.evaluation.compare import machine
+from stillhouse.kernels.terms import Term
+from stillhouse.models.load import LoadedModel, load_causal_lm
+from stillhouse.students.build import student_from_layers
+from stillhouse.teachers import LocalTeacher
+from stillhouse.training.loss import distillation_loss
+
+Step = Callable[[PreTrainedModel, PreTrainedModel, Batch], Tensor]
+"""(student, teacher, rows) -> the loss, its gradient already in the student."""
+
+NOT_JUDGED = -100
+RESET_PEAK = Path("/proc/self/clear_refs")
+
+
+def main() -> None:
+    """Print one line a contender."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("teacher")
+    parser.add_argument("data", type=Path, help="the folder of public data: see benchmarks/README.md")
+    parser.add_argument("--keep", type=int, default=12)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=512, help="of a row; half of them are prompt")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory-of", choices=STEPS, help="run one step of this and print its peak memory in MiB")
+    options = parser.parse_args()
+    teacher = load_causal_lm(options.teacher)
+    layers = teacher.model.config.num_hidden_layers
+    student = student_from_layers(teacher.model, tuple(range(layers - options.keep, layers)))
+    batch = _chat(options, teacher)
+    if options.memory_of:
+        _print_memory(STEPS[options.memory_of], student, teacher.model, batch)
+        return
+    about = machine()
+    print(f"{options.rows} x {options.tokens} tokens, half of them prompt; student of {options.keep} layers")
+    print(f"{about['processor']}, {about['threads']} threads, torch {about['torch']}")
+    _compare(student, teacher.model, batch, repeats=options.repeats)
+    for name in STEPS:
+        found = subprocess.run(
+            [sys.executable, *sys.argv, "--memory-of", name], check=True, capture_output=True, text=True
+        )
+        print(f"{name:<12} {found.stdout.strip()}", flush=True)
+
+
+def _chat(options: argparse.Namespace, teacher: LoadedModel) -> Batch:
+    """Conversations that fill a row each: none is padded, so that all contenders compute on the same tokens."""
+    half = options.tokens // 2
+    weights = (0.0,) * half + (1.0,) * (options.tokens - half)
+    found: list[list[Example]] = []
+    for tree in json_lines(options.data / "instructions/oasst_en_100_trees.jsonl"):
+        turns = _one_conversation(tree["prompt"])
+        text = str(teacher.tokenizer.apply_chat_template(turns, tokenize=False))
+        ids = teacher.tokenizer(text, add_special_tokens=False)["input_ids"][: options.tokens]
+        if len(ids) == options.tokens:
+            found.append([Example(tuple(ids), weights, 0)])
+    return to_batch(found[: options.rows])
+
+
+def _one_conversation(message: dict[str, Any]) -> list[dict[str, str]]:
+    role = "assistant" if message["role"] == "assistant" else "user"
+    replies = message.get("replies") or []
+    return [{"role": role, "content": message["text"]}, *(_one_conversation(replies[0]) if replies else [])]
+
+
+def _stillhouse(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch) -> Tensor:
+    loss, _ = distillation_loss(
+        student,
+        batch,
+        teacher=LocalTeacher(teacher),
+        terms=[Term("forward_kl")],
+        vocab_size=teacher.config.vocab_size,
+        counts=torch.full((3,), float(batch.predicts.sum())),
+    )
+    loss.backward()
+    return loss
+
+
+def _trl(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch) -> Tensor:
+    """What GKDTrainer computes in a step with lmbda 0."""
+    from trl.experimental.gkd import GKDTrainer
+
+    trainer: Any = SimpleNamespace(
+        teacher_model=teacher, beta=0.0, generalized_jsd_loss=GKDTrainer.generalized_jsd_loss
+    )
+    inputs = {
+        "input_ids": batch.ids,
+        "attention_mask": batch.real.long(),
+        "labels": torch.where(batch.weights > 0, batch.ids, NOT_JUDGED),
+    }
+    loss: Tensor = GKDTrainer.compute_loss(trainer, student, inputs, num_items_in_batch=batch.predicts.sum())
+    loss.backward()
+    return loss
+
+
+def _plain(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch) -> Tensor:
+    """The loop that one writes first: all logits, kl_div, and a mask."""
+    with torch.no_grad():
+        said = teacher(input_ids=batch.ids).logits.log_softmax(-1)
+    logprobs = student(input_ids=batch.ids).logits.log_softmax(-1)
+    each = F.kl_div(logprobs, said, reduction="none", log_target=True).sum(-1)
+    loss = (each * batch.predicts).sum() / batch.predicts.sum()
+    loss.backward()
+    return loss
+
+
+STEPS: dict[str, Step] = {"stillhouse": _stillhouse, "trl": _trl, "plain": _plain}
+
+
+def _compare(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch, *, repeats: int) -> None:
+    seconds: dict[str, list[float]] = {name: [] for name in STEPS}
+    gradients: dict[str, Tensor] = {}
+    for _ in range(repeats + 1):  # the first warms up
+        for name, step in STEPS.items():
+            student.zero_grad()
+            gc.collect()
+            started = time.perf_counter()
+            step(student, teacher, batch)
+            seconds[name].append(time.perf_counter() - started)
+            gradients[name] = torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+    own, tokens = gradients["stillhouse"], batch.real.sum().item()
+    for name, times in seconds.items():
+        ratios = sorted(theirs / mine for theirs, mine in zip(times[1:], seconds["stillhouse"][1:], strict=True))
+        difference = float((gradients[name] - own).norm() / own.norm())
+        print(
+            f"{name:<12} {statistics.median(times[1:]):6.2f} s, {tokens / statistics.median(times[1:]):5.0f} tokens/s; "
+            f"{statistics.median(ratios):.2f} times stillhouse's [{ratios[0]:.2f}, {ratios[-1]:.2f}]; "
+            f"gradient differs by {difference:.1e}",
+            flush=True,
+        )
+
+
+def _print_memory(step: Step, student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch) -> None:
+    for parameter in student.parameters():  # as an optimiser's step leaves them
+        parameter.grad = torch.zeros_like(parameter)
+    RESET_PEAK.write_text("5")
+    before = _peak_mib()
+    step(student, teacher, batch)
+    print(f"peak {_peak_mib():,.0f} MiB, of which the step {_peak_mib() - before:,.0f} MiB")
+
+
+def _peak_mib() -> float:
+    """The most memory that this process has had at once since the peak was reset (Linux)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+if __name__ == "__main__":
+    main()
