@@ -1,0 +1,166 @@
+"""Every file in `recipes/` goes the whole way on a tiny model of its architecture, and is what the pages say of it."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from stillhouse.commands.recipe import Recipe
+from stillhouse.core.config import load_recipe
+from stillhouse.core.files import read_lines
+from stillhouse.core.task import Task
+from stillhouse.core.yaml_text import from_yaml
+from stillhouse.students.config import FromConfigConfig, FromLayersConfig
+
+from .conftest import KINDS, SaveTeacher, stillhouse, write_rows
+
+ROOT = Path(__file__).parents[2]
+RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
+PAGES = [*ROOT.glob("*.md"), ROOT / "recipes" / "README.md", *(ROOT / "docs").rglob("*.md")]
+
+PUBLISHED_DEPTH = 12
+"""Layers that the published choices and pairs of layers count on."""
+WIDTH, NARROW = 96, 48
+"""Of the tiny teacher and of a narrower student; both have 48 relation heads in them."""
+ROWS = {"sequence_tokens": 32, "held_out": 0.25}
+
+TinyTeacher = Callable[[Recipe], Path]
+
+
+def depth_for(recipe: Recipe) -> int:
+    """As many layers as the recipe counts on; where it lets them be measured, few."""
+    student = recipe.student
+    measured = isinstance(student, FromLayersConfig) and isinstance(student.keep, int) and student.choose == "greedy"
+    return 4 if measured else PUBLISHED_DEPTH
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(
+    tmp_path_factory: pytest.TempPathFactory,
+    save_teacher: SaveTeacher,
+    build_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+) -> TinyTeacher:
+    """A random model of the architecture that a recipe's teacher has, made once for all recipes that it suits."""
+
+    @cache
+    def encoder(task: Task, depth: int, labels: tuple[str, ...]) -> Path:
+        named = {"labels": labels} if labels else {}
+        return save_teacher(task, "bert", layers=depth, hidden_size=WIDTH, **named)
+
+    @cache
+    def decoder(family: str, depth: int) -> Path:
+        folder = tmp_path_factory.mktemp("teachers") / family
+        build_model(family, layers=depth, vocab=len(tokenizer)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    def make(recipe: Recipe) -> Path:
+        depth = depth_for(recipe)
+        if recipe.task != "causal_lm":
+            return encoder(recipe.task, depth, KINDS[recipe.data.kind].labels)
+        learns_positions = getattr(recipe.student, "freeze_position_embeddings", False)
+        return decoder("gpt2" if learns_positions else "llama", depth)
+
+    return make
+
+
+def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path) -> dict[str, Any]:
+    """What makes two steps on little data of a recipe's many on much; its objectives stay as they are."""
+    changes = {"run": folder / "run", "teacher.model": teacher, "training.epochs": 1, "evaluation.samples": 1}
+    changes |= {f"data.{key}": value for key, value in ROWS.items()}
+    rows_per_step = 2 if recipe.task == "causal_lm" else 9
+    changes |= dict.fromkeys(("training.rows_per_step", "training.rows_per_micro_batch"), rows_per_step)
+    if recipe.synthesis is not None:
+        changes |= {"synthesis.tokens": 250, "synthesis.batch_size": 4, "synthesis.sampling.max_new_tokens": 32}
+    elif recipe.task == "causal_lm":
+        changes["data.path"] = texts_file
+    else:
+        changes["data.path"] = write_rows(folder / "rows.jsonl", KINDS[recipe.data.kind].rows)
+    if isinstance(recipe.student, FromConfigConfig):
+        changes |= {"student.changes.hidden_size": NARROW, "student.changes.intermediate_size": NARROW}
+    elif depth_for(recipe) < PUBLISHED_DEPTH:
+        changes |= {"student.keep": 2}
+    return changes
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_goes_the_whole_way(name, tiny_teacher, texts_file, tmp_path):
+    recipe = load_recipe(Recipe, RECIPES[name])
+    changes = tiny(recipe, tiny_teacher(recipe), texts_file, tmp_path)
+    said = stillhouse("distill", RECIPES[name], *(f"{key}={value}" for key, value in changes.items()))
+    assert said.code == 0, said.err
+    run = tmp_path / "run"
+    assert {path.name for path in (run / "student").iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert (run / "report.html").stat().st_size > 0
+    steps = [line for line in read_lines(run / "metrics.jsonl") if line.get("arm") == "student"]
+    assert len(steps) >= 2
+    assert all(step.keys() >= {chosen.name for chosen in recipe.objectives} for step in steps)
+
+
+def commands_in(text: str) -> Iterator[list[str]]:
+    """The words after `stillhouse distill` on each line that shows it, in a comment or a block of a page."""
+    for command in re.findall(r"^#? *stillhouse distill (recipes/.+)$", text, re.MULTILINE):
+        yield shlex.split(command)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_opens_with_what_it_is_and_the_command_that_runs_it(name):
+    opening, _, rest = RECIPES[name].read_text(encoding="utf-8").partition("\n\n")
+    assert all(line.startswith("#") for line in opening.splitlines())
+    path, *changes = next(commands_in(opening))
+    assert path == f"recipes/{name}.yaml"
+    assert "teacher.model=PATH_OR_HUB_ID" in changes
+    assert rest.startswith(f"run: runs/{name}\n")
+
+
+SAYS_COMMANDS = [path for path in [*RECIPES.values(), *PAGES] if list(commands_in(path.read_text(encoding="utf-8")))]
+
+
+@pytest.mark.parametrize("path", SAYS_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_is_shown_is_understood(path):
+    for recipe, *changes in commands_in(path.read_text(encoding="utf-8")):
+        load_recipe(Recipe, ROOT / recipe, changes)
+
+
+def test_the_front_page_and_the_table_have_every_recipe():
+    front, table = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "recipes/README.md"))
+    assert set(re.findall(r"\[(\w+)\]\(recipes/\1\.yaml\)", front)) == RECIPES.keys()
+    assert set(re.findall(r"^\| \[(\w+)\.yaml\]\(\1\.yaml\) \|", table, re.MULTILINE)) == RECIPES.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_names_a_recipe_that_is_not_there(page):
+    named = set(re.findall(r"recipes/(\w+)\.yaml", page.read_text(encoding="utf-8")))
+    assert named <= RECIPES.keys()
+
+
+def says_no_other(shown: Any, whole: Any) -> bool:
+    """Whether all that is shown is so in the whole, which may have more keys."""
+    if isinstance(shown, Mapping) and isinstance(whole, Mapping):
+        return all(key in whole and says_no_other(value, whole[key]) for key, value in shown.items())
+    return bool(shown == whole)
+
+
+def recipes_shown() -> Iterator[tuple[str, Any]]:
+    """The name and content of each recipe in `docs/` that fills the folder of one in `recipes/`."""
+    for page in (ROOT / "docs").rglob("*.md"):
+        for block in re.findall(
+            r"^```yaml\n(run: .+?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        ):
+            values = from_yaml(block)
+            name = Path(values["run"]).name
+            if name in RECIPES:
+                yield name, values
+
+
+def test_what_a_page_shows_of_a_recipe_is_what_the_file_says():
+    shown = list(recipes_shown())
+    assert len(shown) > 3
+    for name, values in shown:
+        assert says_no_other(values, from_yaml(RECIPES[name].read_text(encoding="utf-8"))), name
