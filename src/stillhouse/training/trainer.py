@@ -114,7 +114,9 @@ class DistillationTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """How many of each unit this step's terms are divided by: all micro-batches, all ranks."""
-        counts = torch.stack([unit_counts(as_batch(batch)) for batch in batch_samples]).sum(0).to(device)
+        counts = torch.stack([unit_counts(as_batch(batch)) for batch in batch_samples]).sum(0)
+        self._sums[len(self.terms) :] += counts
+        counts = counts.to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts)
         units = {unit_of(term.term) for term in self.terms}
@@ -137,7 +139,7 @@ class DistillationTrainer(Trainer):
             projections=self.projections,
             counts=num_items_in_batch,
         )
-        self._sums += torch.cat([term_sums.double().cpu(), unit_counts(batch)])
+        self._sums[: len(self.terms)] += term_sums.double().cpu()
         # Ranks are averaged where they should be summed: one factor mends it.
         return loss * self.args.world_size
 
