@@ -262,6 +262,7 @@ def _arguments(schedule: Schedule, checkpoints: Path) -> TrainingArguments:
         logging_steps=1,
         seed=schedule.seed,
         data_seed=schedule.seed,
+        ddp_find_unused_parameters=False,  # heads and projections serve outside the forward pass, where none would be found
         dataloader_pin_memory=torch.accelerator.is_available(),  # asked for without one, it warns in every epoch
         remove_unused_columns=False,
         report_to="none",
