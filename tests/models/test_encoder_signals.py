@@ -155,3 +155,25 @@ def test_a_tagger_answers_once_a_token():
     batch = padded(9, 6, kind=TaggedBatch, labels=torch.zeros(2, 9, dtype=torch.long))
     said = read_signals(model, batch, Wanted(logits=True)).logits
     assert said.at(batch.predicts).dense().shape == (15, 5)
+
+
+def test_a_batch_is_read_where_the_model_is():
+    class EnoughSeenError(Exception):
+        pass
+
+    def see(_model, _args, given):
+        assert {tensor.device.type for tensor in given.values() if isinstance(tensor, torch.Tensor)} == {"meta"}
+        raise EnoughSeenError  # a meta device, as good as a GPU so far, cannot run all of a model
+
+    model = AutoModel.from_config(ENCODERS["bert"]).eval().to("meta")
+    model.register_forward_pre_hook(see, with_kwargs=True)
+    with pytest.raises(EnoughSeenError):
+        read_signals(model, padded(5, 3), Wanted(hidden_states=ALL, pooling="mean"))
+
+
+@pytest.mark.parametrize("kind, more", [(Batch, {}), (LabelledBatch, {"labels": torch.tensor([0, 1])})])
+def test_a_batch_moves_as_a_whole(kind, more):
+    weights = {"label_weights": torch.ones(2)} if more else {}
+    moved = padded(5, 3, kind=kind, **more, **weights).to(torch.device("meta"))
+    assert type(moved) is kind
+    assert {tensor.device.type for tensor in moved.tensors().values()} == {"meta"}

@@ -1,11 +1,14 @@
 """A batch of rows: what is read, where each document stands, and what is judged by how much."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+AnyBatch = TypeVar("AnyBatch", bound="Batch")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Batch:
     def total_weight(self) -> Float[Tensor, ""]:
         """The sum that a mean over this batch is divided by."""
         return self.weights[:, 1:].sum()
+
+    def to(self: AnyBatch, device: torch.device) -> AnyBatch:
+        """The same batch on this device."""
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """The batch as the dict of tensors that data loaders move between devices; `as_batch` is its inverse."""

@@ -107,7 +107,7 @@ def _choices(rows: NDArray[np.int64], ours: Logits, theirs: Logits, targets: Ten
 @torch.no_grad()
 def _confidence(logits: Logits) -> NDArray[np.float64]:
     """The probability of the likeliest class; these are few, so that no chunks are needed."""
-    confidence: NDArray[np.float64] = logits.dense().double().softmax(-1).amax(-1).cpu().numpy()
+    confidence: NDArray[np.float64] = logits.dense().cpu().double().softmax(-1).amax(-1).numpy()
     return confidence
 
 
@@ -118,10 +118,10 @@ def estimate(
     answers: dict[Role, list[Sums]] = {role: [] for role in models}
     for batch in batches:
         for role, model in models.items():
-            answers[role].append(_logits(model, batch, None).dense().double()[:, 0].cpu().numpy())
+            answers[role].append(_logits(model, batch, None).dense()[:, 0].cpu().double().numpy())
             progress.advance(len(batch.ids))
     whole = {role: np.concatenate(parts) for role, parts in answers.items()}
-    target = np.concatenate([batch.targets.double().cpu().numpy() for batch in batches])
+    target = np.concatenate([batch.targets.cpu().double().numpy() for batch in batches])
     return {role: Estimates(target, answer, whole["teacher"]) for role, answer in whole.items()}
 
 

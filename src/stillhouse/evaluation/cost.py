@@ -85,12 +85,13 @@ def time_language_models(models: Mapping[Name, PreTrainedModel], *, progress: Pr
 def _rate(tokens: int, work: Callable[[int], object]) -> float:
     started = time.perf_counter()
     work(tokens)
+    _wait()
     return tokens / (time.perf_counter() - started)
 
 
 @torch.no_grad()
 def _prefill(model: PreTrainedModel, tokens: int) -> None:
-    model(input_ids=torch.ones(1, tokens, dtype=torch.long), use_cache=False)
+    model(input_ids=torch.ones(1, tokens, dtype=torch.long, device=model.device), use_cache=False)
 
 
 def _decode(model: PreTrainedModel, tokens: int) -> None:
@@ -138,10 +139,17 @@ def _alone(batch: Batch, row: int) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def _seconds(model: PreTrainedModel, document: Mapping[str, torch.Tensor]) -> float:
-    arguments = understood(model, **document)
+    arguments = understood(model, **{name: tensor.to(model.device) for name, tensor in document.items()})
     started = time.perf_counter()
     model(**arguments)
+    _wait()
     return time.perf_counter() - started
+
+
+def _wait() -> None:
+    """Until all that was asked of an accelerator is done: it answers before it has."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def speed_ups(timings: Mapping[Role, Timing]) -> list[SpeedUp]:

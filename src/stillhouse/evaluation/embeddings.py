@@ -42,7 +42,7 @@ def embed(
     for batch in batches:
         embeddings = read_signals(model, batch, Wanted(pooling=pooling)).embeddings
         assert embeddings is not None
-        pieces.append(embeddings.double().cpu().numpy())
+        pieces.append(embeddings.cpu().double().numpy())
         progress.advance(len(batch.ids))
     return np.concatenate(pieces)
 

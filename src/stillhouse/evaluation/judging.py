@@ -39,6 +39,7 @@ def judged(ours: Logits, theirs: Logits, targets: Int[Tensor, " answers"]) -> It
 @torch.no_grad()
 def _judge(ours: Logits, theirs: Logits, targets: Int[Tensor, " answers"]) -> Judged:
     logits, teacher_logits = ours.dense(), theirs.dense()  # [answers, classes]
+    targets = targets.to(logits.device)
     chosen = logits.argmax(-1)
     return Judged(
         target=targets,

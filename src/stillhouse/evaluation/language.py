@@ -64,7 +64,7 @@ def _sums(student: FactoredLogits, teacher: FactoredLogits, targets: Tensor) -> 
     totals = torch.zeros(4, dtype=torch.float64)
     for found in judged(student, teacher, targets):
         parts = [found.loss_nats, found.kl_nats, found.agrees, found.chosen == found.target]
-        totals += torch.stack([part.double().sum() for part in parts])
+        totals += torch.stack([part.cpu().double().sum() for part in parts])
     return [float(total) for total in totals]
 
 

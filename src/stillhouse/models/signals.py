@@ -26,7 +26,7 @@ _HEAD_KNOWN: WeakSet[nn.Module] = WeakSet()
 
 
 def read_signals(model: nn.Module, batch: Batch, wanted: Wanted) -> Signals:
-    """All that is wanted, at every position of the batch, from one forward pass.
+    """All that is wanted, at every position of the batch, from one forward pass, on the model's device.
 
     Documents packed into one row do not see each other: positions that start again at 0 tell the model so. A family that
     does not heed them, as one with recurrent layers, is found out by a trial and given one document a row: slower, and as
@@ -40,17 +40,18 @@ def read_signals(model: nn.Module, batch: Batch, wanted: Wanted) -> Signals:
     bare = unwrapped(model)
     # Asked at the first call even if nothing is packed: of several ranks, all must run the trial together, or none.
     packs = bare.can_generate() and isolates_documents(bare, lambda ids, at: _head_input(model, ids, at))
-    alone = batch if packs else one_document_a_row(batch)
-    heard = _hear(model, alone, wanted, _inputs(bare, alone, positions=packs))
+    laid_out = batch if packs else one_document_a_row(batch)
+    read = laid_out.to(bare.device)
+    heard = _hear(model, read, wanted, _inputs(bare, read, positions=packs))
 
     def in_place(states: Tensor) -> Tensor:
-        return states if alone is batch else padded_like(batch, states[alone.real])
+        return states if laid_out is batch else padded_like(batch, states[read.real])
 
     return Signals(
         logits=_logits(bare, heard, in_place) if wanted.logits else None,
         hidden_states={layer: in_place(heard.hidden_states[layer]) for layer in sorted(wanted.hidden_states)},
         attentions=heard.attentions,
-        embeddings=None if wanted.pooling is None else pooled(heard.last_hidden, alone, wanted.pooling),
+        embeddings=None if wanted.pooling is None else pooled(heard.last_hidden, read, wanted.pooling),
     )
 
 

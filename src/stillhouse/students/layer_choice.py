@@ -161,7 +161,7 @@ class _Probe:
     """Measures a teacher with some of its blocks left out, against itself whole."""
 
     def __init__(self, teacher: PreTrainedModel, batch: Batch) -> None:
-        self.teacher, self.batch = teacher, one_document_a_row(batch)
+        self.teacher, self.batch = teacher, one_document_a_row(batch.to(teacher.device))
         self.layers = layers_of(teacher)
         self.speaks = task_of(teacher) in ("causal_lm", "masked_lm")
         self.whole = self.answers()
