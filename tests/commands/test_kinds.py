@@ -24,6 +24,7 @@ from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
 from stillhouse.core.config import load_recipe
 from stillhouse.core.files import read_lines
 from stillhouse.core.results import HEADLINE, METRICS, EvaluationResult
+from stillhouse.objectives import Ramp
 from stillhouse.students.build import randomised
 
 from .conftest import KINDS, SAYINGS, Kind, Said, SaveTeacher, files_in, stillhouse, write_kind
@@ -254,6 +255,16 @@ def test_a_weight_that_ramps_to_nothing_leaves_the_other_term_alone_in_the_end(k
         done = (line["step"] - 1) / steps  # what was done when the step began
         soft, hard = max(0.0, 1 - 2 * done), float(done >= 0.5)
         assert line["loss"] == pytest.approx(soft * line["forward_kl"] + hard * line["hard_label"], 1e-4)
+
+
+def test_a_target_that_adapts_moves_ahead_of_its_schedule_and_says_where_it_is(kind_recipe):
+    t = {"start": 0.4, "end": 1.0, "shape": "adaptive", "rate": 0.2, "momentum": 0.5}
+    run = trained(kind_recipe("classification", {"objectives": [{"name": "taid", "t": t}]}))
+    shares = [line["taid_t"] for line in lines_of(run)]
+    assert shares == sorted(shares)
+    ahead = [share - Ramp(0.4, 1.0).at(step / len(shares)) for step, share in enumerate(shares)]
+    assert shares[0] == 0.4 and shares[-1] <= 1.0
+    assert min(ahead) == 0.0 and max(ahead) > 0.05
 
 
 CAUSAL_FEATURES = [

@@ -15,11 +15,14 @@ from stillhouse.core.errors import ModelError
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows, to_batch
 from stillhouse.kernels.terms import Term
+from stillhouse.objectives import AdaptiveRamp, Pace
 from stillhouse.teachers import LocalTeacher
+from stillhouse.training.terms import Scheduled
 from stillhouse.training.trainer import Schedule, latest_checkpoint, train
 
 from .cases import FORWARD_KL, NEXT_TOKEN, gradients_of, mean_loss, step_gradients
 
+TAID = Scheduled(Term("taid"), {"t": AdaptiveRamp(0.5, 1.0, rate=0.8, momentum=0.5)})
 BOTH = [Term("forward_kl", weight=0.9, temperature=2.0), Term("next_token", weight=0.1)]
 ROW = 24
 
@@ -212,7 +215,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_bit_for_bit_as_if_never_stopp
     dropout = {"resid_pdrop": 0.2, "embd_pdrop": 0.2} if family == "gpt2" else {"attention_dropout": 0.2}
     lines, again = [], []
     whole = build_model(family, layers=2, **dropout)
-    named = {"teacher": teacher, "terms": BOTH, "save_every_steps": 2}
+    named = {"teacher": teacher, "terms": [*BOTH, TAID], "save_every_steps": 2}
     _train(whole, examples, tmp_path / "whole", log_line=lines.append, **named)
     assert len(lines) == 8
     kept = tmp_path / "whole" / f"checkpoint-{killed_after}"
@@ -225,6 +228,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_bit_for_bit_as_if_never_stopp
     assert _same(_weights(whole), _weights(resumed))
     assert [line["step"] for line in again] == list(range(killed_after + 1, 9))
     assert again == lines[killed_after:]
+    assert any(line["taid_t"] > 0.5 + 0.5 * line["step"] / 8 for line in again)  # ahead of where a linear one stood
 
 
 class Killed(Exception):
@@ -333,6 +337,26 @@ def test_weights_that_are_no_numbers_stop_the_run_and_are_not_saved(build_model,
     if saved is not None:
         weights = AutoModelForCausalLM.from_pretrained(saved).state_dict()
         assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_what_moves_is_shown_as_the_step_had_it(build_model, teacher, examples, tmp_path):
+    lines, ramp = [], TAID.ramps["t"]
+    _train(build_model(layers=1), examples, tmp_path, teacher=teacher, terms=[TAID, NEXT_TOKEN], log_line=lines.append)
+    pace = Pace(0.5)
+    for line in lines:
+        assert line["taid_t"] == pace.number
+        assert line.keys() == {
+            "step",
+            "tokens",
+            "taid",
+            "taid_t",
+            "next_token",
+            "loss",
+            "learning_rate",
+            "gradient_norm",
+        }
+        pace = ramp.after(pace, value=line["taid"], progress=line["step"] / len(lines))
+    assert pace.number == 1
 
 
 # What may be asked for

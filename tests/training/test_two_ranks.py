@@ -16,7 +16,7 @@ from .two_ranks import steps
 @pytest.fixture
 def folder(build_model, build_example, tmp_path):
     """A student, a teacher, and documents of which a step's rows weigh differently."""
-    build_model(layers=2, seed=1).save_pretrained(tmp_path / "student")
+    build_model(layers=2, seed=1, hidden_size=16, intermediate_size=24).save_pretrained(tmp_path / "student")
     build_model(layers=2, seed=2).save_pretrained(tmp_path / "teacher")
     prompts = (1, 9, 5, 1, 3, 8, 2, 7) * 2
     examples = [build_example(seed, 11, prompt=prompt) for seed, prompt in enumerate(prompts)]  # two to a row
@@ -54,11 +54,14 @@ def _run_two(folder):
 def test_two_processes_that_share_a_step_give_the_gradient_and_the_log_of_one(folder):
     alone, lines = steps(folder, num_ranks=1, rows_per_micro_batch=4)
     (first, first_lines), (second, second_lines) = _run_two(folder)
-    assert len(alone) == len(first) == len(second) == 2
+    assert len(alone) == len(first) == len(second) == 4
     for one, mine, other in zip(alone, first, second, strict=True):
         for name, gradient in one.items():
             assert torch.equal(mine[name], other[name])
             assert_close(mine[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert {name.partition(".")[0] for name in alone[0]} == {"module", "projections"}
     assert second_lines == []
+    shares = [line["taid_t"] for line in first_lines]
+    assert shares[0] < shares[1] < shares[2] < shares[3] < 1 and shares[2] > 0.5 + 0.5 * 2 / 4  # ahead of the linear
     for together, line in zip(first_lines, lines, strict=True):
         assert together == pytest.approx(line, rel=1e-4)

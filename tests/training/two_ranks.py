@@ -10,10 +10,24 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows
 from stillhouse.kernels.terms import Term
+from stillhouse.objectives import AdaptiveRamp
+from stillhouse.students.projections import Projections
 from stillhouse.teachers import LocalTeacher
+from stillhouse.training.features import FeatureTerm, projection_widths
+from stillhouse.training.terms import Scheduled
 from stillhouse.training.trainer import DistillationTrainer, Schedule, _arguments
 
 ROWS_PER_STEP = 4
+STATES = FeatureTerm("hidden_mse", weight=0.1, pairs=((1, 1), (2, 2)))
+TERMS = [
+    Term("forward_kl", weight=0.9, temperature=2.0),
+    Term("next_token", weight=0.1),
+    Term("reverse_kl", weight=0.5, where="tokens"),
+    Scheduled(Term("taid"), {"t": AdaptiveRamp(0.5, 1.0, rate=1.0, momentum=0.5)}),
+    STATES,
+    FeatureTerm("gram_mse", pairs=((2, 2),)),
+]
+"""Of every unit, with projections, and with a number that follows what all ranks have seen."""
 
 
 class KeepGradients(TrainerCallback):
@@ -27,10 +41,12 @@ class KeepGradients(TrainerCallback):
 
 
 def steps(folder, *, num_ranks, rows_per_micro_batch):
-    """The gradients and the log lines of an epoch over the examples in `folder`; the student hardly moves."""
+    """The gradients and the log lines of two epochs over the examples in `folder`; the student hardly moves."""
     student, teacher = (AutoModelForCausalLM.from_pretrained(folder / name) for name in ("student", "teacher"))
     examples = [Example(*example) for example in torch.load(folder / "examples.pt")]
+    widths = {f"{side}_width": model.config.hidden_size for side, model in (("student", student), ("teacher", teacher))}
     schedule = Schedule(
+        epochs=2.0,
         learning_rate=1e-30,
         max_gradient_norm=1e30,
         rows_per_step=ROWS_PER_STEP // num_ranks,
@@ -43,9 +59,10 @@ def steps(folder, *, num_ranks, rows_per_micro_batch):
         train_dataset=rows,
         data_collator=rows.collate,
         callbacks=[keeper],
-        terms=[Term("forward_kl", weight=0.9, temperature=2.0), Term("next_token", weight=0.1)],
+        terms=TERMS,
         teacher=LocalTeacher(teacher),
         vocab_size=300,
+        projections=Projections(projection_widths([STATES], **widths), seed=0),
         log_line=lines.append,
     ).train()
     return keeper.steps, lines

@@ -18,7 +18,8 @@ compare what happens inside, and give one number per token or per document. Conv
 - **Layers.** Layer 0 is what the embeddings put out, layer n what the n-th block does; `layer_pairs` spells a map out.
 - **Widths.** Where an objective compares number by number, the caller projects the student's states first; one that
   compares tokens with tokens (gram, CKA, relations) takes any widths.
-- **Over time.** A temperature, a weight or a parameter that moves is a `Ramp`; the function itself knows no step.
+- **Over time.** A temperature, a weight or a parameter that moves is a `Ramp`, or an `AdaptiveRamp` that follows how the
+  term does; the function itself knows no step.
 - **Precision.** float32 arithmetic whatever narrower type comes in; float64 stays float64.
 """
 
@@ -59,7 +60,7 @@ from stillhouse.objectives.features import (
 )
 from stillhouse.objectives.layer_maps import LayerMap, LayerPairs, layer_pairs
 from stillhouse.objectives.logprobs import to_logprobs
-from stillhouse.objectives.ramps import Ramp, RampShape
+from stillhouse.objectives.ramps import AdaptiveRamp, Pace, Ramp, RampShape
 from stillhouse.objectives.relations import (
     multi_head_relation_kl,
     relation_scores,
@@ -72,6 +73,7 @@ from stillhouse.objectives.supervised import cross_entropy, next_token, squared_
 __all__ = [
     "CATALOGUE",
     "FEATURES",
+    "AdaptiveRamp",
     "BoundFeatureObjective",
     "BoundObjective",
     "Divergence",
@@ -80,6 +82,7 @@ __all__ = [
     "LayerMap",
     "LayerPairs",
     "Objective",
+    "Pace",
     "Ramp",
     "RampShape",
     "Signal",

@@ -84,8 +84,8 @@ def taid(
     """KL(p_t || q) per position, in nats, where p_t = softmax((1 - t) student + t teacher) is held fixed.
 
     A target that stays within the student's reach: nothing is asked at t = 0, forward KL at t = 1. Raise t from 0.4 to 1
-    over the training, for a teacher far larger than its student. The gradient is q - p_t, not that of the value shown,
-    as the student's own share of the target is not learnt from.
+    over the training (shape: adaptive is the paper's), for a teacher far larger than its student. The gradient is q - p_t,
+    not that of the value shown, as the student's own share of the target is not learnt from.
 
     Raises: ValueError unless 0 <= t <= 1.
     Source: Shing et al., 2025, arXiv:2501.16937.

@@ -1,6 +1,6 @@
 """What a recipe can say about what the student is asked to match."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -8,6 +8,7 @@ from stillhouse.core.config import Config
 from stillhouse.core.faults import nearest
 from stillhouse.kernels.terms import Term, Where
 from stillhouse.objectives import (
+    AdaptiveRamp,
     FeatureObjective,
     LayerMap,
     LayerPairs,
@@ -25,9 +26,14 @@ class RampConfig(Config):
 
     start: float
     end: float
-    shape: RampShape = "linear"
+    shape: RampShape | Literal["adaptive"] = "linear"
+    """`adaptive` goes at least as far as `linear`, and farther while the term's own value falls."""
     until: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of training at which it arrives; from there on it stays."""
+    rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of `adaptive`: the most that a step adds, as a share of what lies between the number and 1. 0.0005 if left out."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Of `adaptive`: how much of the trend a step keeps. 0.99 if left out."""
 
     @model_validator(mode="after")
     def _arrives(self) -> "RampConfig":
@@ -35,10 +41,23 @@ class RampConfig(Config):
             raise ValueError(
                 "a step arrives all at once where until is, but until is 1: when the training is over. Give it a share below 1."
             )
+        if self.shape != "adaptive" and self._pace:
+            raise ValueError(
+                f"a ramp of shape {self.shape} has no {' and no '.join(self._pace)}. Leave that out, or choose shape adaptive."
+            )
+        _ = self.build()
         return self
 
-    def build(self) -> Ramp:
+    @property
+    def _pace(self) -> dict[str, float]:
+        """What is said about an adaptive ramp's pace."""
+        said = {"rate": self.rate, "momentum": self.momentum}
+        return {name: number for name, number in said.items() if number is not None}
+
+    def build(self) -> Ramp | AdaptiveRamp:
         """The ramp that the trainer follows."""
+        if self.shape == "adaptive":
+            return AdaptiveRamp(self.start, self.end, until=self.until, **self._pace)
         return Ramp(self.start, self.end, shape=self.shape, until=self.until)
 
 
@@ -78,6 +97,13 @@ class ObjectiveConfig(Config):
         ramped = [name for name in whole if isinstance((self.model_extra or {}).get(name), RampConfig)]
         if ramped:
             raise ValueError(f"{self.name}'s {ramped[0]} is a whole number, which cannot follow a ramp. Give a number.")
+        for name in ("weight", "temperature"):
+            value = getattr(self, name)
+            if isinstance(value, RampConfig) and value.shape == "adaptive":
+                raise ValueError(
+                    f"{self.name}'s {name} cannot follow an adaptive ramp: that raises a share of the way to the teacher, such "
+                    f"as taid's t, as fast as the student follows, and a {name} is no such share. Choose another shape."
+                )
         if isinstance(self.weight, RampConfig) and min(self.weight.start, self.weight.end) < 0:
             raise ValueError(
                 f"{self.name}'s weight goes from {self.weight.start} to {self.weight.end}, but none may be below 0. A term "

@@ -11,7 +11,7 @@ from torch import Tensor
 from stillhouse.core.batch import Batch
 from stillhouse.core.signals import Pooling, Wanted
 from stillhouse.kernels.terms import Term
-from stillhouse.objectives import Ramp, Unit
+from stillhouse.objectives import AdaptiveRamp, Pace, Ramp, Unit
 from stillhouse.training.features import FeatureTerm, Side
 
 AnyTerm = Term | FeatureTerm
@@ -20,23 +20,42 @@ UNITS: tuple[TermUnit, ...] = ("target", "token", "document")
 """What a term's values are one each of, and what its sum is divided by the number of."""
 
 
+Paces = Mapping[str, Pace]
+"""Where a term's adaptive ramps stand, by the number that they move."""
+
+
 @dataclass(frozen=True)
 class Scheduled:
     """A term, and which of its numbers follow a ramp: its `weight`, its `temperature`, or parameters by name."""
 
     term: AnyTerm
-    ramps: Mapping[str, Ramp] = field(default_factory=dict)
+    ramps: Mapping[str, Ramp | AdaptiveRamp] = field(default_factory=dict)
 
-    def at(self, progress: float) -> AnyTerm:
-        """The term where this share of training, in [0, 1], is done."""
+    def numbers(self, progress: float, paces: Paces | None = None) -> dict[str, float]:
+        """What moves, where this share of training, in [0, 1], is done: adaptive ramps at their pace, if they have one yet."""
+        standing = paces or {}
+        return {
+            name: standing[name].number if name in standing else ramp.at(progress) for name, ramp in self.ramps.items()
+        }
+
+    def at(self, progress: float, paces: Paces | None = None) -> AnyTerm:
+        """The term with its numbers as they are then."""
         if not self.ramps:
             return self.term
-        now = {name: ramp.at(progress) for name, ramp in self.ramps.items()}
+        now = self.numbers(progress, paces)
         weight = now.pop("weight", self.term.weight)
         if isinstance(self.term, FeatureTerm):
             return replace(self.term, weight=weight, parameters={**self.term.parameters, **now})
         temperature = now.pop("temperature", self.term.temperature)
         return replace(self.term, weight=weight, temperature=temperature, parameters={**self.term.parameters, **now})
+
+    def after(self, paces: Paces, *, value: float, progress: float) -> Paces:
+        """Where its adaptive ramps stand after a step in which the term's mean was `value`."""
+        return {
+            name: ramp.after(paces.get(name, Pace(ramp.start)), value=value, progress=progress)
+            for name, ramp in self.ramps.items()
+            if isinstance(ramp, AdaptiveRamp)
+        }
 
 
 def scheduled(terms: Iterable[AnyTerm | Scheduled]) -> tuple[Scheduled, ...]:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,12 +22,16 @@ from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import Pooling
 from stillhouse.data.epochs import TellEpoch
 from stillhouse.data.rowset import RowSet
+from stillhouse.objectives import Pace
 from stillhouse.students.projections import Projections
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.order import ByLength
-from stillhouse.training.terms import UNITS, AnyTerm, Scheduled, scheduled, unit_counts, unit_of
+from stillhouse.training.terms import UNITS, AnyTerm, Paces, Scheduled, scheduled, unit_counts, unit_of
 
 LogLine = Callable[[Mapping[str, float]], None]
+
+PACES = "paces"
+"""Under which the trainer's own state, and so a checkpoint, keeps where adaptive ramps stand."""
 
 
 class Schedule(Config):
@@ -103,14 +108,41 @@ class DistillationTrainer(Trainer):
 
     def terms_now(self) -> list[AnyTerm]:
         """The terms as they are at this step."""
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        return [term.at(progress) for term in self.terms]
+        progress = self._share_done(self.state.global_step)
+        return [term.at(progress, paces) for term, paces in zip(self.terms, self._paces(), strict=True)]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows: Any = train_dataset or self.train_dataset
         if rows.lengths is None:
             return super()._get_train_sampler(rows)
         return ByLength(rows.lengths, batch_size=self._train_batch_size, seed=self.args.seed)
+
+    def _share_done(self, steps: int) -> float:
+        return steps / max(self.state.max_steps, 1)
+
+    def _paces(self) -> list[Paces]:
+        """Where each term's adaptive ramps stand."""
+        state: Any = self.state
+        kept = state.stateful_callbacks.get(PACES, [{}] * len(self.terms))
+        return [{name: Pace(**pace) for name, pace in paces.items()} for paces in kept]
+
+    def _numbers(self) -> dict[str, float]:
+        """What each number that moves was in the step that has just been done."""
+        progress = self._share_done(self.state.global_step - 1)
+        terms = zip(_names([term.term for term in self.terms]), self.terms, self._paces(), strict=True)
+        return {
+            f"{name}_{number}": value
+            for name, term, paces in terms
+            for number, value in term.numbers(progress, paces).items()
+        }
+
+    def _move_on(self, means: Sequence[float]) -> None:
+        """Let adaptive ramps follow what the step has just shown: the same means on every rank."""
+        progress = self._share_done(self.state.global_step)
+        steps = zip(self.terms, self._paces(), means, strict=True)
+        paces = [term.after(before, value=mean, progress=progress) for term, before, mean in steps]
+        state: Any = self.state
+        state.stateful_callbacks[PACES] = [{name: asdict(pace) for name, pace in found.items()} for found in paces]
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """How many of each unit this step's terms are divided by: all micro-batches, all ranks."""
@@ -144,7 +176,7 @@ class DistillationTrainer(Trainer):
         return loss * self.args.world_size
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Also write each term's mean since the last line, over all ranks, in nats a token for most.
+        """Also write each term's mean since the last line, over all ranks, in nats a token for most, and what moves.
 
         Raises:
             ModelError: if a number of this step is none, before anything of it is saved.
@@ -158,7 +190,8 @@ class DistillationTrainer(Trainer):
             rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
             if self.log_line is not None and self.is_world_process_zero():
                 line = {"step": self.state.global_step, "tokens": self._tokens(sums[len(self.terms) :])}
-                self.log_line({**line, **means, **rates})
+                self.log_line({**line, **means, **self._numbers(), **rates})
+            self._move_on(list(means.values()))
 
     def _means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
         terms = [scheduled_term.term for scheduled_term in self.terms]
