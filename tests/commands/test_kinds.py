@@ -89,6 +89,7 @@ def test_every_kind_goes_the_whole_way(done):
     assert done.said.code == 0, done.said.err
     assert {path.name for path in (done.run / "student").iterdir()} >= {"config.json", "README.md", "tokenizer.json"}
     assert not list(done.run.rglob("*.part"))
+    assert not (done.run / "checkpoints").exists()
     assert not list(done.run.rglob("projections.safetensors"))  # of equal widths
 
 
@@ -204,6 +205,18 @@ def test_a_narrower_student_has_its_projections_beside_it_and_none_inside(kind_r
         with safe_open(run / "projections.safetensors", framework="pt") as file:
             assert set(file.keys()) == names
             assert {tuple(file.get_tensor(name).shape) for name in names} == {(32, 16)}
+
+
+def test_projections_that_have_gone_are_made_again_with_the_student_that_they_belong_to(kind_recipe):
+    path = kind_recipe("masked_text", {"student": NARROW, "objectives": [{"name": "hidden_mse"}]})
+    run = trained(path)
+    made = [run / "projections.safetensors", run / "student" / "model.safetensors"]
+    before, seconds = [file.read_bytes() for file in made], made[0].stat().st_mtime_ns
+    trained(path)
+    assert made[0].stat().st_mtime_ns == seconds
+    made[0].unlink()
+    trained(path)
+    assert [file.read_bytes() for file in made] == before
 
 
 def test_embeddings_of_another_width_are_matched_through_a_projection(kind_recipe):

@@ -28,6 +28,7 @@ from stillhouse.models.load import check_weights, display_name, waits_for_unpack
 from stillhouse.students.build import randomised
 from stillhouse.students.config import FromLayersConfig
 from stillhouse.students.distilbert import freeze_position_embeddings
+from stillhouse.students.projections import FILE_NAME as PROJECTIONS
 from stillhouse.students.projections import Projections
 from stillhouse.synthesis import filled_templates, synthesize
 from stillhouse.teachers import LocalTeacher, StoredTeacher
@@ -147,8 +148,8 @@ class Pipeline:
         return self._stage("student", "the student is made", made_from=made_from, work=work, makes=makes)
 
     def train(self) -> dict[str, Any]:
-        """The student, trained by the recipe's objectives."""
-        makes = [self.run.student]
+        """The student, trained by the recipe's objectives, and the projections that it was trained with."""
+        makes = [self.run.student, *(self.run.path / name for name in self._made_beside_the_student())]
         if not self.run.is_done("train", makes=makes):  # labels have served once it is done, and may be gone
             self.label()
         self.make_student()
@@ -158,12 +159,17 @@ class Pipeline:
             terms = self.parts.terms(student)
             projections = self.parts.projections(student, terms)
             done = self._train_arm("student", student, terms, self._signals(), projections)
-            if projections.maps:
-                projections.save(self.run.path)
-            return done
+            if not projections.maps:
+                return done
+            projections.save(self.run.path)
+            return {**done, "beside": [PROJECTIONS]}
 
         made_from = [*self._arms_are_made_from, self.recipe.objectives]
         return self._stage("train", "the student learns", made_from=made_from, work=work, makes=makes)
+
+    def _made_beside_the_student(self) -> list[str]:
+        """Names of files that were written with the student when it was trained."""
+        return list(self.run.stages().get("train", {}).get("beside", ()))
 
     @property
     def _arms_are_made_from(self) -> list[Any]:
@@ -201,6 +207,8 @@ class Pipeline:
         )
         self.parts.save(trained, arm)
         remove(checkpoints)  # several times the student's size, and of no use any more
+        if checkpoints.parent.is_dir() and not any(checkpoints.parent.iterdir()):
+            remove(checkpoints.parent)
         lines = [line for line in self.run.metric_lines() if line.get("arm") == arm]
         return {"steps": lines[-1]["step"], "tokens": lines[-1]["tokens"], "final_loss": lines[-1]["loss"]}
 
