@@ -310,14 +310,15 @@ _TEACHER: frozenset[Signal] = frozenset({"teacher_logits"})
 _TARGETS: frozenset[Signal] = frozenset({"target_ids"})
 _VALUES: frozenset[Signal] = frozenset({"target_values"})
 _BOTH = _TEACHER | _TARGETS
-_STATES, _RELATIONS = "The states of both sides.", "A score for every two tokens, at each layer of the map."
+_STATES = "The states of both sides."
+_SCORES = "A score for every two tokens, head and layer of the map: attention without its fused kernel."
 _COSTS: Mapping[FeatureSignal, str] = {
     "hidden_states": _STATES,
     "document_states": "A product for every two tokens of a document.",
     "flow": "Products as large as the width squared, a document each.",
-    "attention_scores": "A score for every two tokens, head and layer of the map: attention without its fused kernel.",
-    "value_relations": _RELATIONS,
-    "multi_head_relations": _RELATIONS,
+    "attention_scores": _SCORES,
+    "value_relations": _SCORES,
+    "multi_head_relations": _SCORES,
     "embeddings": _STATES,
 }
 
