@@ -11,7 +11,15 @@ from transformers import AutoConfig, BertForPreTraining
 from stillhouse.core.errors import ModelError
 from stillhouse.models.anatomy import task_of
 from stillhouse.models.labels import labels_of, name_labels
-from stillhouse.models.load import LABELLED_TASKS, PROBLEM_TYPES, load_model, load_student, pad_id_of, untrained
+from stillhouse.models.load import (
+    LABELLED_TASKS,
+    PROBLEM_TYPES,
+    check_serves,
+    load_model,
+    load_student,
+    pad_id_of,
+    untrained,
+)
 
 LABELS = ("anger", "joy", "fear")
 TASKS = ("masked_lm", "sequence_classification", "regression", "token_classification", "sentence_embedding")
@@ -74,6 +82,13 @@ def test_a_teacher_of_hidden_tokens_must_have_the_head_for_it(family, save):
     with pytest.raises(ModelError, match="has no masked language modelling head") as refusal:
         load_model(save(_encoder("sentence_embedding", family)), "masked_lm")
     assert "Fine-tune it first, or name a model that has" in str(refusal.value)
+
+
+@pytest.mark.parametrize("family", ["xlm", "flaubert", "bart", "gpt2"])
+def test_a_family_that_writes_is_no_masked_language_model(family):
+    config = AutoConfig.for_model(family, architectures=["BertForMaskedLM"])  # whatever it says
+    with pytest.raises(ModelError, match=f"'teacher' is of the family '{family}', .* Name a model of another, such as"):
+        check_serves(config, "masked_lm", source="teacher")
 
 
 @pytest.mark.parametrize("task", sorted(LABELLED_TASKS))

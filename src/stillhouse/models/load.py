@@ -170,12 +170,25 @@ def check_serves(config: PretrainedConfig, task: Task, *, source: str) -> None:
         raise ModelError(
             f"{source!r} gives {gives} a text, where one class of several is to be told. Name another teacher."
         )
-    if task == "masked_lm" and heads and not any(head.endswith(MASKED_CLASS_ENDS) for head in heads):
-        raise ModelError(_no_head(source, task))
+    if task == "masked_lm":
+        _check_masked_family(config, source=source)
+        if heads and not any(head.endswith(MASKED_CLASS_ENDS) for head in heads):
+            raise ModelError(_no_head(source, task))
     if task == "causal_lm" and _reads_both_ways(config):
         raise ModelError(
             f"{source!r} reads text in both directions, so it cannot predict the next token. Name a causal language model, or "
             "use `data: {kind: masked_text}`."
+        )
+
+
+def _check_masked_family(config: PretrainedConfig, *, source: str) -> None:
+    """Refuse a family that has no masked language model, or one that transformers runs as if it wrote text: XLM, FlauBERT,
+    and encoders with a decoder."""
+    found: Any = MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None)
+    if found is None or found.can_generate():
+        raise ModelError(
+            f"{source!r} is of the family {config.model_type!r}, which cannot be read as a masked language model here. Name a "
+            "model of another, such as 'bert', 'roberta', 'distilbert' or 'mpnet'."
         )
 
 
