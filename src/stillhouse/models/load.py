@@ -187,8 +187,8 @@ def _check_masked_family(config: PretrainedConfig, *, source: str) -> None:
     found: Any = MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None)
     if found is None or found.can_generate():
         raise ModelError(
-            f"{source!r} is of the family {config.model_type!r}, which cannot be read as a masked language model here. Name a "
-            "model of another, such as 'bert', 'roberta', 'distilbert' or 'mpnet'."
+            f"{source!r} has no masked language modelling head that can be read here: it is of the family "
+            f"{config.model_type!r}. Name a model of another, such as 'bert', 'roberta', 'distilbert' or 'mpnet'."
         )
 
 
