@@ -24,18 +24,18 @@ from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
 from stillhouse.core.config import load_recipe
 from stillhouse.core.files import read_lines
 from stillhouse.core.results import HEADLINE, METRICS, EvaluationResult
+from stillhouse.core.task import Task
 from stillhouse.objectives import Ramp
 from stillhouse.students.build import randomised
 
 from .conftest import KINDS, SAYINGS, Kind, Said, SaveTeacher, files_in, stillhouse, write_kind
 
-AUTO_CLASSES: dict[str, Any] = {
-    "masked_text": AutoModelForMaskedLM,
-    "classification": AutoModelForSequenceClassification,
-    "pairs": AutoModelForSequenceClassification,
+AUTO_CLASSES: dict[Task, Any] = {
+    "masked_lm": AutoModelForMaskedLM,
+    "sequence_classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
-    "tags": AutoModelForTokenClassification,
-    "sentences": AutoModel,
+    "token_classification": AutoModelForTokenClassification,
+    "sentence_embedding": AutoModel,
 }
 CAUSAL_WORDS = ("perplexity", "bits per byte", "decode", "prefill", "tokens/s", "next-token", "next_token")
 
@@ -94,7 +94,7 @@ def test_every_kind_goes_the_whole_way(done):
 
 
 def test_the_student_loads_as_what_its_task_needs_and_answers_in_the_teachers_labels(done):
-    student, told = AUTO_CLASSES[done.name].from_pretrained(done.run / "student", output_loading_info=True)
+    student, told = AUTO_CLASSES[done.kind.task].from_pretrained(done.run / "student", output_loading_info=True)
     # An embedding is pooled from the last states: the dense layer that some families call a pooler is not kept.
     assert not [name for name in told["missing_keys"] if not name.startswith("pooler.")]
     assert not (told["unexpected_keys"] or told["mismatched_keys"])
