@@ -5,9 +5,11 @@ import json
 import gguf
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch.testing import assert_close
 
 from stillhouse.core.errors import ModelError
+from stillhouse.models import load
 from stillhouse.models.load import (
     display_name,
     load_causal_lm,
@@ -171,3 +173,17 @@ def test_a_local_model_is_called_by_its_own_name_and_a_hub_id_stays_whole(tmp_pa
     (tmp_path / "small.gguf").touch()
     assert display_name(str(tmp_path / "small.gguf")) == "small.gguf"
     assert display_name("owner/name") == "owner/name"
+
+
+def test_a_model_is_loaded_to_where_models_run(teacher_folder, monkeypatch):
+    monkeypatch.setattr(load, "device", lambda: torch.device("meta"))
+    assert load_causal_lm(str(teacher_folder)).model.device.type == "meta"
+
+
+def test_a_hub_that_cannot_be_reached_is_said_with_the_mend(monkeypatch):
+    def unreachable(*_args, **_options):
+        raise OSError("no connection") from LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(load.AutoConfig, "from_pretrained", unreachable)
+    with pytest.raises(ModelError, match="cannot be reached. Name a folder, or run `hf download org/model`"):
+        load.load_config("org/model")

@@ -371,6 +371,14 @@ def test_micro_batches_must_fill_a_step(step, micro):
         Schedule(rows_per_step=step, rows_per_micro_batch=micro)
 
 
+def test_a_single_step_already_learns(build_model, examples, tmp_path):
+    student = build_model(layers=1)
+    before, lines = _weights(student), []
+    _train(student, examples[:1], tmp_path, log_line=lines.append, epochs=1.0)
+    assert [line["step"] for line in lines] == [1]
+    assert not _same(before, _weights(student))
+
+
 def test_the_learning_rate_rises_and_falls_to_nothing(build_model, examples, tmp_path):
     lines = []
     _train(

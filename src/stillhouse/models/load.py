@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -245,9 +246,16 @@ def _loaded(
         )
         embedding = read_embedding(place) if task == "sentence_embedding" else None
     model, found = loaded
+    model = model.to(device())
     pooling, normalizes = (embedding.pooling, embedding.normalizes) if embedding else (None, False)
     whole = LoadedModel(model.eval(), tokenizer, source, Path(place), task, pooling, normalizes)
     return whole, sorted(found["missing_keys"]), sorted(key[0] for key in found["mismatched_keys"])
+
+
+def device() -> torch.device:
+    """Where models run: on this process's accelerator, if there is one."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None else torch.device(found.type, int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def _class_options(config: PretrainedConfig, task: Task) -> dict[str, Any]:
@@ -315,6 +323,11 @@ def _naming(source: str, fault: str) -> Iterator[None]:
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            raise ModelError(
+                f"{source!r} is neither a folder here nor in the hub's cache, and the hub cannot be reached. Name a folder, or "
+                f"run `hf download {source}` where there is a network."
+            ) from error
         raise ModelError(f"{source!r} {fault}: {_one_line(error)}") from error
 
 

@@ -72,8 +72,8 @@ def unit_of(term: AnyTerm) -> TermUnit:
 
 def unit_counts(batch: Batch) -> Float[Tensor, " units"]:
     """How many of each unit the batch holds: targets by their weight."""
-    counts = batch.total_weight.double(), batch.real.sum(), torch.tensor(batch.num_documents)
-    return torch.stack([count.double().cpu() for count in counts])
+    counts = batch.total_weight, batch.real.sum(), torch.tensor(batch.num_documents)
+    return torch.stack([count.cpu().double() for count in counts])
 
 
 def wanted_of(side: Side, terms: Sequence[AnyTerm], pooling: Pooling | None) -> Wanted:

@@ -4,12 +4,14 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -117,6 +119,13 @@ class DistillationTrainer(Trainer):
             return super()._get_train_sampler(rows)
         return ByLength(rows.lengths, batch_size=self._train_batch_size, seed=self.args.seed)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """The Trainer's own warm-up spends its first step at 0: a training of one step would learn nothing."""
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        chosen: Any = optimizer or self.optimizer
+        self.lr_scheduler = LambdaLR(chosen, partial(rate_share, warmup=warmup, total=num_training_steps))
+        return self.lr_scheduler
+
     def _share_done(self, steps: int) -> float:
         return steps / max(self.state.max_steps, 1)
 
@@ -148,9 +157,8 @@ class DistillationTrainer(Trainer):
         """How many of each unit this step's terms are divided by: all micro-batches, all ranks."""
         counts = torch.stack([unit_counts(as_batch(batch)) for batch in batch_samples]).sum(0)
         self._sums[len(self.terms) :] += counts
-        counts = counts.to(device)
         if self.args.world_size > 1:
-            counts = self.accelerator.reduce(counts)
+            counts = self.accelerator.reduce(counts.to(device))
         units = {unit_of(term.term) for term in self.terms}
         if any(counts[UNITS.index(unit)] == 0 for unit in units):
             raise ModelError("no token of this batch carries weight, so there is nothing to learn from it.")
@@ -171,7 +179,7 @@ class DistillationTrainer(Trainer):
             projections=self.projections,
             counts=num_items_in_batch,
         )
-        self._sums[: len(self.terms)] += term_sums.double().cpu()
+        self._sums[: len(self.terms)] += term_sums.cpu().double()
         # Ranks are averaged where they should be summed: one factor mends it.
         return loss * self.args.world_size
 
@@ -183,7 +191,9 @@ class DistillationTrainer(Trainer):
         """
         super().log(logs, start_time)
         if "loss" in logs:
-            sums = self.accelerator.reduce(self._sums.to(self.args.device)).cpu()
+            sums = self._sums.clone()
+            if self.args.world_size > 1:
+                sums = self.accelerator.reduce(sums.to(self.args.device)).cpu()
             means = self._means(sums[: len(self.terms)], sums[len(self.terms) :])
             self._sums.zero_()
             _refuse_nan({**means, "gradient_norm": logs["grad_norm"]}, step=self.state.global_step)
@@ -222,6 +232,13 @@ class DistillationTrainer(Trainer):
             return
         super()._load_from_checkpoint(resume_from_checkpoint, pupil.module)
         pupil.projections.load_state_dict(Projections.load(Path(resume_from_checkpoint)).state_dict())
+
+
+def rate_share(step: int, *, warmup: int, total: int) -> float:
+    """The learning rate in a step, as a share of the highest: it rises from the first step on, then falls along a cosine."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
 
 
 def _names(terms: Sequence[AnyTerm]) -> list[str]:
@@ -289,7 +306,6 @@ def _arguments(schedule: Schedule, checkpoints: Path) -> TrainingArguments:
         warmup_steps=schedule.warmup_share,
         weight_decay=schedule.weight_decay,
         max_grad_norm=schedule.max_gradient_norm,
-        lr_scheduler_type="cosine",
         save_steps=schedule.save_every_steps,
         save_total_limit=2,
         logging_steps=1,
