@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from stillhouse.core.signals import FactoredLogits
+from stillhouse.core.signals import DenseLogits, FactoredLogits
 from stillhouse.data.packing import to_batch
 from stillhouse.kernels import chunked
 from stillhouse.kernels.chunked import chunked_losses
 from stillhouse.kernels.slopes import CLOSED_FORMS
-from stillhouse.kernels.terms import Term
+from stillhouse.kernels.terms import Term, plain_losses
 from stillhouse.models.signals import factored_logits
 from stillhouse.objectives import CATALOGUE, objective
 
@@ -65,6 +65,28 @@ def test_what_a_token_counts_for_may_differ_from_term_to_term(seed, chunk_tokens
     student, teacher = _factors(seed), _factors(seed + 1, learns=False)
     expected = _with_gradients(_dense, student, teacher, **named)
     assert_close(_with_gradients(chunked_losses, student, teacher, chunk_tokens=chunk_tokens, **named), expected)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_term_without_weight_changes_nothing_even_where_it_is_infinite(dense):
+    student, (ids, weights) = _factors(0), _targets(0)
+    with torch.no_grad():
+        student.bias[3] = -torch.inf  # the teacher may say it
+    teacher, ids = _factors(1, learns=False), ids.where(ids != 3, 4)
+
+    def losses(student, *, terms):
+        rows = weights.double().expand(len(terms), -1)
+        if not dense:
+            return chunked_losses(student, teacher, terms=terms, target_ids=ids, token_weights=rows)
+        sides = (DenseLogits(side.dense()) for side in (student, teacher))
+        return plain_losses(*sides, terms=terms, targets=ids, token_weights=rows)
+
+    alone = _with_gradients(losses, student, terms=[_term("next_token", weight=0.3)])
+    silent = [_term("next_token", weight=0.3), _term("forward_kl", weight=0.0)]
+    loss, sums, *gradients = _with_gradients(losses, student, terms=silent)
+    assert sums[1] == torch.inf
+    for ours, theirs in zip((loss, *gradients), (alone[0], *alone[2:]), strict=True):
+        assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ON_TOKENS)

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from stillhouse.core.signals import FactoredLogits
 from stillhouse.kernels.slopes import CLOSED_FORMS, ValueAndSlope
-from stillhouse.kernels.terms import Term, weighted_sums
+from stillhouse.kernels.terms import Term, weighted_sums, weighted_total
 
 CHUNK_ELEMENTS = 2**22
 """Logits held at once for each model: 16 MiB in float32. A matrix product of so many rows runs at nearly full speed, and
@@ -102,7 +102,7 @@ class _ChunkedLosses(torch.autograd.Function):
             sums += weighted_sums(values.to(precision), work.token_weights[:, piece].to(precision))
         ctx.gradients = gradients
         ctx.mark_non_differentiable(sums)
-        return sums @ term_weights, sums
+        return weighted_total(sums, term_weights), sums
 
     @staticmethod
     @once_differentiable

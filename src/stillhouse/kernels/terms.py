@@ -69,9 +69,7 @@ def plain_losses(
     """
     logits, said = student.dense(), None if teacher is None else teacher.dense()
     sums = weighted_sums(torch.stack([term.objective(logits, said, targets) for term in terms]), token_weights)
-    return sum(
-        (term.weight * total for term, total in zip(terms, sums, strict=True)), sums.new_zeros(())
-    ), sums.detach()
+    return weighted_total(sums, sums.new_tensor([term.weight for term in terms])), sums.detach()
 
 
 def weighted_sums(
@@ -79,3 +77,8 @@ def weighted_sums(
 ) -> Float[Tensor, " terms"]:
     """Each term's sum. Where a term has no weight its value is dropped, not multiplied: it may be infinite."""
     return torch.where(weights > 0, values, 0.0).mul(weights).sum(-1)
+
+
+def weighted_total(sums: Float[Tensor, " terms"], weights: Float[Tensor, " terms"]) -> Float[Tensor, ""]:
+    """The loss. A term without a weight is dropped here, too, as a ramp may leave it: its sum may be infinite."""
+    return torch.where(weights > 0, sums, 0.0) @ weights
