@@ -16,6 +16,8 @@ def test_a_ramp_is_what_the_recipe_says_with_the_defaults_of_its_own_shape():
     assert _ramp_of_t() == Ramp(0.4, 1.0)
     assert _ramp_of_t(shape="cosine", until=0.5) == Ramp(0.4, 1.0, "cosine", 0.5)
     assert _ramp_of_t(shape="adaptive") == AdaptiveRamp(0.4, 1.0, 1.0, rate=5e-4, momentum=0.99)
+    chosen = ObjectiveConfig.model_validate({"name": "taid", "t": {"start": 0.4, "end": 1.0, "shape": "adaptive"}})
+    assert chosen.model_dump()["t"] | {"rate": 5e-4, "momentum": 0.99} == chosen.model_dump()["t"]
     paced = {"until": 0.5, "rate": 0.01, "momentum": 0.9}
     assert _ramp_of_t(shape="adaptive", **paced) == AdaptiveRamp(0.4, 1.0, **paced)
 

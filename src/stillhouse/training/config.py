@@ -1,6 +1,6 @@
 """What a recipe can say about what the student is asked to match."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -34,6 +34,14 @@ class RampConfig(Config):
     """Of `adaptive`: the most that a step adds, as a share of what lies between the number and 1. 0.0005 if left out."""
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Of `adaptive`: how much of the trend a step keeps. 0.99 if left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _at_the_usual_pace(cls, values: Any) -> Any:
+        """A resolved recipe says which pace that was."""
+        if not isinstance(values, dict) or values.get("shape") != "adaptive":
+            return values
+        return {"rate": AdaptiveRamp.rate, "momentum": AdaptiveRamp.momentum, **values}
 
     @model_validator(mode="after")
     def _arrives(self) -> "RampConfig":
