@@ -22,6 +22,9 @@ from stillhouse.evaluation.intervals import Sums, bootstrapped, ratio
 from stillhouse.models.load import LoadedModel, load_causal_lm
 from stillhouse.students.layer_choice import choose_layers
 
+HELD_OUT = 60
+"""Texts that nobody trains on."""
+
 COMBINATIONS: Mapping[str, list[dict[str, Any]]] = {
     "logits": [{"name": "forward_kl", "weight": 0.9}, {"name": "next_token", "weight": 0.1}],
     "logits and states": [
@@ -64,7 +67,7 @@ def _write_texts(options: argparse.Namespace, teacher: LoadedModel) -> list[Path
     """Held-out texts, and as many others as each budget reads; a smaller budget's are the first of a larger one's."""
     rows = texts(options.data)
     lengths = [len(teacher.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in rows]
-    held_out, rest, ends = rows[:120], rows[120:], np.cumsum(lengths[120:])
+    held_out, rest, ends = rows[:HELD_OUT], rows[HELD_OUT:], np.cumsum(lengths[HELD_OUT:])
     if ends[-1] < max(options.tokens):
         raise SystemExit(f"{options.data} holds {ends[-1]:,} tokens to train on: fewer than {max(options.tokens):,}.")
     written = [("held-out", held_out)] + [(f"{n}", rest[: int(np.searchsorted(ends, n)) + 1]) for n in options.tokens]
