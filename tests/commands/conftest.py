@@ -45,7 +45,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _seldom_timed() -> Iterator[None]:
     """How fast a model is, is measured elsewhere; here it only takes time."""
     with pytest.MonkeyPatch.context() as patch:
@@ -287,7 +287,7 @@ def write_kind(folder: Path, kind: str, teacher: Path, **changes: Any) -> Path:
             "held_out": 0.25,
         },
         "objectives": copy.deepcopy(wanted.objectives),
-        "training": {"epochs": 4, "learning_rate": 2e-3, "rows_per_step": 4, "rows_per_micro_batch": 4},
+        "training": {"epochs": 10, "learning_rate": 2e-3, "rows_per_step": 4, "rows_per_micro_batch": 4},
         "evaluation": {},
     }
     return write_recipe(folder, teacher, **{**values, **changes})

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -89,7 +90,12 @@ def killed_in(stage: str, recipe: Path, folder: Path, processes: BaseContext) ->
 def started(recipe: Path) -> Iterator["subprocess.Popen[str]"]:
     """The command itself, as a shell would start it."""
     command = [sys.executable, "-m", "stillhouse", "distill", str(recipe)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    hears = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # even where the tests run in the background and do not
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=hears
+    ) as process:
         try:
             yield process
         finally:
