@@ -14,13 +14,13 @@ from stillhouse.kernels.blocks import Block
 from stillhouse.kernels.heads import HeadGradients, project, through_cap
 from stillhouse.kernels.terms import Said, Term, check_answer, weighted_sums
 
-CHUNK_ELEMENTS = 5 * 2**20
-"""Logits held at once for each model: 20 MiB in float32. More positions a product are a little faster, as each reads the
-whole head, but two chunks and a block's forms together are to stay under 64 MiB."""
+CHUNK_ELEMENTS = 9 * 2**19
+"""Logits held at once for each model: 18 MiB in float32. More positions a product are a little faster, as each reads the
+whole head, but two chunks, a block's forms and the products' own room are to stay under 64 MiB."""
 
-BLOCK_ELEMENTS = 2**19
-"""Logits whose forms are found at once: 2 MiB each in float32, a few of which a CPU's cache holds. Of fewer, the calls
-would take longer than the arithmetic."""
+BLOCK_ELEMENTS = 2**18
+"""Logits whose forms are found at once: 1 MiB each in float32, a dozen of which a CPU's cache holds. Of half as many, the
+calls take longer than the arithmetic; twice as many are hardly faster."""
 
 Teacher = FactoredLogits | SparseLogprobs | SampledTokens | None
 
