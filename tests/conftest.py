@@ -1,9 +1,13 @@
 """Tiny random models and tiny tokenizers, made here: no test downloads anything."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
+# Before torch, which imports Triton, and that asks once. TRITON_INTERPRET=0 runs its kernels on a machine's own GPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast

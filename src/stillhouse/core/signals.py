@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Pooling = Literal["mean", "cls", "last"]
@@ -76,6 +76,50 @@ class DenseLogits:
 
 
 @dataclass(frozen=True)
+class SparseLogprobs:
+    """A distribution by its likeliest tokens, with all others in one bucket: nothing is dropped, nothing renormalised.
+
+    A row need not use all k places: an unused one has log-probability -inf, and any id.
+    """
+
+    ids: Int[Tensor, "*positions k"]
+    """Which tokens; those of a row differ."""
+    logprobs: Float[Tensor, "*positions k"]
+    """Their log-probabilities, in nats, at `temperature`."""
+    tail: Float[Tensor, "*positions"]
+    """Log of the probability of all other tokens together: -inf where nothing is left."""
+    vocab_size: int
+    temperature: float = 1.0
+    """At which the teacher's logits were softened. At another one the bucket's mass is not known."""
+
+    def at(self, mask: Tensor) -> "SparseLogprobs":
+        """Only the positions where `mask` is true, flattened."""
+        return replace(self, ids=self.ids[mask], logprobs=self.logprobs[mask], tail=self.tail[mask])
+
+
+@dataclass(frozen=True)
+class SampledTokens:
+    """Tokens drawn from a distribution: on average, their weights are its probabilities.
+
+    Any loss that is linear in the teacher's probabilities, as forward KL is, so has the right gradient on average.
+    """
+
+    ids: Int[Tensor, "*positions n"]
+    """Which tokens; those of a row differ."""
+    weights: Float[Tensor, "*positions n"]
+    """What each stands for: its share of the draws, or that over what it was drawn with more often. 0 where unused."""
+    entropy: Float[Tensor, "*positions"]
+    """Of the distribution that was drawn from, in nats."""
+    vocab_size: int
+    temperature: float = 1.0
+    """At which the teacher's logits were softened."""
+
+    def at(self, mask: Tensor) -> "SampledTokens":
+        """Only the positions where `mask` is true, flattened."""
+        return replace(self, ids=self.ids[mask], weights=self.weights[mask], entropy=self.entropy[mask])
+
+
+@dataclass(frozen=True)
 class Attention:
     """What one layer's attention is made of, after rotary positions: its scores are `scaling * query @ key.T`."""
 
@@ -119,7 +163,8 @@ class Wanted:
 class Signals:
     """What was read out of one forward pass; a signal that was not wanted is absent."""
 
-    logits: FactoredLogits | DenseLogits | None = None
+    logits: FactoredLogits | DenseLogits | SparseLogprobs | SampledTokens | None = None
+    """What a teacher says in any of its forms; a student's answer is one of the first two."""
     hidden_states: Mapping[int, Float[Tensor, "batch seq hidden"]] = field(default_factory=dict)
     attentions: Mapping[int, Attention] = field(default_factory=dict)
     embeddings: Float[Tensor, "batch hidden"] | None = None

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from stillhouse.core.batch import Batch
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import Role
-from stillhouse.core.signals import Wanted
+from stillhouse.core.signals import DenseLogits, FactoredLogits, Wanted
 from stillhouse.core.task import Task
 from stillhouse.evaluation.intervals import Statistic, Sums, ratio
 from stillhouse.evaluation.judging import Logits, judged
@@ -82,7 +82,7 @@ def choose(
 @torch.no_grad()
 def _logits(model: PreTrainedModel, batch: Batch, vocab_size: int | None) -> Logits:
     logits = read_signals(model, batch, Wanted(logits=True)).logits
-    assert logits is not None
+    assert isinstance(logits, FactoredLogits | DenseLogits), "a model says all of its logits"
     answers = logits.at(batch.predicts)
     return answers if vocab_size is None else answers.first(vocab_size)
 

@@ -1,6 +1,6 @@
 """From hidden states and heads to losses and gradients, never holding more than a chunk of logits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,18 +9,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stillhouse.core.signals import FactoredLogits
-from stillhouse.kernels.slopes import CLOSED_FORMS, ValueAndSlope
-from stillhouse.kernels.terms import Term, weighted_sums, weighted_total
+from stillhouse.core.signals import FactoredLogits, SampledTokens, SparseLogprobs
+from stillhouse.kernels.blocks import Block
+from stillhouse.kernels.heads import HeadGradients, project, through_cap
+from stillhouse.kernels.terms import Said, Term, check_answer, weighted_sums, weighted_total
 
-CHUNK_ELEMENTS = 2**22
-"""Logits held at once for each model: 16 MiB in float32. A matrix product of so many rows runs at nearly full speed, and
-glibc hands back blocks of up to 32 MiB without asking the system for fresh pages each time."""
+CHUNK_ELEMENTS = 9 * 2**19
+"""Logits held at once for each model: 18 MiB in float32. More positions a product are a little faster, as each reads the
+whole head, but two chunks, a block's forms and the products' own room are to stay under 64 MiB."""
+
+BLOCK_ELEMENTS = 2**18
+"""Logits whose forms are found at once: 1 MiB each in float32, a dozen of which a CPU's cache holds. Of half as many, the
+calls take longer than the arithmetic; twice as many are hardly faster."""
+
+Teacher = FactoredLogits | SparseLogprobs | SampledTokens | None
 
 
 def chunked_losses(
     student: FactoredLogits,
-    teacher: FactoredLogits | None,
+    teacher: Teacher,
     *,
     terms: Sequence[Term],
     target_ids: Int[Tensor, " tokens"],
@@ -31,8 +38,12 @@ def chunked_losses(
     counts for may be one number for all terms or differ from term to term.
 
     The same value and gradient as building all logits, to rounding. The gradient is found during the forward pass, chunk
-    by chunk, so memory does not grow with the number of tokens; under `no_grad` it is not found at all.
+    by chunk, so memory does not grow with the number of tokens; under `no_grad` it is not found at all. It can be asked
+    for once.
+
+    Raises: ModelError where a term cannot be had from what the teacher said.
     """
+    check_answer(terms, teacher, vocab_size=student.vocab_size)
     chunk = chunk_tokens or max(1, CHUNK_ELEMENTS // student.vocab_size)
     weights = token_weights.expand(len(terms), -1)
     work = _Work(teacher, tuple(terms), target_ids, weights, chunk, torch.is_grad_enabled())
@@ -43,7 +54,7 @@ def chunked_losses(
 class _Work:
     """What the loss needs and no gradient flows to."""
 
-    teacher: FactoredLogits | None
+    teacher: Teacher
     terms: tuple[Term, ...]
     target_ids: Tensor
     token_weights: Tensor
@@ -51,55 +62,47 @@ class _Work:
     learns: bool
     """Whether anybody will ask for a gradient: inside `forward` below, torch no longer says."""
 
-    def teacher_logits(self, piece: slice) -> Tensor | None:
-        """What the teacher says about the tokens of this piece: [tokens, vocab]."""
-        return None if self.teacher is None else replace(self.teacher, hidden=self.teacher.hidden[piece]).dense()
+    def pieces(self) -> Iterator[slice]:
+        """All tokens, in as few chunks as may be, of like length."""
+        num_tokens = len(self.target_ids)
+        num_chunks = max(1, -(-num_tokens // self.chunk_tokens))
+        return _slices(num_tokens, -(-num_tokens // num_chunks))
 
-    def values(self, logits: Tensor, piece: slice) -> Tensor:
-        """Each term at each token of this piece: [terms, tokens]."""
-        said, targets = self.teacher_logits(piece), self.target_ids[piece]
-        return torch.stack([term.objective(logits, said, targets) for term in self.terms])
+    def rows(self, logits: Tensor) -> Iterator[slice]:
+        """One chunk's tokens, a block at a time. A GPU has no use for small ones."""
+        block_elements = BLOCK_ELEMENTS if logits.device.type == "cpu" else logits.numel()
+        return _slices(len(logits), max(1, block_elements // logits.shape[-1]))
 
-    def values_and_slope(self, logits: Tensor, piece: slice) -> tuple[Tensor, Tensor]:
-        """The same, and the gradient of their weighted sum at the logits: [tokens, vocab]."""
-        said, targets = self.teacher_logits(piece), self.target_ids[piece]
-        values, slopes = zip(*(value_and_slope(term, logits, said, targets) for term in self.terms), strict=True)
-        total, *others = (
-            slope.mul_((term.weight * weights).unsqueeze(-1))
-            for term, slope, weights in zip(self.terms, slopes, self.token_weights[:, piece], strict=True)
-        )
-        for slope in others:
-            total.add_(slope)
-        return torch.stack(values), total
-
-    def pieces(self) -> list[slice]:
-        total = self.target_ids.shape[0]
-        return [slice(start, start + self.chunk_tokens) for start in range(0, total, self.chunk_tokens)]
+    def said(self, piece: slice, buffer: Tensor) -> Said:
+        """What the teacher says about the tokens of this piece; logits are written over the buffer."""
+        if isinstance(self.teacher, FactoredLogits):
+            return project(self.teacher, self.teacher.hidden[piece], out=buffer)
+        return _part(self.teacher, piece)
 
 
 class _ChunkedLosses(torch.autograd.Function):
-    """Builds a chunk's logits, finds the objectives' gradient at them, and multiplies it back at once."""
+    """Builds a chunk's logits, leaves the gradient at them in their place, and multiplies it back at once."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: FactoredLogits, work: _Work
     ) -> tuple[Tensor, Tensor]:
-        wanted = [work.learns and needed for needed in ctx.needs_input_grad[:3]]
-        gradients = [
-            _total_like(tensor) if tensor is not None and want else None
-            for tensor, want in zip((hidden, weight, bias), wanted, strict=True)
-        ]
-        precision = torch.promote_types(weight.dtype, torch.float32)
+        gradients = HeadGradients(
+            *(
+                _total_like(tensor) if tensor is not None and work.learns and needed else None
+                for tensor, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
+            )
+        )
+        precision = _precision(head, work.teacher)
         term_weights = torch.tensor([term.weight for term in work.terms], dtype=precision, device=hidden.device)
         sums = torch.zeros_like(term_weights)
+        ours, theirs = _buffers(head, work, precision)
         for piece in work.pieces():
-            logits = replace(head, hidden=hidden[piece]).dense().detach()
-            if any(wanted):
-                values, slope = work.values_and_slope(logits, piece)
-                _multiply_back(_through_cap(slope, logits, head), hidden[piece], weight, gradients, piece)
-            else:
-                values = work.values(logits, piece)
-            sums += weighted_sums(values.to(precision), work.token_weights[:, piece].to(precision))
+            num_tokens = piece.stop - piece.start
+            logits = project(head, hidden[piece], out=ours[:num_tokens])
+            values = _values(logits, work.said(piece, theirs[:num_tokens]), head, work, piece, learns=gradients.wanted)
+            sums += weighted_sums(values, work.token_weights[:, piece].to(precision))
+            gradients.add(logits, head, piece)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(sums)
         return weighted_total(sums, term_weights), sums
@@ -107,64 +110,62 @@ class _ChunkedLosses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        scale = upstream[0]  # autograd brings each product to its own tensor's precision
-        return (*(None if gradient is None else gradient * scale for gradient in ctx.gradients), None, None)
+        # Not kept: a head's gradient is large, and is scaled where it is. Autograd brings it to its tensor's precision.
+        found, ctx.gradients = ctx.gradients, None
+        assert found is not None, "the gradient of chunked_losses can be asked for once"
+        gradients = (found.hidden, found.weight, found.bias)
+        return (*(None if gradient is None else gradient.mul_(upstream[0]) for gradient in gradients), None, None)
 
 
-def value_and_slope(
-    term: Term, logits: Float[Tensor, "tokens vocab"], said: Tensor | None, targets: Int[Tensor, " tokens"]
-) -> ValueAndSlope:
-    """A term at each token, and its gradient at the student's logits: in closed form where there is one and it is finite,
-    else by autograd on the objective itself.
-    """
-    closed_form = CLOSED_FORMS.get(term.name)
-    if closed_form is not None:
-        student_logprobs = _softened(logits, term.temperature)
-        teacher_logprobs = _softened(said, term.temperature) if said is not None and term.reads_teacher else None
-        value, slope = closed_form(student_logprobs, teacher_logprobs, targets, **term.parameters)
-        if value.isfinite().all():
-            return value * term.temperature**2, slope.mul_(term.temperature)
-    with torch.enable_grad():
-        leaf = logits.detach().requires_grad_()
-        value = term.objective(leaf, said, targets)
-        (slope,) = torch.autograd.grad(value.sum(), leaf)
-    return value.detach(), slope
+def _values(
+    logits: Tensor, said: Said, head: FactoredLogits, work: _Work, piece: slice, *, learns: bool
+) -> Float[Tensor, "terms tokens"]:
+    """Each term at each token of this piece. Where a gradient is wanted, that of their weighted sum replaces the logits."""
+    targets, weights = work.target_ids[piece], work.token_weights[:, piece].to(logits.dtype)
+    values = logits.new_empty(len(work.terms), len(targets))
+    for rows in work.rows(logits):
+        if learns:
+            block = Block(logits[rows], _part(said, rows), targets[rows])
+            values[:, rows], slope = block.slope(work.terms, weights[:, rows])
+            logits[rows] = through_cap(slope, logits[rows], head)
+        else:
+            found = [term.values(logits[rows], _part(said, rows), targets[rows]) for term in work.terms]
+            values[:, rows] = torch.stack(found)
+    return values
 
 
-def _softened(logits: Float[Tensor, "tokens vocab"], temperature: float) -> Float[Tensor, "tokens vocab"]:
-    """Log-probabilities at a temperature."""
-    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+def _part(said: Said, rows: slice) -> Said:
+    """What is said about some of the tokens."""
+    match said:
+        case SparseLogprobs():
+            return replace(said, ids=said.ids[rows], logprobs=said.logprobs[rows], tail=said.tail[rows])
+        case SampledTokens():
+            return replace(said, ids=said.ids[rows], weights=said.weights[rows], entropy=said.entropy[rows])
+        case _:
+            return None if said is None else said[rows]
+
+
+def _slices(total: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, total)) for start in range(0, total, max(1, step)))
+
+
+def _precision(student: FactoredLogits, teacher: Teacher) -> torch.dtype:
+    """The type of all arithmetic: float32 at least, and as good as the better of both sides."""
+    ours = torch.promote_types(student.weight.dtype, torch.float32)
+    return torch.promote_types(ours, teacher.weight.dtype) if isinstance(teacher, FactoredLogits) else ours
+
+
+def _buffers(student: FactoredLogits, work: _Work, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Room for one chunk of the student's logits and one of the teacher's, [tokens, vocab] each; every chunk reuses them."""
+    num_rows = max((piece.stop - piece.start for piece in work.pieces()), default=0)
+
+    def room(head: FactoredLogits) -> Tensor:
+        return head.hidden.new_empty(num_rows, head.vocab_size, dtype=precision)
+
+    ours = room(student)
+    return ours, room(work.teacher) if isinstance(work.teacher, FactoredLogits) else ours[:, :0]
 
 
 def _total_like(tensor: Tensor) -> Tensor:
     """Where chunks add up, in float32 at least: in bfloat16, what the last chunks add would be rounded away."""
     return torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _through_cap(slope: Tensor, logits: Tensor, head: FactoredLogits) -> Tensor:
-    """From the gradient at the logits to the gradient at the product that they came from."""
-    if head.softcap is not None:
-        slope = slope * (1 - (logits / head.softcap) ** 2)
-    return slope * head.scale if head.scale != 1 else slope
-
-
-def _multiply_back(
-    slope: Tensor, hidden: Tensor, weight: Tensor, gradients: Sequence[Tensor | None], piece: slice
-) -> None:
-    """Add this chunk's share to the gradients of hidden states, head weight and head bias."""
-    hidden_gradient, weight_gradient, bias_gradient = gradients
-    if bias_gradient is not None:
-        bias_gradient += slope.sum(0)
-    slope = slope.to(weight.dtype)
-    if hidden_gradient is not None:
-        hidden_gradient[piece] = slope @ weight
-    if weight_gradient is not None:
-        _add_product(weight_gradient, slope.T, hidden.to(weight.dtype))
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, without a copy of the product where the types agree."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right

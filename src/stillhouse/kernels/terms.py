@@ -2,18 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stillhouse.core.signals import DenseLogits
+from stillhouse.core.errors import ModelError
+from stillhouse.core.signals import DenseLogits, FactoredLogits, SampledTokens, SparseLogprobs
 from stillhouse.objectives import BoundObjective, Objective, objective
+from stillhouse.objectives.logprobs import at_least_float32
+from stillhouse.objectives.sparse import StoredAnswer, in_buckets, refusal, sampled_forward_kl
 
 Where = Literal["targets", "tokens"]
 """At what is to be predicted, or at every real token: a teacher has something to say about each."""
+
+Said = Tensor | SparseLogprobs | SampledTokens | None
+"""What a teacher says about some positions, as an objective reads it: logits, a part of them, or nothing."""
+
+TeacherAnswer = FactoredLogits | DenseLogits | SparseLogprobs | SampledTokens | None
+"""What a teacher says about all positions, as it comes."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +52,59 @@ class Term:
         """(student logits, teacher logits or None, target ids) -> one number per token, in nats for most."""
         return _known(self.name).bind(temperature=self.temperature, **self.parameters)
 
+    @cached_property
+    def untempered(self) -> BoundObjective:
+        """The same of logits that are softened already, and without the squared temperature."""
+        return _known(self.name).bind(**self.parameters)
+
     @property
     def reads_teacher(self) -> bool:
         """Whether the teacher must be asked."""
         return _known(self.name).reads_teacher
 
+    def refusal(self, *, stored: StoredAnswer, temperature: float) -> str | None:
+        """Why it cannot be had from answers that were stored so, at this temperature, and what to do; None where it can."""
+        return refusal(_known(self.name), temperature=self.temperature, stored=stored, stored_temperature=temperature)
 
+    def values(
+        self, logits: Float[Tensor, "tokens vocab"], said: Said, targets: Tensor | None
+    ) -> Float[Tensor, " tokens"]:
+        """One number per token from whatever the teacher said, the plain way."""
+        if isinstance(said, Tensor) or said is None or not self.reads_teacher:
+            return self.objective(logits, said if isinstance(said, Tensor) else None, targets)
+        softened = at_least_float32(logits) / self.temperature
+        if isinstance(said, SampledTokens):
+            return self.temperature**2 * sampled_forward_kl(softened, said)
+        return self.temperature**2 * self.untempered(*in_buckets(softened, said), targets)
+
+
+@cache
 def _known(name: str) -> Objective:
     found = objective(name)
     assert isinstance(found, Objective), f"{name} reads features, not logits"
     return found
 
 
+def check_answer(terms: Sequence[Term], answer: TeacherAnswer, *, vocab_size: int) -> None:
+    """Raises: ModelError where a term cannot be had from what the teacher said, or that is about other tokens."""
+    if answer is None or not any(term.reads_teacher for term in terms):
+        return
+    if answer.vocab_size != vocab_size:
+        raise ModelError(
+            f"The teacher speaks of {answer.vocab_size} tokens, but the student of {vocab_size}. Cut both vocabularies to the "
+            "tokenizer's size, or store the teacher's answers again with the student's tokenizer."
+        )
+    if isinstance(answer, FactoredLogits | DenseLogits):
+        return
+    stored: StoredAnswer = "top_k" if isinstance(answer, SparseLogprobs) else "sampled"
+    for term in terms:
+        if message := term.refusal(stored=stored, temperature=answer.temperature):
+            raise ModelError(message)
+
+
 def plain_losses(
     student: DenseLogits,
-    teacher: DenseLogits | None,
+    teacher: DenseLogits | SparseLogprobs | SampledTokens | None,
     *,
     terms: Sequence[Term],
     targets: Tensor,
@@ -67,8 +114,9 @@ def plain_losses(
 
     For the few classes of a classifier, where nothing is gained by taking logits chunk by chunk.
     """
-    logits, said = student.dense(), None if teacher is None else teacher.dense()
-    sums = weighted_sums(torch.stack([term.objective(logits, said, targets) for term in terms]), token_weights)
+    check_answer(terms, teacher, vocab_size=student.vocab_size)
+    logits, said = student.dense(), teacher.dense() if isinstance(teacher, DenseLogits) else teacher
+    sums = weighted_sums(torch.stack([term.values(logits, said, targets) for term in terms]), token_weights)
     return weighted_total(sums, sums.new_tensor([term.weight for term in terms])), sums.detach()
 
 

@@ -133,6 +133,11 @@ class Objective(_Parametrised):
         return bool(self.reads - {"teacher_logits"})
 
     @property
+    def compares_distributions(self) -> bool:
+        """Whether two distributions over any outcomes are all it reads, whatever logits they came from."""
+        return self.reads == {"teacher_logits"} and self.takes_temperature
+
+    @property
     def cost(self) -> str:
         """What must be had beside the student's own logits."""
         return "The teacher's logits." if self.reads_teacher else "Nothing: no teacher."

@@ -18,6 +18,12 @@ def to_logprobs(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch 
     return logits.masked_fill(empty, 0.0).log_softmax(-1).masked_fill(empty, -torch.inf)
 
 
+def log_total(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch 1"]:
+    """Log of the summed exponentials over the vocabulary. Of nothing it is -inf, as it should be, without a NaN gradient."""
+    empty = logits.amax(-1, keepdim=True) == -torch.inf
+    return logits.masked_fill(empty, 0.0).logsumexp(-1, keepdim=True).masked_fill(empty, -torch.inf)
+
+
 def at_least_float32(logits: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
     """The same logits, raised to float32 where they are narrower: bfloat16 near -10 is only good to 0.03 nats."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -9,7 +9,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stillhouse.objectives.logprobs import at_least_float32, check_same_vocabulary, kl, paired_logprobs, to_logprobs
+from stillhouse.objectives.logprobs import (
+    at_least_float32,
+    check_same_vocabulary,
+    kl,
+    log_total,
+    paired_logprobs,
+    to_logprobs,
+)
 
 
 def logit_mse(
@@ -151,10 +158,7 @@ def _target_and_rest(
     """Log-probabilities of the target and of all else together, and those of all else renormalised, without the target."""
     logprobs, targets = to_logprobs(logits), target_ids.long().unsqueeze(-1)
     rest = logprobs.scatter(-1, targets, -torch.inf)
-    empty = rest.amax(-1, keepdim=True) == -torch.inf
-    # The logsumexp of nothing is -inf, as it should be, but its gradient is NaN.
-    all_else = rest.masked_fill(empty, 0.0).logsumexp(-1, keepdim=True).masked_fill(empty, -torch.inf)
-    return torch.cat([logprobs.gather(-1, targets), all_else], -1), to_logprobs(rest)
+    return torch.cat([logprobs.gather(-1, targets), log_total(rest)], -1), to_logprobs(rest)
 
 
 def _head_gap_share(

@@ -69,13 +69,16 @@ def _on_logits(
     terms = [replace(term, weight=term.weight * share) for term, share in chosen]
     places, targets, weights = _places(batch, [term.where for term in terms])
     assert answer.logits is not None
-    ours = answer.logits.at(places).first(vocab_size)
-    theirs = None if said.logits is None else said.logits.at(places).first(vocab_size)
-    if isinstance(ours, FactoredLogits):
-        assert theirs is None or isinstance(theirs, FactoredLogits)
+    theirs = None if said.logits is None else said.logits.at(places)
+    if isinstance(theirs, FactoredLogits | DenseLogits):
+        theirs = theirs.first(vocab_size)  # what was stored is cut already
+    if isinstance(answer.logits, FactoredLogits):
+        assert not isinstance(theirs, DenseLogits)
+        ours = answer.logits.at(places).first(vocab_size)
         return chunked_losses(ours, theirs, terms=terms, target_ids=targets, token_weights=weights)
-    assert theirs is None or isinstance(theirs, DenseLogits)
-    return plain_losses(ours, theirs, terms=terms, targets=targets, token_weights=weights)
+    assert isinstance(answer.logits, DenseLogits) and not isinstance(theirs, FactoredLogits)
+    classes = answer.logits.at(places).first(vocab_size)
+    return plain_losses(classes, theirs, terms=terms, targets=targets, token_weights=weights)
 
 
 def _places(batch: Batch, wheres: Sequence[Where]) -> tuple[Tensor, Tensor, Tensor]:
