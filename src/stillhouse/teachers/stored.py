@@ -32,6 +32,7 @@ class _Found:
 
     def in_place(self, values: Float[Tensor, "tokens *rest"] | Int[Tensor, "tokens *rest"], padding: float) -> Tensor:
         """Each document's rows where it stands, [batch, seq, *rest], and `padding` elsewhere."""
+        values = values.to(self.batch.ids.device)
         whole = values.new_full((*self.batch.ids.shape, *values.shape[1:]), padding)
         whole[self.batch.real] = values
         return whole
@@ -81,10 +82,10 @@ class StoredTeacher:
         assert not wanted.attentions and wanted.pooling is None, "neither attention nor embeddings are ever stored"
         assert wanted.hidden_states <= set(layers), f"layers {layers} are stored, and {wanted.hidden_states} wanted"
         found = _Found(batch, [self._find(key) for key in _keys(batch)])
-        states = {layer: self._states(found, place) for place, layer in enumerate(layers, start=self.head is not None)}
+        places = {layer: place for place, layer in enumerate(layers, start=self.head is not None)}
         return Signals(
             logits=self._logits(found) if wanted.logits else None,
-            hidden_states={layer: states[layer] for layer in sorted(wanted.hidden_states)},
+            hidden_states={layer: self._states(found, places[layer]) for layer in sorted(wanted.hidden_states)},
         )
 
     def _find(self, key: str) -> list[Section]:
@@ -100,7 +101,11 @@ class StoredTeacher:
             case "sampled":
                 return self._sampled(found)
         assert self.head is not None, "labels without last hidden states have no logits"
-        return replace(self.head, hidden=self._states(found, 0))
+        hidden = self._states(found, 0)
+        if self.head.weight.device != hidden.device:  # moved once, not in every step
+            bias = None if self.head.bias is None else self.head.bias.to(hidden.device)
+            self.head = replace(self.head, hidden=hidden[:0], weight=self.head.weight.to(hidden.device), bias=bias)
+        return replace(self.head, hidden=hidden)
 
     def _states(self, found: _Found, place: int) -> Float[Tensor, "batch seq hidden"]:
         """The hidden states that stand at this place of every record."""
