@@ -20,7 +20,7 @@ def serves(term, form):
     """Whether an answer of this form is enough for the term."""
     if form == "logits":
         return True
-    return term.refusal(stored="sampled" if form == "drawn" else "top_k", temperature=term.temperature) is None
+    return term.refusal(stored="sampled" if form == "drawn" else "sparse", temperature=term.temperature) is None
 
 
 def make_factors(

@@ -1,15 +1,18 @@
 """Labelling: once for each text, whatever interrupts it."""
 
 import os
+import re
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from stillhouse.core.errors import DataError
+from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.files import size_on_disk
+from stillhouse.core.label_codecs import states_from_bytes
 from stillhouse.core.label_store import damaged, open_shard, read_manifest
-from stillhouse.labelling import label
+from stillhouse.core.progress import Silent
+from stillhouse.labelling import Sampled, Sparse, States, label
 from stillhouse.teachers import LocalTeacher
 
 ROW_TOKENS = 32
@@ -45,8 +48,24 @@ def examples(build_example):
     return [build_example(seed, 5 + 3 * seed % 20) for seed in range(12)]
 
 
-def store(teacher, examples, folder, *, made_from="malt", shard_tokens=SHARD_TOKENS):
-    return label(teacher, examples, folder, made_from=made_from, row_tokens=ROW_TOKENS, shard_tokens=shard_tokens)
+RECORDERS = {
+    "last_hidden": States(),
+    "hidden_states": States(8, (0, 2)),
+    "sparse": Sparse(300, temperatures=(1.0, 2.0)),
+    "sampled": Sampled(300, draws=7, power=0.8, seed=3),
+}
+
+
+def store(teacher, examples, folder, *, made_from="malt", shard_tokens=SHARD_TOKENS, recorder=RECORDERS["last_hidden"]):
+    return label(
+        teacher,
+        examples,
+        folder,
+        made_from=made_from,
+        row_tokens=ROW_TOKENS,
+        recorder=recorder,
+        shard_tokens=shard_tokens,
+    )
 
 
 def snapshot(folder):
@@ -68,14 +87,15 @@ def test_every_example_is_stored_with_what_the_teacher_says_of_it_alone(teacher,
     found = {}
     for name in read_manifest(tmp_path).shards:
         shard = open_shard(tmp_path / name)
-        found |= {key: shard.hidden(record) for record, key in enumerate(shard.keys())}
+        found |= {key: shard.record(number) for number, key in enumerate(shard.keys())}
     assert set(found) == {example.key for example in examples}
     assert (outcome.records, outcome.tokens) == (len(examples), sum(len(example.ids) for example in examples))
     assert outcome.bytes == size_on_disk(tmp_path)
     for example in examples:
         ids = torch.tensor([example.ids])
         alone = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].detach()
-        assert_close(found[example.key], alone, rtol=2**-10, atol=2e-5)
+        stored = torch.from_numpy(states_from_bytes(found[example.key], bits=16))
+        assert_close(stored, alone, rtol=2**-10, atol=2e-5)
 
 
 def test_a_text_that_comes_twice_is_stored_once(teacher, examples, tmp_path):
@@ -84,7 +104,7 @@ def test_a_text_that_comes_twice_is_stored_once(teacher, examples, tmp_path):
 
 def test_a_shard_ends_with_the_record_that_fills_it(teacher, examples, tmp_path):
     store(teacher, examples, tmp_path)
-    sizes = [len(open_shard(path).tensors["scale"]) for path in sorted(tmp_path.glob("shard-*"))]
+    sizes = [open_shard(path).tokens for path in sorted(tmp_path.glob("shard-*"))]
     longest = max(len(example.ids) for example in examples)
     assert len(sizes) > 2
     assert all(SHARD_TOKENS <= size < SHARD_TOKENS + longest for size in sizes[:-1])
@@ -97,26 +117,80 @@ def test_labelling_again_writes_no_shard(teacher, examples, tmp_path):
     assert set(times(tmp_path).values()) == {0}
 
 
-def test_a_labelling_that_was_killed_goes_on_and_ends_the_same(teacher, examples, tmp_path, model):
-    store(teacher, examples, tmp_path / "whole")
+@pytest.mark.parametrize("recorder", RECORDERS.values(), ids=RECORDERS)
+def test_a_labelling_that_was_killed_goes_on_and_ends_the_same(teacher, examples, tmp_path, model, recorder):
+    store(teacher, examples, tmp_path / "whole", recorder=recorder)
 
     class Mortal(CountingTeacher):
         def signals(self, batch, wanted):
-            if self.documents > 4:
+            if self.documents > 9:
                 raise Killed
             return super().signals(batch, wanted)
 
     with pytest.raises(Killed):
-        store(Mortal(model), examples, tmp_path / "killed")
+        store(Mortal(model), examples, tmp_path / "killed", recorder=recorder)
     kept = snapshot(tmp_path / "killed")
     assert 0 < len(kept) < len(snapshot(tmp_path / "whole"))
     (tmp_path / "killed" / "shard-00002.safetensors.part").write_text("half")
     age(tmp_path / "killed")
     again = CountingTeacher(model)
-    store(again, examples, tmp_path / "killed")
+    store(again, examples, tmp_path / "killed", recorder=recorder)
     assert snapshot(tmp_path / "killed") == snapshot(tmp_path / "whole")
     assert {name for name, time in times(tmp_path / "killed").items() if time == 0} == set(kept)
     assert again.documents < len(examples)
+
+
+def test_shards_with_other_settings_are_not_taken_for_ones_own(teacher, examples, tmp_path):
+    store(teacher, examples, tmp_path / "used", recorder=Sparse(300, most=4))
+    store(teacher, examples, tmp_path / "used", recorder=Sparse(300, most=5))
+    store(teacher, examples, tmp_path / "fresh", recorder=Sparse(300, most=5))
+    assert snapshot(tmp_path / "used") == snapshot(tmp_path / "fresh")
+
+
+def test_draws_depend_on_the_seed_and_the_text_and_on_nothing_around_it(teacher, examples, tmp_path):
+    def drawn(name: str, some, seed: int):
+        store(teacher, some, tmp_path / name, recorder=Sampled(300, draws=7, seed=seed))
+        shards = [open_shard(path) for path in sorted((tmp_path / name).glob("shard-*"))]
+        return {
+            key: [bytes(section) for section in shard.record(number)][:3]
+            for shard in shards
+            for number, key in enumerate(shard.keys())
+        }
+
+    first, backwards, other = drawn("a", examples, 0), drawn("b", examples[::-1], 0), drawn("c", examples, 1)
+    assert first == backwards
+    assert all(first[key] != other[key] for key in first)
+
+
+def test_what_it_will_take_is_said_before_the_first_shard(teacher, examples, tmp_path):
+    heard = []
+
+    class Listening(Silent):
+        def start(self, title, total, unit=""):
+            heard.append("start")
+
+        def say(self, text):
+            heard.append(text)
+
+    outcome = label(
+        teacher, examples, tmp_path, made_from="malt", row_tokens=ROW_TOKENS, shard_tokens=200, progress=Listening()
+    )
+    said, begun = heard
+    assert begun == "start"
+    told = re.match(
+        r"labels take about ([\d.]+) bytes a token, [\d.]+ MiB for (\d+) tokens, and about [\d.]+ minutes", said
+    )
+    assert int(told[2]) == outcome.tokens
+    assert float(told[1]) == pytest.approx(outcome.bytes_per_token, rel=0.1)
+
+
+def test_logits_that_are_no_numbers_are_refused(examples, tmp_path, build_model):
+    broken = build_model("llama", layers=1)
+    broken.get_output_embeddings().weight.data[5] = torch.nan
+    for recorder in (Sparse(300), Sampled(300)):
+        with pytest.raises(ModelError, match="the teacher's logits are not finite"):
+            store(LocalTeacher(broken), examples, tmp_path, recorder=recorder)
+    assert not list(tmp_path.glob("*"))
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "gone", "empty"])

@@ -176,7 +176,7 @@ def test_narrow_logits_are_widened_first(dtype):
     )
 
 
-def refused(name, *, stored="top_k", temperature=1.0, stored_temperature=1.0):
+def refused(name, *, stored="sparse", temperature=1.0, stored_temperature=1.0):
     return refusal(objective(name), temperature=temperature, stored=stored, stored_temperature=stored_temperature)
 
 
@@ -198,7 +198,7 @@ def test_drawn_tokens_serve_forward_kl_and_what_asks_no_teacher(name):
         assert message.startswith(name) and "forward_kl" in message
 
 
-@pytest.mark.parametrize("stored", ["top_k", "sampled"])
+@pytest.mark.parametrize("stored", ["sparse", "sampled"])
 def test_another_temperature_than_the_stored_one_is_refused_with_both_ways_out(stored):
     message = refused("forward_kl", stored=stored, temperature=2.0, stored_temperature=1.0)
     assert message.startswith("forward_kl has a temperature of 2")

@@ -69,6 +69,12 @@ def check_models(recipe: Recipe) -> None:
             raise ModelError(f"objectives: {named}") from None
 
 
+def student_depth(recipe: Recipe) -> int:
+    """How many layers the recipe's student has, or will have."""
+    teacher = load_config(recipe.teacher.model)
+    return _depth(recipe.student, _student_config(recipe.student, teacher, recipe.task))
+
+
 def _depth(wanted: StudentConfig, config: PretrainedConfig) -> int:
     """How many layers the student will have."""
     if isinstance(wanted, FromLayersConfig):

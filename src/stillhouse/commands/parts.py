@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from stillhouse.commands.checks import student_depth
+from stillhouse.commands.labels import recorder_of
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.batch import Batch, as_batch
 from stillhouse.core.config import Config
@@ -20,6 +22,8 @@ from stillhouse.data.packing import PackedRows, to_batch
 from stillhouse.data.prepare import Prepared, prepare
 from stillhouse.data.rowset import PaddedRows
 from stillhouse.data.text import read_rows
+from stillhouse.labelling import Recorder
+from stillhouse.labelling.config import LabelsConfig
 from stillhouse.models.anatomy import num_layers, text_config
 from stillhouse.models.labels import answers_of, check_labels, labels_of
 from stillhouse.models.load import (
@@ -131,6 +135,12 @@ class Parts:
         """What this student is asked to match, layer by layer."""
         depths = {"student_layers": num_layers(student), "teacher_layers": num_layers(self.teacher.model)}
         return [chosen.build(**depths) for chosen in self.recipe.objectives]
+
+    def recorder(self, labels: LabelsConfig) -> Recorder:
+        """What is to be kept of the teacher's answers: the student need not be made yet."""
+        depths = {"student_layers": student_depth(self.recipe), "teacher_layers": num_layers(self.teacher.model)}
+        terms = [chosen.build(**depths) for chosen in self.recipe.objectives]
+        return recorder_of(labels, self.recipe.objectives, terms, vocab_size=self.num_answers)
 
     def projections(self, student: PreTrainedModel, terms: Sequence[Scheduled]) -> Projections:
         """Maps from the student's width to the teacher's, wherever the terms compare states that differ in it."""

@@ -9,12 +9,13 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from stillhouse.commands.checks import check_models
+from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts, plain
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import to_yaml
-from stillhouse.core.files import fingerprint, remove, size_on_disk
+from stillhouse.core.files import fingerprint, remove
 from stillhouse.core.label_store import damaged
 from stillhouse.core.progress import Progress
 from stillhouse.core.protocols import Teacher
@@ -118,13 +119,15 @@ class Pipeline:
                 self.run.labels,
                 made_from=self.parts.data_fingerprint,
                 row_tokens=self.recipe.data.sequence_tokens,
+                recorder=self.parts.recorder(wanted),
                 shard_tokens=wanted.shard_tokens,
                 progress=self.progress,
             )
             return asdict(outcome)
 
         self._forget_damaged_labels()
-        return self._stage("label", "the teacher labels", made_from=[self.parts.data_fingerprint, wanted], work=work)
+        made_from = [self.parts.data_fingerprint, wanted, self.recipe.objectives]  # which say what is read
+        return self._stage("label", "the teacher labels", made_from=made_from, work=work)
 
     def _forget_damaged_labels(self) -> None:
         """Labels that were finished and then damaged are made again, the damaged files alone."""
@@ -178,7 +181,8 @@ class Pipeline:
     def _signals(self) -> Teacher:
         if self.recipe.labels is None:
             return LocalTeacher(self.parts.teacher.model)
-        return StoredTeacher(self.run.labels, made_from=self.parts.data_fingerprint)
+        temperature = spoken_temperature(self.recipe.objectives)
+        return StoredTeacher(self.run.labels, made_from=self.parts.data_fingerprint, temperature=temperature)
 
     def _train_arm(
         self,
@@ -348,13 +352,8 @@ class Pipeline:
         if "synthesize" in stages:
             account["synthesised"] = {n: stages["synthesize"][n] for n in ("documents", "tokens", "seconds", "dropped")}
         if "label" in stages:
-            done = stages["label"]
-            shards = sum(size_on_disk(path) for path in self.run.labels.glob("shard-*.safetensors"))
             account["labels"] = {
-                "signal": done["signal"],
-                "bytes": done["bytes"],
-                "bytes_per_token": shards / done["tokens"],
-                "seconds": done["seconds"],
+                name: stages["label"][name] for name in ("signal", "bytes", "bytes_per_token", "seconds")
             }
         return account
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from stillhouse.commands.labels import label_faults
 from stillhouse.core.config import Config
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
@@ -82,10 +83,10 @@ class Recipe(Config):
             raise ValueError(
                 f"synthesis writes text for data of kind text, but the kind is {self.data.kind!r}. Leave one out."
             )
-        features = [chosen.name for chosen in self.objectives if chosen.reads_features]
-        if self.labels is not None and (features or self.task != "causal_lm"):
-            what = f"{features[0]} compares more" if features else f"data of kind {self.data.kind!r} asks for more"
-            raise ValueError(f"labels keep what a language model's logits are made of, but {what}. Leave labels out.")
+        if self.labels is not None and self.task != "causal_lm":
+            raise ValueError(
+                f"labels keep what a language model says about text, but data is of kind {self.data.kind!r}. Leave labels out."
+            )
         return self
 
     @model_validator(mode="after")
@@ -110,6 +111,13 @@ class Recipe(Config):
                 f"where is tokens for {everywhere[0]}, but data of kind {self.data.kind!r} has one answer a document. "
                 "Leave where out."
             )
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _labels_serve_the_objectives(self) -> "Recipe":
+        faults = [] if self.labels is None else label_faults(self.labels, self.objectives)
         if faults:
             raise ValueError(" ".join(faults))
         return self

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -47,7 +47,7 @@ def _fault(kind: type[BaseModel], key: str, choices: Sequence[ErrorDetails]) -> 
         case "union_tag_invalid":
             context = details["ctx"]
             known = [name.strip().strip("'") for name in context["expected_tags"].split(",")]
-            return f"{key}.kind: {context['tag']!r} is not known.{nearest(context['tag'], known)}"
+            return f"{key}.{_tag_name(context)}: {context['tag']!r} is not known.{nearest(context['tag'], known)}"
         case "union_tag_not_found":
             return f"{key}.kind: it must be given."
         case "value_error":
@@ -103,9 +103,18 @@ def _owner(kind: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseM
     return owner
 
 
+_TAGS = ("kind", "signal")
+"""The keys that pick one of several configurations."""
+
+
 def _tag(model: type[BaseModel]) -> Any:
-    """The value of `kind` that picks this model from a union."""
-    return model.model_fields["kind"].default if "kind" in model.model_fields else None
+    """The value of such a key that picks this model from a union."""
+    return next((model.model_fields[name].default for name in _TAGS if name in model.model_fields), None)
+
+
+def _tag_name(context: Mapping[str, Any]) -> str:
+    """The key that a union goes by: pydantic names it in quotes, or the function of ours that reads it."""
+    return next((name for name in _TAGS if name in context["discriminator"]), _TAGS[0])
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -1,36 +1,38 @@
-"""The teacher's stored signals on disk: format 1. `labelling/` writes it, `teachers/stored` reads it.
+"""The teacher's stored answers on disk: format 2. `labelling/` writes it, `teachers/stored` reads it.
 
     labels/
-    ├── manifest.json              format, signal, what it was made from, and the shards in order
+    ├── manifest.json              format, signal, its settings, what it was made from, and the shards in order
     ├── head.safetensors           `weight` [vocab, hidden] and, where the teacher has one, `bias` [vocab]
-    └── shard-00000.safetensors    `hidden` [tokens, hidden] float16, each row divided by its `scale` [tokens] float32;
-                                   `starts` [records + 1]: where each record's tokens begin; `keys` [records, 16]
+    └── shard-00000.safetensors    `payload` [bytes], memory-mapped; `lengths` [records, sections]: bytes of each part of it;
+                                   `keys` [records, 16]; `tokens` [records]
 
 A record is one example, found by the hash of its token ids, so a label cannot be given to another text. Head and shards
 are sealed with what they were made from and the SHA-256 of that and their content. Whatever has no manifest is unfinished.
-
-Storing costs at most 2^-11 of each number, or 2^-25 of the largest in its row where that is more.
+`docs/label-format.md` describes every byte, `label_codecs` writes and reads the parts.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from stillhouse.core.errors import DataError, StaleError
-from stillhouse.core.files import atomic_path, write_atomic
+from stillhouse.core.files import atomic_path, fingerprint, write_atomic
+from stillhouse.core.label_codecs import Section
 from stillhouse.core.signals import FactoredLogits
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
 
@@ -46,19 +48,31 @@ class Manifest:
 
     format: int
     signal: str
+    settings: dict[str, Any]
+    """What the signal's reader must know, such as `vocab_size`."""
     made_from: str
     """Hash of teacher, tokenizer, and data."""
-    hidden: int
-    scale: float
-    softcap: float | None
+    head: dict[str, Any] | None
+    """How the head's product becomes logits, `scale` and `softcap`; None where no head is kept."""
     shards: list[str]
     tokens: int
     records: int
 
+    @property
+    def seal(self) -> str:
+        """What every file of this store is sealed with."""
+        return seal_of(self.signal, self.settings, made_from=self.made_from)
+
+
+def seal_of(signal: str, settings: Mapping[str, Any], *, made_from: str) -> str:
+    """Hash of all that the content of a file depends on."""
+    return fingerprint([FORMAT, signal, dict(settings), made_from])
+
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Declare the store finished."""
-    write_atomic(folder / MANIFEST, json.dumps(asdict(manifest), indent=1))
+    values = asdict(manifest)
+    write_atomic(folder / MANIFEST, json.dumps({**values, "check": fingerprint(values)}, indent=1))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -75,17 +89,19 @@ def read_manifest(folder: Path) -> Manifest:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if values["format"] != FORMAT:
             raise StaleError(
-                f"{folder} has label format {values['format']}, and this version reads {FORMAT}. Label again."
+                f"{folder} has label format {values['format']}, and this version reads {FORMAT}. Remove it and label again."
             )
-        return Manifest(**values)
+        if values.pop("check") == fingerprint(values):
+            return Manifest(**values)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        raise DataError(f"{path} is not what was written. `stillhouse label` makes it again.") from None
+        pass
+    raise DataError(f"{path} is not what was written. `stillhouse label` makes it again.")
 
 
-def write_head(folder: Path, head: FactoredLogits, *, made_from: str) -> None:
+def write_head(folder: Path, head: FactoredLogits, *, seal: str) -> None:
     """Keep the teacher's head, so that training needs nothing else of the teacher."""
     tensors = {"weight": head.weight} if head.bias is None else {"weight": head.weight, "bias": head.bias}
-    _write({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / HEAD, made_from)
+    _write({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / HEAD, seal)
 
 
 def read_head(folder: Path, manifest: Manifest) -> FactoredLogits:
@@ -94,55 +110,57 @@ def read_head(folder: Path, manifest: Manifest) -> FactoredLogits:
     Raises:
         DataError: if it is missing, cut short, or changed.
     """
-    tensors, _ = _read(folder / HEAD)
-    return FactoredLogits(
-        torch.zeros(0, manifest.hidden), tensors["weight"], tensors.get("bias"), manifest.scale, manifest.softcap
-    )
+    assert manifest.head is not None, f"labels of signal {manifest.signal} have no head"
+    tensors, seal = _read(folder / HEAD)
+    _refuse_a_strangers(folder / HEAD, seal, manifest)
+    weight = tensors["weight"]
+    return FactoredLogits(weight.new_zeros(0, weight.shape[1]), weight, tensors.get("bias"), **manifest.head)
 
 
-def write_shard(
-    path: Path, keys: Sequence[str], hiddens: Sequence[Float[Tensor, "_ hidden"]], *, made_from: str
-) -> None:
-    """One shard: the hidden states [tokens, hidden] of each record, one after another."""
-    hidden = torch.cat(list(hiddens)).float()
-    # A row at a time: float16 ends at 65,504, and some models' outliers are beyond it.
-    scale = hidden.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny)  # [tokens]
+def stored_bytes(record: Sequence[bytes]) -> int:
+    """What a record takes in a shard: its sections, their lengths, and its key."""
+    return sum(len(section) + 4 for section in record) + 16
+
+
+def write_shard(path: Path, keys: Sequence[str], records: Sequence[Sequence[bytes]], *, tokens: int, seal: str) -> None:
+    """One shard: the sections of each record, one after another."""
+    sections = [section for record in records for section in record]
     tensors = {
-        "hidden": (hidden / scale[:, None]).half(),
-        "scale": scale,
-        "starts": torch.tensor([0, *(len(h) for h in hiddens)]).cumsum(0),
+        "payload": torch.frombuffer(bytearray(b"".join(sections)), dtype=torch.uint8),
+        "lengths": torch.tensor([len(section) for section in sections], dtype=torch.int32).reshape(len(records), -1),
         "keys": torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8),
+        "tokens": torch.tensor(tokens),
     }
-    _write(tensors, path, made_from)
+    _write(tensors, path, seal)
 
 
-def _write(tensors: dict[str, Tensor], path: Path, made_from: str) -> None:
+def _write(tensors: dict[str, Tensor], path: Path, seal: str) -> None:
     with atomic_path(path) as part:
         # One entry: safetensors writes several in an order of its own, and equal labels should be equal bytes.
-        save_file(tensors, part, metadata={"seal": f"{_digest(tensors, made_from)} {made_from}"})
+        save_file(tensors, part, metadata={"seal": f"{_digest(tensors, seal)} {seal}"})
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file of ours, and what they were made from.
+    """The tensors of a file of ours, memory-mapped, and what they were sealed with.
 
     Raises:
         DataError: if it is missing, cut short, or changed.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            digest, _, made_from = (file.metadata() or {}).get("seal", "").partition(" ")
+            digest, _, seal = (file.metadata() or {}).get("seal", "").partition(" ")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} is missing or cut short ({error}). `stillhouse label` makes only it again.") from None
-    if digest != _digest(tensors, made_from):
+    if digest != _digest(tensors, seal):
         raise DataError(
             f"{path} is not what was written: its content does not match its hash. `stillhouse label` makes only it again."
         )
-    return tensors, made_from
+    return tensors, seal
 
 
-def _digest(tensors: dict[str, Tensor], made_from: str) -> str:
-    whole = hashlib.sha256(made_from.encode())
+def _digest(tensors: dict[str, Tensor], seal: str) -> str:
+    whole = hashlib.sha256(seal.encode())
     for name, tensor in sorted(tensors.items()):
         whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
@@ -154,39 +172,68 @@ class Shard:
     """An open shard: memory-mapped, read where it is asked."""
 
     tensors: dict[str, Tensor]
-    made_from: str
+    seal: str
 
     def keys(self) -> list[str]:
         """The keys of its records, in order."""
         return [bytes(row).hex() for row in self.tensors["keys"].tolist()]
 
-    def hidden(self, record: int) -> Float[Tensor, "tokens hidden"]:
-        """One record's hidden states in float32."""
-        start, end = self.tensors["starts"][record : record + 2].tolist()
-        return self.tensors["hidden"][start:end].float() * self.tensors["scale"][start:end, None]
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its records."""
+        return int(self.tensors["tokens"])
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        lengths = self.tensors["lengths"].numpy()
+        ends: NDArray[np.int64] = lengths.cumsum(dtype=np.int64).reshape(lengths.shape)
+        return ends
+
+    def record(self, number: int) -> list[Section]:
+        """One record's sections, without a copy."""
+        payload, ends = self.tensors["payload"].numpy().data, self._ends[number].tolist()
+        first = ends[0] - int(self.tensors["lengths"][number, 0])
+        return [payload[start:end] for start, end in pairwise([first, *ends])]
 
 
-def open_shard(path: Path) -> Shard:
-    """Open a shard and check its content against its hash.
+def open_shard(path: Path, manifest: Manifest | None = None) -> Shard:
+    """Open a shard, check its content against its hash, and that it is one of this store.
 
     Raises:
         DataError: if it is missing, cut short, or changed.
+        StaleError: if it was made for another store.
     """
-    return Shard(*_read(path))
+    shard = Shard(*_read(path))
+    if manifest is not None:
+        _refuse_a_strangers(path, shard.seal, manifest)
+    return shard
+
+
+def _refuse_a_strangers(path: Path, seal: str, manifest: Manifest) -> None:
+    if seal != manifest.seal:
+        raise StaleError(
+            f"{path} was made from another teacher, tokenizer or data, or with other settings, than {MANIFEST} beside it says. "
+            "`stillhouse label` makes only it again."
+        )
 
 
 def damaged(folder: Path) -> list[str]:
-    """The files of a finished store that are missing or not what was written."""
+    """The files of a finished store that are missing, not what was written, or another store's.
+
+    Raises:
+        StaleError: if another version wrote it.
+    """
     try:
-        names = [HEAD, *read_manifest(folder).shards]
-    except (DataError, StaleError):
+        manifest = read_manifest(folder)
+    except DataError:
         return [MANIFEST]
-    return [name for name in names if not _is_whole(folder / name)]
+    names = [*([] if manifest.head is None else [HEAD]), *manifest.shards]
+    return [name for name in names if not _is_whole(folder / name, manifest)]
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: Path, manifest: Manifest) -> bool:
     try:
-        _read(path)
+        _, seal = _read(path)
     except DataError:
         return False
-    return True
+    return seal == manifest.seal

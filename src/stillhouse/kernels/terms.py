@@ -96,7 +96,7 @@ def check_answer(terms: Sequence[Term], answer: TeacherAnswer, *, vocab_size: in
         )
     if isinstance(answer, FactoredLogits | DenseLogits):
         return
-    stored: StoredAnswer = "top_k" if isinstance(answer, SparseLogprobs) else "sampled"
+    stored: StoredAnswer = "sparse" if isinstance(answer, SparseLogprobs) else "sampled"
     for term in terms:
         if message := term.refusal(stored=stored, temperature=answer.temperature):
             raise ModelError(message)

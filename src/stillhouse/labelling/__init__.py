@@ -1,5 +1,6 @@
 """Run a teacher over data once and keep what it said."""
 
 from stillhouse.labelling.label import LabelOutcome, label
+from stillhouse.labelling.recorders import Recorder, Sampled, Sparse, States
 
-__all__ = ["LabelOutcome", "label"]
+__all__ = ["LabelOutcome", "Recorder", "Sampled", "Sparse", "States", "label"]

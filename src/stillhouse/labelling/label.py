@@ -1,22 +1,33 @@
 """Ask the teacher about every example, shard by shard, and write its answers down."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from stillhouse.core.batch import Batch
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import size_on_disk
-from stillhouse.core.label_store import FORMAT, Manifest, open_shard, write_head, write_manifest, write_shard
+from stillhouse.core.label_store import (
+    FORMAT,
+    Manifest,
+    open_shard,
+    seal_of,
+    stored_bytes,
+    write_head,
+    write_manifest,
+    write_shard,
+)
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import FactoredLogits, Wanted
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import pack, to_batch
+from stillhouse.labelling.recorders import Recorder, States
 
 ROWS_PER_BATCH = 8
+LAST_HIDDEN = States()
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,8 @@ class LabelOutcome:
     records: int
     tokens: int
     bytes: int
+    bytes_per_token: float
+    """Of the shards alone: the teacher's head, where it is kept, does not grow with the text."""
 
 
 def label(
@@ -36,11 +49,12 @@ def label(
     *,
     made_from: str,
     row_tokens: int,
+    recorder: Recorder = LAST_HIDDEN,
     shard_tokens: int = 16_384,
     progress: Progress = SILENT,
 ) -> LabelOutcome:
-    """Store the teacher's last hidden states for every example, and its head. Any loss can rebuild exact logits from them,
-    at any temperature, to the rounding of float16.
+    """Store what the teacher says about every example, in the recorder's form, and its head where that is needed. What it will
+    take, in bytes and time, is said before the work begins, from a first small batch.
 
     Started again after a kill, it keeps every whole shard and makes the others; a damaged shard, or one made from
     something else, is made again.
@@ -52,37 +66,60 @@ def label(
         raise DataError("there is no text to label.")
     unique = list({example.key: example for example in examples}.values())
     shards = list(_shards(unique, shard_tokens))
-    total = sum(len(example.ids) for example in unique)
+    seal = seal_of(recorder.signal, recorder.settings, made_from=made_from)
+    names = [_shard_name(number) for number in range(len(shards))]
+    missing = [n for n, shard in enumerate(shards) if not _is_made(folder / names[n], shard, seal)]
+    _announce(teacher, [shards[number] for number in missing], recorder, row_tokens, progress)
+    total = _tokens(unique)
     with working(progress, "the teacher labels", total, "tokens"):
         for number, shard in enumerate(shards):
-            path, keys = folder / _shard_name(number), [example.key for example in shard]
-            if not _is_made(path, keys, made_from):
-                write_shard(path, keys, _hidden_states(teacher, shard, row_tokens), made_from=made_from)
-            progress.advance(sum(len(example.ids) for example in shard))
-    head = _said(teacher, to_batch([unique[:1]]))
-    write_head(folder, head, made_from=made_from)
-    names = [_shard_name(number) for number in range(len(shards))]
-    hidden = int(head.hidden.shape[-1])
-    write_manifest(
-        folder,
-        Manifest(FORMAT, "last_hidden", made_from, hidden, head.scale, head.softcap, names, total, len(unique)),
-    )
-    return LabelOutcome("last_hidden", len(unique), total, size_on_disk(folder))
+            if number in missing:
+                records, keys = _records(teacher, shard, recorder, row_tokens), [example.key for example in shard]
+                write_shard(folder / names[number], keys, records, tokens=_tokens(shard), seal=seal)
+            progress.advance(_tokens(shard))
+    factors = _keep_head(teacher, unique[0], folder, seal) if recorder.keeps_head else None
+    settings = dict(recorder.settings)
+    write_manifest(folder, Manifest(FORMAT, recorder.signal, settings, made_from, factors, names, total, len(unique)))
+    per_token = sum(size_on_disk(folder / name) for name in names) / total
+    return LabelOutcome(recorder.signal, len(unique), total, size_on_disk(folder), per_token)
 
 
-def _said(teacher: Teacher, batch: Batch) -> FactoredLogits:
-    logits = teacher.signals(batch, Wanted(logits=True)).logits
+def _keep_head(teacher: Teacher, example: Example, folder: Path, seal: str) -> dict[str, float | None]:
+    """Write the teacher's head; what is to be done with its product goes into the manifest."""
+    logits = teacher.signals(to_batch([[example]]), Wanted(logits=True)).logits
     assert isinstance(logits, FactoredLogits), "labels are of a language model"
-    return logits
+    write_head(folder, logits, seal=seal)
+    return {"scale": logits.scale, "softcap": logits.softcap}
 
 
-def _is_made(path: Path, keys: list[str], made_from: str) -> bool:
+def _announce(
+    teacher: Teacher, shards: Sequence[Sequence[Example]], recorder: Recorder, row_tokens: int, progress: Progress
+) -> None:
+    """Say what the shards that are to be made will take: one row of the first is made for it, twice, as the first time a model
+    runs is slower."""
+    if not shards:
+        return
+    row = _rows(shards[0], row_tokens)[:1]
+    for _ in range(2):
+        started = time.perf_counter()
+        records = [record for _, record in _recorded(teacher, row, recorder, row_tokens)]
+        seconds = time.perf_counter() - started
+    measured, left = _tokens(row[0]), sum(_tokens(shard) for shard in shards)
+    per_token = sum(stored_bytes(record) for record in records) / measured
+    size, minutes = per_token * left / 2**20, seconds / measured * left / 60
+    progress.say(
+        f"labels take about {per_token:,.1f} bytes a token, {size:,.1f} MiB for {left:,} tokens, and about {minutes:,.1f} "
+        f"minutes (measured on {measured:,} tokens)"
+    )
+
+
+def _is_made(path: Path, shard: Sequence[Example], seal: str) -> bool:
     """Whether the shard is there, whole, of these records, and made from this."""
     try:
-        shard = open_shard(path)
+        found = open_shard(path)
     except DataError:
         return False
-    return shard.made_from == made_from and shard.keys() == keys
+    return found.seal == seal and found.keys() == [example.key for example in shard]
 
 
 def _shard_name(number: int) -> str:
@@ -92,24 +129,43 @@ def _shard_name(number: int) -> str:
 def _shards(examples: Sequence[Example], shard_tokens: int) -> Iterator[list[Example]]:
     """Examples in their order, as many to a shard as bring it to `shard_tokens`."""
     shard: list[Example] = []
+    tokens = 0
     for example in examples:
         shard.append(example)
-        if sum(len(member.ids) for member in shard) >= shard_tokens:
+        tokens += len(example.ids)
+        if tokens >= shard_tokens:
             yield shard
-            shard = []
+            shard, tokens = [], 0
     if shard:
         yield shard
 
 
-def _hidden_states(teacher: Teacher, examples: Sequence[Example], row_tokens: int) -> list[torch.Tensor]:
-    """Last hidden states [tokens, hidden] of each example, computed in packed rows."""
-    found: dict[int, torch.Tensor] = {}
-    rows = pack([len(example.ids) for example in examples], row_tokens=row_tokens)
+def _tokens(examples: Sequence[Example]) -> int:
+    return sum(len(example.ids) for example in examples)
+
+
+def _records(teacher: Teacher, shard: Sequence[Example], recorder: Recorder, row_tokens: int) -> list[Sequence[bytes]]:
+    """The sections of each example, whose answers are computed in packed rows."""
+    rows = _rows(shard, row_tokens)
+    found: dict[str, list[bytes]] = {}
     for start in range(0, len(rows), ROWS_PER_BATCH):
-        some = rows[start : start + ROWS_PER_BATCH]
-        batch = to_batch([[examples[number] for number in row] for row in some], row_tokens=row_tokens)
-        hidden = _said(teacher, batch).hidden  # [rows, row_tokens, hidden]
-        for place, row in enumerate(some):
-            for document, number in enumerate(row):
-                found[number] = hidden[place, batch.documents[place] == document].clone()
-    return [found[number] for number in range(len(examples))]
+        found |= dict(_recorded(teacher, rows[start : start + ROWS_PER_BATCH], recorder, row_tokens))
+    return [found[example.key] for example in shard]
+
+
+def _rows(examples: Sequence[Example], row_tokens: int) -> list[list[Example]]:
+    rows = pack([len(example.ids) for example in examples], row_tokens=row_tokens)
+    return [[examples[number] for number in row] for row in rows]
+
+
+def _recorded(
+    teacher: Teacher, rows: Sequence[Sequence[Example]], recorder: Recorder, row_tokens: int
+) -> Iterator[tuple[str, list[bytes]]]:
+    """Each example's key and sections."""
+    batch = to_batch(rows, row_tokens=row_tokens)
+    said = teacher.signals(batch, recorder.wanted)
+    for place, row in enumerate(rows):
+        for document, example in enumerate(row):
+            where = torch.zeros_like(batch.real)
+            where[place] = batch.documents[place] == document
+            yield example.key, recorder.record(said, where, key=example.key)

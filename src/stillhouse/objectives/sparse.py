@@ -19,7 +19,7 @@ from stillhouse.core.signals import SampledTokens, SparseLogprobs
 from stillhouse.objectives.catalogue import Objective
 from stillhouse.objectives.logprobs import at_least_float32, log_total, to_logprobs
 
-StoredAnswer = Literal["top_k", "sampled"]
+StoredAnswer = Literal["sparse", "sampled"]
 """How a teacher is known in part: as `SparseLogprobs`, or as `SampledTokens`."""
 
 
@@ -70,20 +70,27 @@ def renormalised(teacher: SparseLogprobs) -> SparseLogprobs:
     return replace(teacher, logprobs=to_logprobs(teacher.logprobs), tail=torch.full_like(teacher.tail, -torch.inf))
 
 
-def refusal(objective: Objective, *, temperature: float, stored: StoredAnswer, stored_temperature: float) -> str | None:
-    """Why an objective cannot be had from such answers, and what to do; None where it can."""
+def refusal(
+    objective: Objective, *, stored: StoredAnswer, temperature: float = 1.0, stored_temperature: float | None = None
+) -> str | None:
+    """Why an objective cannot be had from such answers, and what to do; None where it can. Without a `stored_temperature`
+    the form alone is judged.
+    """
     if not objective.reads_teacher:
         return None
     name = objective.name
     if not objective.compares_distributions:
         reads = "the label's own probability" if objective.reads_labels else "the teacher's logits themselves"
-        return f"{name} reads {reads}, which {_HOLDS[stored]} do not hold. Use forward_kl, or a teacher that is run."
+        return (
+            f"{name} reads {reads}, which {_HOLDS[stored]} do not hold. Use forward_kl, or store the teacher's last hidden "
+            "states (labels.signal: last_hidden), which serve every objective on logits."
+        )
     if stored == "sampled" and name != "forward_kl":
         return (
             f"{name} is not linear in the teacher's probabilities, so that tokens drawn from it give another gradient, even "
-            "on average. Use forward_kl, or store the likeliest tokens."
+            "on average. Use forward_kl, or store the likeliest tokens (labels.signal: sparse)."
         )
-    if temperature != stored_temperature:
+    if stored_temperature not in (None, temperature):
         return (
             f"{name} has a temperature of {temperature:g}, but the teacher was softened by {stored_temperature:g} when it was "
             "stored, and what is left of it cannot be softened again. Set the objective's temperature to "
@@ -92,4 +99,4 @@ def refusal(objective: Objective, *, temperature: float, stored: StoredAnswer, s
     return None
 
 
-_HOLDS = {"top_k": "the teacher's likeliest tokens", "sampled": "tokens drawn from the teacher"}
+_HOLDS = {"sparse": "the teacher's likeliest tokens", "sampled": "tokens drawn from the teacher"}

@@ -1,0 +1,23 @@
+"""Which objectives can learn from which stored signal."""
+
+from stillhouse.objectives import FeatureObjective, Objective
+from stillhouse.objectives.sparse import StoredAnswer, refusal
+
+_IN_PART: dict[str, StoredAnswer] = {"sparse": "sparse", "sampled": "sampled"}
+"""Signals that hold only a part of what a teacher says about a token."""
+
+
+def why_not(chosen: Objective | FeatureObjective, signal: str) -> str | None:
+    """Why this objective cannot learn from this signal, and what to do; None where it can."""
+    if isinstance(chosen, FeatureObjective):
+        return _why_no_features(chosen, signal)
+    return refusal(chosen, stored=_IN_PART[signal]) if signal in _IN_PART else None
+
+
+def _why_no_features(chosen: FeatureObjective, signal: str) -> str | None:
+    if chosen.reads not in ("hidden_states", "document_states", "flow"):
+        what = "attention" if chosen.reads_attention else "embeddings"
+        return f"{chosen.name} compares {what}, which no stored signal keeps. Leave labels out."
+    if signal != "hidden_states":
+        return f"{chosen.name} compares hidden states, which signal {signal} does not keep. Use labels.signal hidden_states."
+    return None
