@@ -56,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> None:
     if chosen.verb == "objectives":
         importlib.import_module("stillhouse.commands.objectives").show(chosen.name)
+    elif chosen.verb == "inspect":
+        command = importlib.import_module("stillhouse.commands.inspect")
+        command.show(chosen.recipe, chosen.overrides, num_examples=chosen.examples)
     else:
         command = importlib.import_module("stillhouse.commands.run")
         command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until)
@@ -73,13 +76,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"stillhouse {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, verb in VERBS.items():
-        one = verbs.add_parser(name, help=verb.summary, description=verb.summary.capitalize() + ".", epilog=EPILOG)
-        one.add_argument("recipe", metavar="RECIPE", help="a YAML file; see recipes/")
-        one.add_argument("overrides", metavar="key=value", nargs="*", help="such as training.epochs=2 or run=runs/mine")
+        _add_recipe(
+            verbs.add_parser(name, help=verb.summary, description=verb.summary.capitalize() + ".", epilog=EPILOG)
+        )
+    summary = "show what a student would learn of the data, token by token; loads no model"
+    inspected = verbs.add_parser("inspect", help=summary, description=summary.capitalize() + ".")
+    _add_recipe(inspected)
+    inspected.add_argument("--examples", metavar="N", type=int, default=3, help="how many to print (default: 3)")
     summary = "list what a student can be asked to match, or show one of them in full"
     shown = verbs.add_parser("objectives", help=summary, description=summary.capitalize() + ".")
     shown.add_argument("name", metavar="NAME", nargs="?", help="such as forward_kl")
     return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file; see recipes/")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="such as training.epochs=2 or run=runs/mine")
 
 
 def _set_up_libraries() -> None:

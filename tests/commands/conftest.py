@@ -185,6 +185,19 @@ class Kind:
     """What the control learns."""
 
 
+CHATS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"who ran to the {place}?"},
+            {"role": "assistant", "content": f"the {animal} ran"},
+            {"role": "user", "content": "and sang?"},
+            {"role": "assistant", "content": f"the {animal} sang to the {place}"},
+        ]
+    }
+    for animal in ANIMALS
+    for place in PLACES
+]
+
 PAIRS = [(animal, place) for animal in ("fox", "girl", "robot", "bird") for place in ("hill", "sea", "garden")]
 SAYINGS = [f"the {animal} {verb} to the {place}" for animal, place in PAIRS for verb in ("ran", "went")]
 SOFT = {"name": "forward_kl", "weight": 0.5, "temperature": 2.0}

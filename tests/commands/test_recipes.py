@@ -17,7 +17,7 @@ from stillhouse.core.task import Task
 from stillhouse.core.yaml_text import from_yaml
 from stillhouse.students.config import FromConfigConfig, FromLayersConfig
 
-from .conftest import KINDS, SaveTeacher, stillhouse, write_rows
+from .conftest import CHATS, KINDS, SaveTeacher, stillhouse, write_rows
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
@@ -78,6 +78,8 @@ def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path) -> dict[
     changes |= dict.fromkeys(("training.rows_per_step", "training.rows_per_micro_batch"), rows_per_step)
     if recipe.synthesis is not None:
         changes |= {"synthesis.tokens": 250, "synthesis.batch_size": 4, "synthesis.sampling.max_new_tokens": 32}
+    elif recipe.data.kind == "chat":
+        changes["data.path"] = write_rows(folder / "rows.jsonl", CHATS)
     elif recipe.task == "causal_lm":
         changes["data.path"] = texts_file
     else:

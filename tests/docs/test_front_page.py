@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from stillhouse.data.chat_forms import read_conversations
 from stillhouse.data.config import (
+    ChatDataConfig,
     ClassificationDataConfig,
     MaskedTextDataConfig,
     RegressionDataConfig,
@@ -31,6 +33,7 @@ def read_masked(path: Path) -> list[str]:
 
 READERS: dict[str, Callable[[Path], list[object]]] = {
     "text": read_rows,
+    "chat": read_conversations,
     "masked_text": read_masked,
     "classification": lambda path: read_labelled(path, ClassificationDataConfig(path=path), key="data.path"),
     "regression": lambda path: read_labelled(path, RegressionDataConfig(path=path), key="data.path"),
@@ -40,7 +43,7 @@ READERS: dict[str, Callable[[Path], list[object]]] = {
 
 
 def test_the_table_has_every_kind_of_data():
-    kinds = [TextDataConfig, MaskedTextDataConfig, ClassificationDataConfig, RegressionDataConfig]
+    kinds = [TextDataConfig, ChatDataConfig, MaskedTextDataConfig, ClassificationDataConfig, RegressionDataConfig]
     assert list(ROWS) == [kind.model_fields["kind"].default for kind in [*kinds, TagsDataConfig, SentencesDataConfig]]
 
 

@@ -171,7 +171,8 @@ class Parts:
             return
         if self._labels is not None:
             check_labels(labels_of(self._teacher_config), self._labels, source=self.recipe.teacher.model)
-        _ = self.data
+        for note in self.data.notes:
+            self.progress.say(note)
 
     @property
     def documents(self) -> Path:

@@ -12,6 +12,7 @@ HELD_OUT_SHARE = 0.1
 
 _TASKS: dict[str, Task] = {
     "text": "causal_lm",
+    "chat": "causal_lm",
     "masked_text": "masked_lm",
     "classification": "sequence_classification",
     "regression": "regression",
@@ -59,6 +60,20 @@ class TextDataConfig(_SplitConfig):
     kind: Literal["text"] = "text"
     path: Path | None = None
     """A `.jsonl` or `.txt` file, or a folder of them. May be left out where the recipe synthesises its text."""
+
+
+class ChatDataConfig(_SplitConfig):
+    """Conversations, written out by the teacher's chat template; what the assistant says in them is learnt."""
+
+    kind: Literal["chat"] = "chat"
+    path: Path
+    """A `.jsonl`, `.json`, `.csv` or `.tsv` file, or a folder of them, in a form that docs/chat.md names."""
+    sequence_tokens: Annotated[int, Field(ge=8)] = 1024
+    """Length of a row in tokens, special ones included; a longer conversation is cut into pieces."""
+    weight: Literal["assistant", "last"] = "assistant"
+    """Which turns are learnt: all of the assistant's, or only its last. What the data says of a turn counts too."""
+    thinking: bool = False
+    """Whether an empty thinking block is learnt that the template puts before an answer; one in the data always is."""
 
 
 class MaskedTextDataConfig(_SplitConfig):
@@ -150,6 +165,7 @@ def _kind(values: Any) -> str:
 
 DataConfig = Annotated[
     Annotated[TextDataConfig, Tag("text")]
+    | Annotated[ChatDataConfig, Tag("chat")]
     | Annotated[MaskedTextDataConfig, Tag("masked_text")]
     | Annotated[ClassificationDataConfig, Tag("classification")]
     | Annotated[RegressionDataConfig, Tag("regression")]

@@ -10,7 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.task import Task
+from stillhouse.data.chat import ChatReader
+from stillhouse.data.chat_forms import Conversation, read_conversations, said_of_files
 from stillhouse.data.config import (
+    ChatDataConfig,
     ClassificationDataConfig,
     DataConfig,
     LabelledDataConfig,
@@ -20,6 +23,7 @@ from stillhouse.data.config import (
     TagsDataConfig,
     TextDataConfig,
 )
+from stillhouse.data.examples import windows
 from stillhouse.data.labelled import LabelledRow, label_ids, label_names, labelled_rows, read_labelled
 from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, masking_for
 from stillhouse.data.packing import PackedRows
@@ -51,6 +55,8 @@ class Prepared:
     """Names of classes or tags, in the order of their numbers; empty where the answer is none of several."""
     pairs: tuple[ScoredPairs, ...] = ()
     """For sentences: sets of pairs to judge by."""
+    notes: tuple[str, ...] = ()
+    """What was found in the files that a user may want to know, a line each."""
 
 
 def prepare(
@@ -76,6 +82,8 @@ def prepare(
     match config:
         case TextDataConfig():
             return _text(config, tokenizer, path)
+        case ChatDataConfig():
+            return _chat(config, tokenizer, path)
         case MaskedTextDataConfig():
             return _masked_text(config, tokenizer, path, seed)
         case ClassificationDataConfig():
@@ -125,6 +133,27 @@ def _text(config: TextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
 
     train, held_out = _two_sides(config, path, lambda path, key: read_rows(path, key=key))
     return Prepared(config.task, packed(train), packed(held_out), len(train), len(held_out))
+
+
+def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
+    reader = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking)
+
+    def packed(rows: Sequence[Conversation], side: str) -> PackedRows:
+        before = reader.dropped.copy()
+        whole = reader.examples(rows)
+        pieces = [piece for one in whole for piece in windows(one, max_tokens=config.sequence_tokens)]
+        if not pieces:
+            why = "; ".join(f"{count:,} have {reason}" for reason, count in (reader.dropped - before).items())
+            raise DataError(
+                f"none of the {len(rows):,} conversations {side} has a token to learn: {why}. Mend data.path."
+            )
+        return PackedRows(pieces, row_tokens=config.sequence_tokens)
+
+    train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
+    train_rows, held_out_rows = packed(train, "to train on"), packed(held_out, "held out")
+    dropped = [f"left out: {count:,} with {reason}" for reason, count in reader.dropped.items()]
+    notes = (*said_of_files([*train, *held_out]), *dropped)
+    return Prepared(config.task, train_rows, held_out_rows, len(train), len(held_out), notes=notes)
 
 
 def _masked_text(config: MaskedTextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path, seed: int) -> Prepared:

@@ -1,4 +1,4 @@
-"""Rows of named columns, from JSONL, CSV or TSV files, plain text, or folders of them; each knows where it stands."""
+"""Rows of named columns, from JSONL, JSON, CSV or TSV files, plain text, or folders of them; each knows where it stands."""
 
 import csv
 import gzip
@@ -198,6 +198,17 @@ def _read_jsonl(file: Path) -> Iterator[Record]:
         yield Record(values, where)
 
 
+def _read_json(file: Path) -> Iterator[Record]:
+    """A list of objects, as a whole file."""
+    content = _parsed(read_file(file), where=str(file))
+    if not isinstance(content, list):
+        raise DataError(f"{file} holds {said(content)}. Expected a list of objects, or a .jsonl file with one a line.")
+    for number, values in enumerate(content, start=1):
+        if not isinstance(values, dict):
+            raise DataError(f"{file}, item {number} is {said(values)}. Expected an object.")
+        yield Record(values, f"{file}, item {number}")
+
+
 def _read_csv(file: Path) -> Iterator[Record]:
     return _read_table(file, csv.reader(_lines(file), strict=True))
 
@@ -234,4 +245,9 @@ def _checked_header(names: list[str], *, where: str) -> list[str]:
     return names
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {".jsonl": _read_jsonl, ".csv": _read_csv, ".tsv": _read_tsv}
+_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+}

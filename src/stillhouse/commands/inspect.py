@@ -1,0 +1,151 @@
+"""`stillhouse inspect`: what a student would learn of the data, token by token, before any model is loaded."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from stillhouse.commands.parts import Parts
+from stillhouse.commands.recipe import Recipe
+from stillhouse.core.batch import LabelledBatch, TaggedBatch, as_batch
+from stillhouse.core.config import load_recipe
+from stillhouse.core.errors import RecipeError
+from stillhouse.core.progress import SILENT
+from stillhouse.core.run import RunFolder
+from stillhouse.data.masking import MaskedRows
+from stillhouse.data.packing import PackedRows
+from stillhouse.data.rowset import PaddedRows, RowSet
+from stillhouse.models.load import display_name
+from stillhouse.reporting.formatting import clean, count, percent
+
+LEARNT, READ = "bold green", "dim"
+BRACKETS = ("[[", "]]")
+"""Around what is learnt, where there is no colour."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One document or a piece of it: what is read, and what is learnt of it."""
+
+    document: str
+    ids: tuple[int, ...]
+    learnt: tuple[bool, ...]
+    answer: str = ""
+    """What is to be said about the whole of it."""
+
+
+def show(recipe_path: str, overrides: Sequence[str], *, num_examples: int) -> None:
+    """Print the counts of both sides, and the first examples of what is trained on.
+
+    Raises:
+        StillhouseError: for whatever is wrong with recipe, tokenizer or data.
+    """
+    if num_examples < 0:
+        raise RecipeError([f"--examples {num_examples}: it should be 0 or more."], source=recipe_path)
+    recipe = load_recipe(Recipe, Path(recipe_path), overrides)
+    parts = Parts(recipe, RunFolder(recipe.run), SILENT)
+    if not parts.data_path.exists() and recipe.data.path is None:
+        raise RecipeError(
+            [f"synthesis: {parts.data_path} is not written yet. First: stillhouse synthesize {recipe_path}"],
+            source=recipe_path,
+        )
+    console = Console(highlight=False)
+    for line in _summary(parts):
+        console.print(line, markup=False, soft_wrap=True)
+    for number, shown in zip(range(1, num_examples + 1), _pieces(parts.data.train, parts), strict=False):
+        _show_one(console, shown, number, parts.tokenizer)
+
+
+def _summary(parts: Parts) -> Iterator[str]:
+    data, wanted = parts.data, parts.recipe.data
+    yield f"data of kind {wanted.kind}, as the tokenizer of {display_name(parts.recipe.teacher.model)} reads it"
+    yield from (f"  {clean(note)}" for note in data.notes)
+    sides = {"train": (data.train, data.num_train_documents), "held out": (data.held_out, data.num_held_out_documents)}
+    for name, (rows, num_documents) in sides.items():
+        pieces = list(_pieces(rows, parts))
+        num_tokens = sum(len(piece.ids) for piece in pieces)
+        yield f"{name:<10}{count(num_documents)} documents, {count(num_tokens)} tokens{_share(pieces)}"
+        yield f"{'':<10}{_lengths(pieces)}"
+        yield from (f"{'':<10}{line}" for line in _losses(rows, pieces, num_documents, parts))
+
+
+def _share(pieces: Sequence[Shown]) -> str:
+    """How much is learnt, token by token; nothing for data that is judged as a whole."""
+    learnt, read = (sum(counted) for counted in zip(*((sum(p.learnt), len(p.ids)) for p in pieces), strict=True))
+    return f", {percent(learnt / read, 1)} supervised ({count(learnt)})" if learnt else ", none supervised one by one"
+
+
+def _lengths(pieces: Sequence[Shown]) -> str:
+    """Lengths of whole documents: a piece begins with the last token of the one before."""
+    whole: dict[str, int] = {}
+    for piece in pieces:
+        whole[piece.document] = whole.get(piece.document, 1) + len(piece.ids) - 1
+    lengths = sorted(whole.values())
+    quantiles = [lengths[round(share * (len(lengths) - 1))] for share in (0, 0.25, 0.5, 0.75, 0.95, 1)]
+    names = ("shortest", "25 %", "median", "75 %", "95 %", "longest")
+    return "tokens a document: " + ", ".join(f"{n} {count(q)}" for n, q in zip(names, quantiles, strict=True))
+
+
+def _losses(rows: RowSet, pieces: Sequence[Shown], num_documents: int, parts: Parts) -> Iterator[str]:
+    """What is cut, and what is left out."""
+    limit = parts.recipe.data.sequence_tokens
+    if isinstance(rows, PackedRows):
+        kept = len({piece.document for piece in pieces})
+        cut = len({example.part_of for example in rows.examples if example.part_of})
+        if cut:
+            yield f"{count(cut)} longer than data.sequence_tokens ({limit}): cut into pieces, which do not see each other"
+        if kept < num_documents:
+            yield f"{count(num_documents - kept)} left out: nothing to learn, or the same tokens as another"
+    elif not isinstance(rows, MaskedRows):
+        full = sum(len(piece.ids) >= limit for piece in pieces)
+        if full:
+            yield f"{count(full)} as long as data.sequence_tokens ({limit}): what was longer is cut off"
+
+
+def _pieces(rows: RowSet, parts: Parts) -> Iterator[Shown]:
+    """Documents in the order of the files, or of their rows."""
+    if isinstance(rows, PackedRows):
+        for example in rows.examples:
+            learnt = (False, *(weight > 0 for weight in example.weights[1:]))
+            yield Shown(example.document, example.ids, learnt)
+        return
+    assert isinstance(rows, PaddedRows)
+    for number in range(len(rows)):
+        batch = as_batch(rows.collate([rows[number]]))
+        ids = tuple(batch.ids[0][batch.real[0]].tolist())
+        learnt = tuple((batch.weights[0][batch.real[0]] > 0).tolist())
+        yield Shown(str(number), ids, learnt, _answer(batch, parts))
+
+
+def _answer(batch: object, parts: Parts) -> str:
+    labels = parts.data.labels
+    if isinstance(batch, LabelledBatch):
+        label = batch.labels[0].item()
+        return labels[int(label)] if labels else f"{label:g}"
+    if isinstance(batch, TaggedBatch):
+        targets = batch.targets.tolist()
+        return " ".join(labels[tag] for tag in targets) if labels else str(parts.tokenizer.decode(targets))
+    return ""
+
+
+def _show_one(console: Console, shown: Shown, number: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    colours = console.color_system is not None and not console.no_color
+    title = f"example {number}: {len(shown.ids)} tokens" + (
+        f", {sum(shown.learnt)} supervised" if any(shown.learnt) else ""
+    )
+    console.print()
+    console.print(title, style="bold" if colours else None, markup=False)
+    written = Text()
+    for is_learnt, run in groupby(zip(shown.learnt, shown.ids, strict=True), key=lambda pair: pair[0]):
+        text = clean(str(tokenizer.decode([token for _, token in run], clean_up_tokenization_spaces=False)))
+        if colours:
+            written.append(text, style=LEARNT if is_learnt else READ)
+        else:
+            written.append(f"{BRACKETS[0]}{text}{BRACKETS[1]}" if is_learnt else text)
+    console.print(written, soft_wrap=True)
+    if shown.answer:
+        console.print(Text(f"answer: {clean(shown.answer)}", style=LEARNT if colours else ""), soft_wrap=True)

@@ -1,0 +1,144 @@
+"""Conversations to examples: the tokens of the text that the template writes, and which of them a model would write itself."""
+
+import copy
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from stillhouse.data.chat_forms import Conversation
+from stillhouse.data.chat_template import CUT, ChatTemplate, Span, Turn, Written
+from stillhouse.data.examples import Example
+from stillhouse.data.rowset import refuse_slow
+
+ChatWeight = Literal["assistant", "last"]
+
+
+class ChatReader:
+    """Turns conversations into examples, by one tokenizer and its template; counts those that teach nothing.
+
+    Raises:
+        ModelError: if the tokenizer has no template, or cannot say where its tokens stand in a text.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, weight: ChatWeight = "assistant", thinking: bool = False
+    ) -> None:
+        refuse_slow(tokenizer, kind="chat")
+        self.template, self.weight = ChatTemplate(tokenizer, thinking=thinking), weight
+        self.dropped: Counter[str] = Counter()
+        """How many conversations had nothing to learn, by reason."""
+        self._tokens = _Tokens(tokenizer)
+
+    def examples(self, conversations: Iterable[Conversation]) -> list[Example]:
+        """Those of them that have something to learn.
+
+        Raises:
+            DataError: naming the row that the template refuses.
+        """
+        found = [(one, self.example(one)) for one in conversations]
+        self.dropped.update(_reason(one) for one, example in found if not any(example.weights[1:]))
+        return [example for _, example in found if any(example.weights[1:])]
+
+    def example(self, conversation: Conversation) -> Example:
+        """One conversation whole, however long."""
+        messages = conversation.messages
+        written = self.template.write(messages, conversation.tools or None, where=conversation.where)
+        weights = [
+            w for w, message in zip(conversation.weights, messages, strict=True) if message["role"] == "assistant"
+        ]
+        if self.weight == "last":
+            weights = [*[0.0] * (len(weights) - 1), *weights[-1:]]
+        turns = [(turn, weight) for turn, weight in zip(written.turns, weights, strict=True) if weight]
+        spans = [(span, weight) for turn, weight in turns for span in turn.spans]
+        ids, token_weights = self._tokens.weighted(written.text, spans)
+        return Example(ids, token_weights, sum(_num_bytes(written, turn) for turn, _ in turns))
+
+
+def _num_bytes(written: Written, turn: Turn) -> int:
+    """Bytes of what is said; an end of turn is a token to predict and no byte."""
+    return sum(len(written.text[start : min(end, turn.said_until)].encode()) for start, end in turn.spans)
+
+
+def _reason(conversation: Conversation) -> str:
+    if not any(message["role"] == "assistant" for message in conversation.messages):
+        return "no turn of the assistant"
+    if not any(conversation.weights):
+        return "weight 0 for every turn of the assistant"
+    return "no weight for the turn that counts, or no room for it between the template's generation tags"
+
+
+class _Tokens:
+    """A tokenizer that says where in a text each token stands, white space included, and can be made to end one."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        backend: Tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
+        # What follows tokenisation adds special tokens, which templates write themselves, and trims white space off places.
+        backend.post_processor = None
+        backend.no_truncation()
+        backend.no_padding()
+        backend.add_special_tokens([AddedToken(CUT, normalized=False, special=True)])
+        self._backend, self._cut_id = backend, backend.token_to_id(CUT)
+        self._headers: dict[str, list[int]] = {}
+        self._special_ids = {id for id, token in backend.get_added_tokens_decoder().items() if token.special}
+
+    def weighted(self, text: str, spans: Sequence[tuple[Span, float]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Tokens of the text, and the weight of each: that of the span in which it begins.
+
+        The text is tokenised whole, so that tokens join as they do where a model reads it. Only where those of a prompt would
+        be others than it has alone, as where one runs into the answer, it is cut: there a prompt ends, and no model could
+        write the second half. The same where an end of turn is no special token, but text that joins with what follows.
+        """
+        ids, places = self._encode(text, [])
+        ordered = sorted(spans)
+        starts = [start for (start, _), _ in ordered]
+        words = [place for token, place in zip(ids, places, strict=True) if token not in self._special_ids]
+        crossed = {
+            start for start in starts if _crosses(places, start) or not self._ends_alone(text, start, ids, places)
+        }
+        # A special token may take the white space behind it with it, and has ended all the same.
+        crossed |= {end for (_, end), _ in ordered if _crosses(words, end)}
+        if crossed:
+            ids, places = self._encode(text, sorted(crossed))
+        return tuple(ids), tuple(_weight_at(start, starts, ordered) for start, _ in places)
+
+    def _ends_alone(self, text: str, start: int, ids: Sequence[int], places: Sequence[Span]) -> bool:
+        """Whether a prompt that ends here has, behind its last special token, the tokens that it has alone."""
+        end = bisect_right(places, start - 1, key=lambda place: place[0])
+        first = next((place for place in range(end - 1, 0, -1) if ids[place] in self._special_ids), 0)
+        header = text[places[first][0] : start] if places else ""
+        if header not in self._headers:
+            self._headers[header] = self._encode(header, [])[0]
+        return self._headers[header] == list(ids[first:end])
+
+    def _encode(self, text: str, cuts: Sequence[int]) -> tuple[list[int], list[Span]]:
+        pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        encoding = self._backend.encode(CUT.join(pieces), add_special_tokens=False)
+        ids: list[int] = []
+        places: list[Span] = []
+        num_cuts = 0
+        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token == self._cut_id:
+                num_cuts += 1
+            else:
+                ids.append(token)
+                places.append((start - num_cuts, end - num_cuts))
+        return ids, places
+
+
+def _crosses(places: Sequence[Span], border: int) -> bool:
+    """Whether a token begins before the border and ends behind it."""
+    place = bisect_right(places, border - 1, key=lambda place: place[0])
+    # A character of several tokens gives all of them its own place.
+    return any(end > border for _, end in places[max(0, place - 4) : place])
+
+
+def _weight_at(place: int, starts: Sequence[int], spans: Sequence[tuple[Span, float]]) -> float:
+    number = bisect_right(starts, place) - 1
+    if number < 0:
+        return 0.0
+    (_, end), weight = spans[number]
+    return weight if place < end else 0.0

@@ -1,0 +1,315 @@
+"""Conversations in the forms that people keep them in, each told by its keys."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from stillhouse.core.errors import DataError
+from stillhouse.core.faults import nearest, said
+from stillhouse.data.chat_template import CUT, MARK, REASONING_KEYS, Message
+from stillhouse.data.tables import Record, files_in, is_whole, read_records
+
+FORMATS = (".jsonl", ".json", ".csv", ".tsv")
+
+ROLES: Mapping[str, str] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+}
+"""What a speaker is called in the data, and in a template."""
+
+WEIGHT_KEYS = ("weight", "train", "training")
+"""What says of a turn whether it is learnt: a number of OpenAI's, a truth of axolotl's."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in the one form that templates read, and how much each counts by the data's own word."""
+
+    text: str
+    """Messages and tools as JSON: what a conversation is known again by."""
+    weights: tuple[float, ...]
+    """One a message; what is not the assistant's has 0."""
+    where: str = field(default="it", compare=False)
+    form: str = field(default="", compare=False)
+
+    @property
+    def messages(self) -> list[Message]:
+        """Who says what, in order."""
+        return list(json.loads(self.text)["messages"])
+
+    @property
+    def tools(self) -> list[Any]:
+        """What the assistant can call; often nothing."""
+        return list(json.loads(self.text)["tools"])
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to keep conversations: what it is called, the keys that tell it, and how a row is read."""
+
+    name: str
+    shown: str
+    is_in: Callable[[Mapping[str, Any]], bool]
+    read: Callable[[Mapping[str, Any], str], list[Message]]
+
+
+def read_conversations(path: Path, *, key: str = "data.path") -> list[Conversation]:
+    """The conversations of a file or folder; each file keeps to one form, which is told by its keys.
+
+    Raises:
+        DataError: naming file and line, if a row is in no form that is known, or in another than the rows before it.
+    """
+    if not path.is_dir():
+        files_in(path, key=key, formats=FORMATS)
+    records = read_records(path, key=key, formats=FORMATS)
+    found: list[Conversation] = []
+    for _, rows in groupby(records, key=lambda record: record.where.rpartition(", ")[0]):
+        found += _read_file(list(rows))
+    return found
+
+
+def conversation(
+    messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Any] = (), where: str = "the conversation", form: str = ""
+) -> Conversation:
+    """One conversation from messages in any of the spellings that files use.
+
+    Raises:
+        DataError: for a message without a speaker that is known, or without a text.
+    """
+    read = [_read_message(message, number, where=where) for number, message in enumerate(messages, start=1)]
+    weights = [
+        _weight_of(m, where=where) if r["role"] == "assistant" else 0.0 for m, r in zip(messages, read, strict=True)
+    ]
+    text = json.dumps({"messages": read, "tools": list(tools)}, ensure_ascii=False)
+    if not is_whole(text) or MARK in text or CUT in text:
+        raise DataError(
+            f"{where} holds half a character, or U+10FFF0 or U+10FFF1, which mark turns here: cut or mend it."
+        )
+    return Conversation(text, tuple(weights), where, form)
+
+
+def _read_file(records: Sequence[Record]) -> list[Conversation]:
+    form = _form_of(records[0])
+    for record in records:
+        if _form_of(record) is not form:
+            raise DataError(
+                f"{record.where} has the keys {_keys(record)} ({_form_of(record).name}), but the file begins as {form.name}. "
+                "Keep to one form a file."
+            )
+    return [
+        conversation(_with_system(record, form), tools=_tools(record), where=record.where, form=form.name)
+        for record in records
+    ]
+
+
+def _form_of(record: Record) -> Form:
+    for form in FORMS:
+        if form.is_in(record.values):
+            return form
+    known = "; ".join(f"{form.name}: {form.shown}" for form in FORMS)
+    raise DataError(f"{record.where} has the keys {_keys(record)}, which are no conversation. Known: {known}.")
+
+
+def _keys(record: Record) -> str:
+    return ", ".join(repr(name) for name in record.values)
+
+
+def _with_system(record: Record, form: Form) -> list[Message]:
+    """The messages, after a system prompt that stands in a column of its own."""
+    messages = form.read(record.values, record.where)
+    system = record.values.get("system")
+    if isinstance(system, str) and system.strip() and not (messages and _role_name(messages[0]) == "system"):
+        return [{"role": "system", "content": system}, *messages]
+    return messages
+
+
+def _tools(record: Record) -> list[Any]:
+    """Tools as templates read them; some files keep them as JSON in a string."""
+    tools = record.values.get("tools") or []
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except json.JSONDecodeError:
+            raise DataError(f"{record.where} has {said(tools)} under 'tools'. Expected a list of tools.") from None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise DataError(f"{record.where} has {said(tools)} under 'tools'. Expected a list of objects.")
+    return [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+
+
+# Messages
+
+
+def _read_message(message: Any, number: int, *, where: str) -> Message:
+    where = f"{where}, message {number}"
+    if not isinstance(message, Mapping):
+        raise DataError(f"{where} is {said(message)}. Expected an object with a role and a content.")
+    name = _role_name(message)
+    if name not in ROLES:
+        raise DataError(f"{where} has the role {said(name)}.{nearest(str(name), list(ROLES))}")
+    kept = {key: message[key] for key in ("name", "tool_call_id", *REASONING_KEYS) if message.get(key) is not None}
+    content = message.get("content", message.get("value"))
+    calls = _calls_in(content, where=where) if name == "function_call" else _calls_of(message, where=where)
+    text = "" if name == "function_call" else _text_of(content, where=where)
+    if ROLES[name] == "assistant" and not calls and not text.strip():
+        raise DataError(f"{where} lets the assistant say nothing. Give it a text or remove the row.")
+    # Some templates ask whether there is such a key, not what it holds.
+    return {"role": ROLES[name], "content": text, **kept, **({"tool_calls": calls} if calls else {})}
+
+
+def _role_name(message: Mapping[str, Any]) -> Any:
+    return message.get("role", message.get("from"))
+
+
+def _text_of(content: Any, *, where: str) -> str:
+    """The text of a message: itself, or its parts that are text."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type", "text") == "text"]
+    if len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where} says {said(content)}. Expected text, or a list of parts that are all text.")
+    return "".join(str(text) for text in texts)
+
+
+def _calls_of(message: Mapping[str, Any], *, where: str) -> list[dict[str, Any]]:
+    calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else [])
+    if not isinstance(calls, list):
+        raise DataError(f"{where} has {said(calls)} under 'tool_calls'. Expected a list.")
+    return [_call(call, where=where) for call in calls]
+
+
+def _calls_in(content: Any, *, where: str) -> list[dict[str, Any]]:
+    """The calls that ShareGPT keeps as JSON in the text of a turn."""
+    try:
+        calls = json.loads(content) if isinstance(content, str) else content
+    except json.JSONDecodeError:
+        raise DataError(
+            f"{where} calls a function by {said(content)}. Expected JSON with name and arguments."
+        ) from None
+    return [_call(call, where=where) for call in (calls if isinstance(calls, list) else [calls])]
+
+
+def _call(call: Any, *, where: str) -> dict[str, Any]:
+    """A call as templates read it: arguments as an object, not as the JSON text that OpenAI keeps them in."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise DataError(f"{where} calls {said(call)}. Expected an object with name and arguments.")
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            read = json.loads(arguments) if arguments.strip() else {}
+        except json.JSONDecodeError:
+            read = arguments
+        arguments = read if isinstance(read, dict) else arguments
+    known = {"id": call["id"]} if call.get("id") is not None else {}
+    return {**known, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _weight_of(message: Mapping[str, Any], *, where: str) -> float:
+    """What the data says that a turn counts; 1 where it says nothing."""
+    if message.get("train_detail") or message.get("training_detail"):
+        raise DataError(
+            f"{where} gives weight to parts of a turn, which is not known here. Give one to the whole turn."
+        )
+    for key in WEIGHT_KEYS:
+        value = message.get(key)
+        if value is not None:
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise DataError(
+                    f"{where} has {said(value)} under {key!r}. Expected true, false, or a number from 0 on."
+                )
+            return float(value)
+    return 1.0
+
+
+# Forms
+
+
+def _are_messages(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(message, Mapping) and {"role", "from"} & message.keys() for message in value)
+    )
+
+
+def _column(name: str) -> Callable[[Mapping[str, Any], str], list[Message]]:
+    return lambda values, _: list(values[name])
+
+
+def _read_completion(values: Mapping[str, Any], where: str) -> list[Message]:
+    """Only what completes the prompt is learnt: turns of the assistant inside of the prompt are history."""
+    prompt, completion = (
+        value if isinstance(value, list) else [{"role": role, "content": value}]
+        for role, value in (("user", values["prompt"]), ("assistant", values["completion"]))
+    )
+    if isinstance(values.get("label"), bool):
+        raise DataError(
+            f"{where} says under 'label' whether its completion is a good one. Keep the good ones, and leave 'label' out."
+        )
+    return [*({**message, "weight": 0} for message in prompt), *completion]
+
+
+def _read_alpaca(values: Mapping[str, Any], where: str) -> list[Message]:
+    answer = values["output"] if "output" in values else values["response"]
+    given = values.get("input") or values.get("context") or ""
+    asked = "\n\n".join(_text_of(text, where=where) for text in (values["instruction"], given) if text)
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+
+
+def _is_text_or_messages(value: Any) -> bool:
+    return isinstance(value, str) or _are_messages(value)
+
+
+FORMS: Sequence[Form] = (
+    Form(
+        "messages of OpenAI, TRL or axolotl",
+        '{"messages": [{"role", "content"}, ...]}',
+        lambda values: _are_messages(values.get("messages")),
+        _column("messages"),
+    ),
+    Form(
+        "ShareGPT conversations",
+        '{"conversations": [{"from", "value"}, ...]}',
+        lambda values: _are_messages(values.get("conversations")),
+        _column("conversations"),
+    ),
+    Form(
+        "prompt and completion",
+        '{"prompt", "completion"}, each a text or messages',
+        lambda values: all(_is_text_or_messages(values.get(name)) for name in ("prompt", "completion")),
+        _read_completion,
+    ),
+    Form(
+        "Alpaca columns",
+        '{"instruction", "input", "output"}',
+        lambda values: "instruction" in values and bool({"output", "response"} & values.keys()),
+        _read_alpaca,
+    ),
+)
+"""In this order: what is messages too may have more keys."""
+
+
+def said_of_files(conversations: Iterable[Conversation]) -> list[str]:
+    """A line a file: the form that it is in, and how much it holds."""
+    counts: dict[tuple[str, str], int] = {}
+    for one in conversations:
+        key = (one.where.rpartition(", ")[0], one.form)
+        counts[key] = counts.get(key, 0) + 1
+    return [f"{Path(file).name}: {form}, {count:,} rows" for (file, form), count in counts.items()]
