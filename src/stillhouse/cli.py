@@ -35,12 +35,15 @@ Stopped at any instant, the same command goes on where it was.
 example: stillhouse distill recipes/demo.yaml training.learning_rate=1e-4 run=runs/mine"""
 
 
+EXIT_CODES = "Exit code: 0 for the same tokens, 1 for others, 2 if nothing can be done."
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    """Run one command and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C, or the verb's own."""
     chosen = _parser().parse_args(arguments)
     try:
         _set_up_libraries()
-        _run(chosen)
+        return _run(chosen)
     except KeyboardInterrupt:
         print("\nstopped. The same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
@@ -50,18 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"stillhouse: {message}", file=sys.stderr)
         return 2
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    match chosen.verb:
+        case "objectives":
+            importlib.import_module("stillhouse.commands.objectives").show(chosen.name)
+        case "inspect":
+            command = importlib.import_module("stillhouse.commands.inspect")
+            command.show(chosen.recipe, chosen.overrides, num_examples=chosen.examples)
+        case "tokenizers":
+            command = importlib.import_module("stillhouse.commands.tokenizers")
+            return int(command.show(chosen.teacher, chosen.student))
+        case _:
+            command = importlib.import_module("stillhouse.commands.run")
+            command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until)
     return 0
-
-
-def _run(chosen: argparse.Namespace) -> None:
-    if chosen.verb == "objectives":
-        importlib.import_module("stillhouse.commands.objectives").show(chosen.name)
-    elif chosen.verb == "inspect":
-        command = importlib.import_module("stillhouse.commands.inspect")
-        command.show(chosen.recipe, chosen.overrides, num_examples=chosen.examples)
-    else:
-        command = importlib.import_module("stillhouse.commands.run")
-        command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     summary = "list what a student can be asked to match, or show one of them in full"
     shown = verbs.add_parser("objectives", help=summary, description=summary.capitalize() + ".")
     shown.add_argument("name", metavar="NAME", nargs="?", help="such as forward_kl")
+    summary = "say whether two models speak the same tokens, and what the way is if not"
+    compared = verbs.add_parser("tokenizers", help=summary, description=f"{summary.capitalize()}. {EXIT_CODES}")
+    compared.add_argument("teacher", metavar="TEACHER", help="a hub id, a folder, or a GGUF file; no weights are read")
+    compared.add_argument("student", metavar="STUDENT", help="the same")
     return parser
 
 

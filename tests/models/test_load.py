@@ -13,10 +13,13 @@ from stillhouse.models import load
 from stillhouse.models.load import (
     display_name,
     load_causal_lm,
+    load_config,
+    load_tokenizer,
     source_fingerprint,
     unpacked_gguf,
     vocabulary_fingerprint,
     waits_for_unpacking,
+    without_weights,
 )
 
 GGUF_NAMES = {
@@ -110,6 +113,17 @@ def test_a_gguf_file_is_unpacked_once(gguf_file, cache, monkeypatch):
     monkeypatch.setattr("stillhouse.models.load._unpack", lambda *_: pytest.fail("it was unpacked a second time"))
     assert unpacked_gguf(gguf_file) == folder
     assert [path.name for path in (cache / "unpacked").iterdir()] == [folder.rpartition("/")[2]]
+
+
+def test_of_a_gguf_file_tokenizer_and_configuration_are_kept_without_the_weights(gguf_file, tokenizer, cache):
+    folder = without_weights(str(gguf_file))
+    assert waits_for_unpacking(str(gguf_file))
+    assert not list(cache.rglob("*.safetensors"))
+    assert load_tokenizer(folder).get_vocab().items() >= tokenizer.get_vocab().items()
+    assert load_config(folder).vocab_size == len(tokenizer)
+    assert without_weights(str(gguf_file)) == folder
+    unpacked_gguf(gguf_file)
+    assert without_weights(str(gguf_file)) == str(gguf_file)  # what is unpacked needs no second copy
 
 
 def test_a_changed_gguf_file_is_unpacked_again(gguf_file, cache, tmp_path):

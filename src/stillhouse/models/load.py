@@ -420,6 +420,25 @@ def unpacked_gguf(file: Path) -> str:
     return str(folder)
 
 
+def without_weights(source: str) -> str:
+    """Where the tokenizer and the configuration alone can be loaded from: `source` itself, but of a GGUF file that nobody
+    unpacked yet a folder with just these two, made the first time.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    check_exists(source)
+    if not waits_for_unpacking(source):
+        return source
+    file = Path(source).expanduser()
+    folder = cache_folder() / "vocabularies" / _unpacked_folder(file).name
+    if not folder.exists():
+        with atomic_path(folder) as part, _reading_gguf(file):
+            AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(part)
+            AutoConfig.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(part)
+    return str(folder)
+
+
 def waits_for_unpacking(source: str) -> bool:
     """Whether `source` is a GGUF file that nobody unpacked yet: its first loading takes a while longer."""
     path = Path(source).expanduser()
@@ -437,12 +456,18 @@ def _sha256_once(file: Path, _changed_ns: int) -> str:
     return sha256_of(file)
 
 
-def _unpack(file: Path, folder: Path) -> None:
+@contextmanager
+def _reading_gguf(file: Path) -> Iterator[None]:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        yield
     except Exception as error:  # the reader raises whatever its parser meets
         raise ModelError(f"{str(file)!r} cannot be read as GGUF: {_one_line(error)}") from error
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    with _reading_gguf(file):
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     # The weights are dense now; transformers would refuse to save a model that still calls itself quantised.
     model.config.__dict__.pop("quantization_config", None)
     model.__dict__.pop("hf_quantizer", None)

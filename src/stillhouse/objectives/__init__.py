@@ -18,6 +18,7 @@ compare what happens inside, and give one number per token or per document. Conv
 - **Layers.** Layer 0 is what the embeddings put out, layer n what the n-th block does; `layer_pairs` spells a map out.
 - **Widths.** Where an objective compares number by number, the caller projects the student's states first; one that
   compares tokens with tokens (gram, CKA, relations) takes any widths.
+- **Tokenizers.** Where the teacher's is another, `span_outcomes` brings both sides to the same outcomes first.
 - **Over time.** A temperature, a weight or a parameter that moves is a `Ramp`, or an `AdaptiveRamp` that follows how the
   term does; the function itself knows no step.
 - **Precision.** float32 arithmetic whatever narrower type comes in; float64 stays float64.
@@ -36,6 +37,7 @@ from stillhouse.objectives.catalogue import (
     names,
     objective,
 )
+from stillhouse.objectives.cross_tokenizer import Reading, sorted_mass, span_logprobs, span_outcomes
 from stillhouse.objectives.divergences import (
     Divergence,
     alpha_beta,
@@ -85,6 +87,7 @@ __all__ = [
     "Pace",
     "Ramp",
     "RampShape",
+    "Reading",
     "Signal",
     "Unit",
     "adaptive_kl",
@@ -113,6 +116,9 @@ __all__ = [
     "reverse_kl",
     "skewed_forward_kl",
     "skewed_reverse_kl",
+    "sorted_mass",
+    "span_logprobs",
+    "span_outcomes",
     "split_into_relation_heads",
     "squared_error",
     "taid",
