@@ -53,8 +53,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-decoder"))
     options = parser.parse_args()
     teacher = load_causal_lm(options.teacher)
-    held_out, *paths = _write_texts(options, teacher)
-    options.layers = _layers(options, teacher, paths[0])
+    held_out, *paths = write_texts(options, teacher)
+    options.layers = kept_layers(options, teacher, paths[0])
     tried = {name: _distil(options, name, paths[0], held_out) for name in COMBINATIONS}
     best = min(tried, key=lambda name: _bits(tried[name], "student"))
     runs = {(name, options.tokens[0]): result for name, result in tried.items()}
@@ -63,7 +63,7 @@ def main() -> None:
     _print(options, runs)
 
 
-def _write_texts(options: argparse.Namespace, teacher: LoadedModel) -> list[Path]:
+def write_texts(options: argparse.Namespace, teacher: LoadedModel) -> list[Path]:
     """Held-out texts, and as many others as each budget reads; a smaller budget's are the first of a larger one's."""
     rows = texts(options.data)
     lengths = [len(teacher.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in rows]
@@ -95,7 +95,7 @@ def _distil(options: argparse.Namespace, combination: str, path: Path, held_out:
     )
 
 
-def _layers(options: argparse.Namespace, teacher: LoadedModel, path: Path) -> list[int]:
+def kept_layers(options: argparse.Namespace, teacher: LoadedModel, path: Path) -> list[int]:
     """Which layers every student keeps: chosen once, as it takes minutes and would be the same for all."""
     chosen: Path = options.runs / "layers.json"
     if not chosen.exists():

@@ -29,6 +29,7 @@ from stillhouse.kernels.terms import Term
 from stillhouse.labelling import Recorder, Sampled, Sparse, States, label
 from stillhouse.models.load import LoadedModel, load_causal_lm
 from stillhouse.models.signals import factored_logits
+from stillhouse.objectives.sparse import renormalised
 from stillhouse.students.build import student_from_layers
 from stillhouse.teachers import LocalTeacher, StoredTeacher
 from stillhouse.training.loss import distillation_loss
@@ -102,41 +103,17 @@ class Remembering:
         return self._answers[question]
 
 
-# Losses at one position's logits. Each takes the student's log-probabilities [tokens, vocab].
-
-
-def dense_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Forward KL, but for a constant."""
-    return -(teacher.exp() * student).sum()
-
-
-def bucket_loss(student: Tensor, said: SparseLogprobs) -> Tensor:
-    """Forward KL between the kept tokens and one bucket for all others."""
-    kept = said.logprobs > -torch.inf
-    own = student.gather(-1, said.ids)
-    counted = torch.zeros_like(student).scatter_add(-1, said.ids, kept.to(student.dtype)) > 0
-    rest = student.masked_fill(counted, -torch.inf).logsumexp(-1)
-    return -(said.logprobs.exp() * own).sum() - (said.tail.exp() * rest).sum()
-
-
-def renormalised_loss(student: Tensor, said: SparseLogprobs) -> Tensor:
-    """Forward KL from the kept tokens as if there were no others."""
-    return -(said.logprobs.softmax(-1) * student.gather(-1, said.ids)).sum()
-
-
-def sampled_loss(student: Tensor, said: SampledTokens) -> Tensor:
-    """Forward KL from what was drawn, but for a constant."""
-    return -(said.weights * student.gather(-1, said.ids)).sum()
+FORWARD_KL = Term("forward_kl")
+Said = SparseLogprobs | SampledTokens | FactoredLogits
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A form in which answers are kept, and the loss that is learnt from it."""
+    """A form in which answers are kept."""
 
     name: str
     bytes_per_token: float
-    said: SparseLogprobs | SampledTokens | FactoredLogits
-    loss: Callable[..., Tensor]
+    said: Said
 
 
 @dataclass
@@ -177,26 +154,25 @@ class Bench:
         logits = _factored(self.teacher, batch)
         for k, published in PEERS.items():
             said = _exact(logits, k, self.vocab_size).at(batch.real)
-            yield Setting(f"peer: {k}, renormalised", published, said, renormalised_loss)
-            yield Setting(f"peer: {k} and exact bucket", published, said, bucket_loss)
+            yield Setting(f"peer: {k}, renormalised", published, renormalised(said))
+            yield Setting(f"peer: {k} and exact bucket", published, said)
         for threshold in THRESHOLDS:
-            yield self._stored(
-                f"sparse, p >= {threshold:g}", Sparse(self.vocab_size, threshold, 2048), batch, bucket_loss
-            )
+            yield self._stored(f"sparse, p >= {threshold:g}", Sparse(self.vocab_size, threshold, 2048), batch)
         for k in (10, *PEERS):
-            yield self._stored(f"sparse, {k} tokens", Sparse(self.vocab_size, 0.0, k), batch, bucket_loss)
+            yield self._stored(f"sparse, {k} tokens", Sparse(self.vocab_size, 0.0, k), batch)
         for draws in DRAWS:
-            yield self._stored(f"sampled, {draws} draws", Sampled(self.vocab_size, draws), batch, sampled_loss)
+            yield self._stored(f"sampled, {draws} draws", Sampled(self.vocab_size, draws), batch)
         for bits in (16, 8):
-            yield self._stored(f"last hidden, {bits} bits", States(bits), batch, dense_loss)
-        ten = self._stored("sparse, 10, renormalised", Sparse(self.vocab_size, 0.0, 10), batch, renormalised_loss)
-        yield ten
+            yield self._stored(f"last hidden, {bits} bits", States(bits), batch)
+        ten = self._stored("sparse, 10, renormalised", Sparse(self.vocab_size, 0.0, 10), batch)
+        assert isinstance(ten.said, SparseLogprobs)
+        yield replace(ten, said=renormalised(ten.said))
 
-    def _stored(self, name: str, recorder: Recorder, batch: Batch, loss: Callable[..., Tensor]) -> Setting:
+    def _stored(self, name: str, recorder: Recorder, batch: Batch) -> Setting:
         store, bytes_per_token = self.store(recorder)
         logits = store.signals(batch, Wanted(logits=True)).logits
-        assert isinstance(logits, SparseLogprobs | SampledTokens | FactoredLogits)
-        return Setting(name, bytes_per_token, logits.at(batch.real), loss)
+        assert isinstance(logits, Said)
+        return Setting(name, bytes_per_token, logits.at(batch.real))
 
     def store(self, recorder: Recorder) -> tuple[StoredTeacher, float]:
         """The text, labelled so, and what it takes."""
@@ -236,7 +212,7 @@ class Bench:
 
     def _step(self, teacher: Teacher, batch: Batch) -> None:
         loss, _ = distillation_loss(
-            self.student.train(), batch, teacher=teacher, terms=[Term("forward_kl")], vocab_size=self.vocab_size
+            self.student.train(), batch, teacher=teacher, terms=[FORWARD_KL], vocab_size=self.vocab_size
         )
         loss.backward()
         self.student.zero_grad()
@@ -252,19 +228,15 @@ class Gradients:
     def errors(self, setting: Setting, teacher: FactoredLogits, *, whole: bool) -> tuple[float, float, float]:
         """How far the gradient is from the dense one, as a share of its length: at states, head, and all parameters."""
         if self._dense is None:
-            self._dense = self._gradients(teacher, dense_loss)
-        differences = [
-            mine - dense for mine, dense in zip(self._gradients(setting.said, setting.loss), self._dense, strict=True)
-        ]
+            self._dense = self._gradients(teacher)
+        differences = [mine - dense for mine, dense in zip(self._gradients(setting.said), self._dense, strict=True)]
         states, head = (
             float(difference.norm() / dense.norm()) for difference, dense in zip(differences, self._dense, strict=True)
         )
         everything = self._through(differences) / self._through(self._dense) if whole else math.nan
         return states, head, everything
 
-    def _gradients(
-        self, said: SparseLogprobs | SampledTokens | FactoredLogits, loss: Callable[..., Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def _gradients(self, said: Said) -> tuple[Tensor, Tensor]:
         """At the head's input, token by token, and at its weights."""
         hidden, weight = self.answer.hidden.detach(), self.answer.weight.detach()
         states, head = torch.zeros_like(hidden), torch.zeros_like(weight)
@@ -272,9 +244,9 @@ class Gradients:
             where = torch.zeros(len(hidden), dtype=torch.bool)
             where[start : start + CHUNK_TOKENS] = True
             part = said.at(where)
-            target = part.first(self.vocab_size).dense().log_softmax(-1) if isinstance(part, FactoredLogits) else part
+            target = part.first(self.vocab_size).dense() if isinstance(part, FactoredLogits) else part
             leaf = self.answer.at(where).first(self.vocab_size).dense().detach().requires_grad_()
-            (slope,) = torch.autograd.grad(loss(leaf.log_softmax(-1), target), leaf)
+            (slope,) = torch.autograd.grad(FORWARD_KL.values(leaf, target, None).sum(), leaf)
             states[where] = slope @ weight[: self.vocab_size]
             head[: self.vocab_size].addmm_(slope.T, hidden[where])
         return states, head

@@ -40,7 +40,7 @@ EXIT_CODES = "Exit code: 0 for the same tokens, 1 for others, 2 if nothing can b
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C, or the verb's own."""
-    chosen = _parser().parse_args(arguments)
+    chosen = _parse(arguments)
     try:
         _set_up_libraries()
         return _run(chosen)
@@ -53,6 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"stillhouse: {message}", file=sys.stderr)
         return 2
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What was asked for. Overrides may also follow an option, where argparse takes no more of them by itself."""
+    parser = _parser()
+    chosen, more = parser.parse_known_args(arguments)
+    if not hasattr(chosen, "overrides") or any(argument.startswith("-") for argument in more):
+        parser.parse_args(arguments)  # says what is wrong, and leaves
+    if more:
+        chosen.overrides = [*chosen.overrides, *more]
+    return chosen
 
 
 def _run(chosen: argparse.Namespace) -> int:

@@ -30,6 +30,19 @@ def run(*command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize("order", [["--examples", "1", "data.nonsense=1"], ["data.nonsense=1", "--examples", "1"]])
+def test_overrides_may_stand_before_and_after_an_option(order, recipe):
+    said = stillhouse("inspect", recipe(), *order)
+    assert said.code == 2 and "data.nonsense: there is no such key" in said.err
+
+
+@pytest.mark.parametrize("arguments", [["distill", "recipe.yaml", "--fast"], ["tokenizers", "a", "b", "c"]])
+def test_what_no_verb_knows_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
 def test_help_takes_less_than_half_a_second_of_processor_time():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = run("-m", "stillhouse", "--help")

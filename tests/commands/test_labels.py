@@ -52,6 +52,11 @@ HIDDEN = [{"name": "forward_kl"}, {"name": "hidden_mse", "layers": [[1, 2], [2, 
             "forward_kl has temperature 2.0, but labels hold the teacher at 1.0, 4.0: at another one the rest of the",
         ),
         (
+            {"signal": "sparse", "tail": "renormalised"},
+            [{"name": "forward_kl"}, {"name": "reverse_kl"}],
+            "reverse_kl is infinite where the teacher says nothing, as it does of most tokens when labels.tail is",
+        ),
+        (
             {"signal": "sampled", "temperature": 1.0},
             [{"name": "forward_kl", "temperature": 2.0}],
             "forward_kl has temperature 2.0, but labels hold the teacher at 1.0",
@@ -124,9 +129,11 @@ def test_what_feature_objectives_read_is_stored_and_teaches_what_the_live_teache
         assert (weights["stored"][name] - learnt).norm() < 0.05 * (learnt - before[name]).norm()
 
 
-@pytest.mark.parametrize("signal", ["sparse", "sampled"])
-def test_a_student_learns_from_every_signal(recipe, texts_file, signal):
-    path = recipe({**TEXT, "data.path": str(texts_file), "labels": {"signal": signal}})
+@pytest.mark.parametrize(
+    "labels", [{"signal": "sparse"}, {"signal": "sparse", "tail": "renormalised"}, {"signal": "sampled"}]
+)
+def test_a_student_learns_from_every_signal(recipe, texts_file, labels):
+    path = recipe({**TEXT, "data.path": str(texts_file), "labels": labels})
     said = stillhouse("distill", path)
     assert said.code == 0, said.err
 

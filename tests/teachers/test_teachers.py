@@ -95,6 +95,16 @@ def test_at_every_temperature_of_a_store_the_distribution_is_that_of_the_teacher
         StoredTeacher(tmp_path, temperature=3.0)
 
 
+def test_only_where_it_is_asked_for_the_rest_goes_to_the_likeliest_tokens(examples, tmp_path, build_model):
+    _, store = stored(build_model(layers=2), examples, tmp_path, recorder=Sparse(300, 0.0, 5))
+    batch = packed(examples, [3, 0, 8])
+    bucket = store.signals(batch, Wanted(logits=True)).logits
+    shared = StoredTeacher(tmp_path, tail="renormalised").signals(batch, Wanted(logits=True)).logits
+    real = batch.real
+    assert (bucket.tail[real] > -torch.inf).all() and (shared.tail[real] == -torch.inf).all()
+    assert_close(shared.logprobs[real], (bucket.logprobs - (1 - bucket.tail.exp()).log()[..., None])[real])
+
+
 def test_with_the_whole_vocabulary_kept_nothing_is_left(examples, tmp_path, build_model):
     local, store = stored(build_model(layers=2), examples, tmp_path, recorder=Sparse(300, 0.0, 300))
     batch = packed(examples, [3, 0, 8])

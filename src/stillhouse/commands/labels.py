@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from stillhouse.core.signals import Wanted
 from stillhouse.labelling import Recorder, Sampled, Sparse, States
 from stillhouse.labelling.config import HiddenStatesConfig, LabelsConfig, LastHiddenConfig, SampledConfig, SparseConfig
@@ -16,6 +18,8 @@ def label_faults(labels: LabelsConfig, objectives: Sequence[ObjectiveConfig]) ->
     faults = [fault for chosen in objectives if (fault := why_not(objective(chosen.name), labels.signal))]
     if isinstance(labels, SparseConfig | SampledConfig):
         faults += _temperature_faults(labels, _teachers(objectives))
+    if isinstance(labels, SparseConfig) and labels.tail == "renormalised":
+        faults += _tail_faults(_teachers(objectives))
     if isinstance(labels, HiddenStatesConfig) and not any(chosen.reads_features for chosen in objectives):
         faults.append("labels.signal is hidden_states, but no objective compares any. Use last_hidden, or sparse.")
     return faults
@@ -45,6 +49,17 @@ def _temperature_faults(labels: SparseConfig | SampledConfig, chosen: Sequence[O
         f"the rest of the distribution is not known. Add it, or use labels.signal last_hidden, which serves any."
         for temperature, name in asked.items()
         if known and temperature not in known
+    ]
+
+
+def _tail_faults(chosen: Sequence[ObjectiveConfig]) -> list[str]:
+    """A student may always say what such a teacher is made to leave out: some objectives are infinite there."""
+    student, teacher = torch.zeros(1, 2), torch.tensor([[0.0, -torch.inf]])
+    return [
+        f"{entry.name} is infinite where the teacher says nothing, as it does of most tokens when labels.tail is renormalised. "
+        "Leave tail out."
+        for entry in chosen
+        if objective(entry.name).bind(**(entry.model_extra or {}))(student, teacher, None).isinf().any()
     ]
 
 

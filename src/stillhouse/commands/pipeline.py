@@ -25,6 +25,7 @@ from stillhouse.data.rowset import RowSet
 from stillhouse.evaluation import Contestant, ScoredBatches, evaluate, evaluate_embeddings, evaluate_encoders
 from stillhouse.kernels.terms import Term
 from stillhouse.labelling import label
+from stillhouse.labelling.config import SparseConfig
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
 from stillhouse.students.build import randomised
 from stillhouse.students.config import FromLayersConfig
@@ -167,7 +168,7 @@ class Pipeline:
             projections.save(self.run.path)
             return {**done, "beside": [PROJECTIONS]}
 
-        made_from = [*self._arms_are_made_from, self.recipe.objectives]
+        made_from = [*self._arms_are_made_from, self.recipe.objectives, self.recipe.labels]
         return self._stage("train", "the student learns", made_from=made_from, work=work, makes=makes)
 
     def _made_beside_the_student(self) -> list[str]:
@@ -179,10 +180,15 @@ class Pipeline:
         return [self.parts.data_fingerprint, self.parts.student_fingerprint, self.recipe.training]
 
     def _signals(self) -> Teacher:
-        if self.recipe.labels is None:
+        labels = self.recipe.labels
+        if labels is None:
             return LocalTeacher(self.parts.teacher.model)
-        temperature = spoken_temperature(self.recipe.objectives)
-        return StoredTeacher(self.run.labels, made_from=self.parts.data_fingerprint, temperature=temperature)
+        return StoredTeacher(
+            self.run.labels,
+            made_from=self.parts.data_fingerprint,
+            temperature=spoken_temperature(self.recipe.objectives),
+            tail=labels.tail if isinstance(labels, SparseConfig) else "bucket",
+        )
 
     def _train_arm(
         self,

@@ -7,6 +7,9 @@ from typing import Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+Tail = Literal["bucket", "renormalised"]
+"""What becomes of the tokens that a sparse distribution leaves out."""
+
 Pooling = Literal["mean", "cls", "last"]
 """How token states become one embedding: their mean, the first one, or the last one."""
 

@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.label_codecs import Bits
+from stillhouse.core.signals import Tail
 
 
 class _LabelsConfig(Config):
@@ -31,6 +32,9 @@ class SparseConfig(_LabelsConfig):
     """Tokens kept of one position."""
     temperatures: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
     """At which the bucket is known; the one of the objectives if left out. Any token likely enough at one of them is kept."""
+    tail: Tail = "bucket"
+    """What becomes of all other tokens: one bucket, or their share goes to those that were kept (`renormalised`), which most
+    tools do, and which makes the student surer than the teacher."""
 
 
 class SampledConfig(_LabelsConfig):

@@ -20,7 +20,8 @@ from stillhouse.core.label_codecs import (
     states_from_bytes,
 )
 from stillhouse.core.label_store import key_of, open_shard, read_head, read_manifest
-from stillhouse.core.signals import FactoredLogits, SampledTokens, Signals, SparseLogprobs, Wanted
+from stillhouse.core.signals import FactoredLogits, SampledTokens, Signals, SparseLogprobs, Tail, Wanted
+from stillhouse.objectives.sparse import renormalised
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,15 @@ class _Found:
 class StoredTeacher:
     """Reads a label store. Each document is found by the hash of its token ids: none can get another's label.
 
-    Of a store of several `temperatures` it speaks at one.
+    Of a store of several `temperatures` it speaks at one. What a sparse store leaves out is one bucket, or, `renormalised`, as
+    if it were never said.
     """
 
-    def __init__(self, folder: Path, *, made_from: str | None = None, temperature: float | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, made_from: str | None = None, temperature: float | None = None, tail: Tail = "bucket"
+    ) -> None:
         self.folder = folder
+        self.tail = tail
         self.manifest = read_manifest(folder)
         if made_from is not None and self.manifest.made_from != made_from:
             raise StaleError(f"the labels in {folder} were made from another teacher, tokenizer or data. Label again.")
@@ -121,13 +126,14 @@ class StoredTeacher:
         tails = np.concatenate([record.tails[temperatures.index(self.temperature)] for record in records])
         # Normalised here, not before: so rounding never makes a row sum to more or less than 1.
         buckets = torch.cat([logits / self.temperature, torch.from_numpy(tails)[:, None]], -1).log_softmax(-1)
-        return SparseLogprobs(
+        said = SparseLogprobs(
             found.in_place(ids, 0),
             found.in_place(buckets[:, :-1], -torch.inf),
             found.in_place(buckets[:, -1], 0.0),
             self.vocab_size,
             self.temperature,
         )
+        return said if self.tail == "bucket" else renormalised(said)
 
     def _sampled(self, found: _Found) -> SampledTokens:
         draws = self.manifest.settings["draws"]
