@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from stillhouse.core.batch import Batch
 from stillhouse.data.examples import Example
-from stillhouse.data.packing import to_batch
+from stillhouse.data.packing import pack, to_batch
 from stillhouse.evaluation.compare import machine
 from stillhouse.kernels.terms import Term
 from stillhouse.models.load import LoadedModel, load_causal_lm
@@ -59,6 +59,7 @@ def main() -> None:
     about = machine()
     print(f"{options.rows} x {options.tokens} tokens, half of them prompt; student of {options.keep} layers")
     print(f"{about['processor']}, {about['threads']} threads, torch {about['torch']}")
+    _print_padding(options, teacher)
     _compare(student, teacher.model, batch, repeats=options.repeats)
     for name in STEPS:
         found = subprocess.run(
@@ -67,18 +68,36 @@ def main() -> None:
         print(f"{name:<12} {found.stdout.strip()}", flush=True)
 
 
+def _print_padding(options: argparse.Namespace, teacher: LoadedModel) -> None:
+    """How much of packed rows is empty, over all conversations at their own lengths, and how much of rows padded to the longest
+    of a batch.
+    """
+    lengths = [min(len(ids), options.tokens) for ids in _conversations(options, teacher)]
+    packed = pack(lengths, row_tokens=options.tokens)
+    batches = [lengths[start : start + options.rows] for start in range(0, len(lengths), options.rows)]
+    padded = sum(len(batch) * max(batch) for batch in batches)
+    print(
+        f"{len(lengths)} conversations of up to {options.tokens} tokens: packed into {len(packed)} rows "
+        f"{1 - sum(lengths) / (len(packed) * options.tokens):.2%} of positions are empty, padded in batches {1 - sum(lengths) / padded:.0%}"
+    )
+
+
 def _chat(options: argparse.Namespace, teacher: LoadedModel) -> Batch:
     """Conversations that fill a row each: none is padded, so that all contenders compute on the same tokens."""
     half = options.tokens // 2
     weights = (0.0,) * half + (1.0,) * (options.tokens - half)
-    found: list[list[Example]] = []
+    whole = [ids[: options.tokens] for ids in _conversations(options, teacher) if len(ids) >= options.tokens]
+    return to_batch([[Example(tuple(ids), weights, 0)] for ids in whole[: options.rows]])
+
+
+def _conversations(options: argparse.Namespace, teacher: LoadedModel) -> list[list[int]]:
+    """The token ids of every dialogue, by the teacher's template."""
+    found = []
     for tree in json_lines(options.data / "instructions/oasst_en_100_trees.jsonl"):
         turns = _one_conversation(tree["prompt"])
         text = str(teacher.tokenizer.apply_chat_template(turns, tokenize=False))
-        ids = teacher.tokenizer(text, add_special_tokens=False)["input_ids"][: options.tokens]
-        if len(ids) == options.tokens:
-            found.append([Example(tuple(ids), weights, 0)])
-    return to_batch(found[: options.rows])
+        found.append(list(teacher.tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return found
 
 
 def _one_conversation(message: dict[str, Any]) -> list[dict[str, str]]:

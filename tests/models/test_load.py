@@ -172,6 +172,22 @@ def test_the_fingerprint_of_a_folder_changes_with_its_weights_alone(build_model,
     assert fingerprint("one", 0) == fingerprint("two", 0) != fingerprint("three", 1)
 
 
+def test_the_fingerprint_of_a_hub_id_changes_with_its_revision(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--malt--barley"
+
+    def fingerprint(commit):
+        (repository / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+        (repository / "snapshots" / commit / "config.json").write_text("{}")
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text(commit)
+        return source_fingerprint("malt/barley")
+
+    unknown = source_fingerprint("malt/barley")
+    assert fingerprint("a" * 40) == fingerprint("a" * 40) != fingerprint("b" * 40)
+    assert unknown not in (fingerprint("a" * 40), source_fingerprint("malt/rye"))
+
+
 def test_vocabularies_of_equal_size_and_other_order_differ(tokenizer):
     class Swapped:
         def get_vocab(self):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -386,7 +387,7 @@ def display_name(source: str) -> str:
 
 
 def source_fingerprint(source: str) -> str:
-    """Hash of the files that `source` names, without loading them; for a hub id, of the id itself."""
+    """Hash of the files that `source` names, without loading them; for a hub id, of the id and its revision in the cache."""
     path = Path(source).expanduser()
     if path.is_file():
         return fingerprint_files([path])
@@ -394,7 +395,13 @@ def source_fingerprint(source: str) -> str:
         return fingerprint_files(
             file for file in path.iterdir() if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt")
         )
-    return fingerprint(source)
+    return fingerprint([source, _cached_revision(source)])
+
+
+def _cached_revision(hub_id: str) -> str | None:
+    """The commit whose files a hub id's are: the name of the folder that they lie in. None before they are downloaded."""
+    cached = try_to_load_from_cache(hub_id, "config.json")
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
