@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ from stillhouse.models.load import LoadedModel, load_causal_lm
 from stillhouse.students.build import student_from_layers
 from stillhouse.teachers import LocalTeacher
 from stillhouse.training.loss import distillation_loss
+from stillhouse.training.order import ByLength
 
 Step = Callable[[PreTrainedModel, PreTrainedModel, Batch], Tensor]
 """(student, teacher, rows) -> the loss, its gradient already in the student."""
@@ -69,17 +70,22 @@ def main() -> None:
 
 
 def _print_padding(options: argparse.Namespace, teacher: LoadedModel) -> None:
-    """How much of packed rows is empty, over all conversations at their own lengths, and how much of rows padded to the longest
-    of a batch.
+    """How much of the positions is empty, over all conversations at their own lengths: packed and learnt in our order, and one a
+    row in theirs.
     """
     lengths = [min(len(ids), options.tokens) for ids in _conversations(options, teacher)]
-    packed = pack(lengths, row_tokens=options.tokens)
-    batches = [lengths[start : start + options.rows] for start in range(0, len(lengths), options.rows)]
-    padded = sum(len(batch) * max(batch) for batch in batches)
+    packed = [sum(lengths[index] for index in row) for row in pack(lengths, row_tokens=options.tokens)]
+    order = [packed[row] for row in ByLength(packed, rows_per_step=options.rows, seed=0)]
+    empty = [_empty(rows, options.rows) for rows in (order, lengths)]
     print(
-        f"{len(lengths)} conversations of up to {options.tokens} tokens: packed into {len(packed)} rows "
-        f"{1 - sum(lengths) / (len(packed) * options.tokens):.2%} of positions are empty, padded in batches {1 - sum(lengths) / padded:.0%}"
+        f"{len(lengths)} conversations of up to {options.tokens} tokens in steps of {options.rows} rows: {empty[0]:.1%} of the "
+        f"positions are empty when packed, {empty[1]:.1%} when padded"
     )
+
+
+def _empty(lengths: Sequence[int], rows_per_step: int) -> float:
+    steps = [lengths[start : start + rows_per_step] for start in range(0, len(lengths), rows_per_step)]
+    return 1 - sum(lengths) / sum(len(step) * max(step) for step in steps)
 
 
 def _chat(options: argparse.Namespace, teacher: LoadedModel) -> Batch:

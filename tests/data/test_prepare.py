@@ -134,7 +134,7 @@ def test_text_is_packed_as_ever(tokenizer, write):
     prepared = _prepare(tokenizer, path=str(path), sequence_tokens=32)
     assert prepared.task == "causal_lm" and isinstance(prepared.train, PackedRows)
     batch = _everything(prepared.train)
-    assert type(batch) is Batch and batch.ids.shape[1] == 32
+    assert type(batch) is Batch and batch.ids.shape[1] == max(prepared.train.lengths) <= 32
     assert batch.num_documents == 6
 
 

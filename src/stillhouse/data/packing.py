@@ -65,6 +65,11 @@ class PackedRows(RowSet):
     def __getitem__(self, index: int) -> list[Example]:
         return [self.examples[number] for number in self.rows[index]]
 
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each row, few of which fill all `row_tokens` of it."""
+        return [sum(len(self.examples[number].ids) for number in row) for row in self.rows]
+
     def collate(self, items: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
-        """Rows as tensors [batch, row_tokens]."""
-        return to_batch(items, row_tokens=self.row_tokens).tensors()
+        """Rows as tensors [batch, seq], `seq` being the longest row."""
+        return to_batch(items).tensors()

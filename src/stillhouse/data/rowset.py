@@ -26,9 +26,9 @@ class RowSet(Dataset[Any]):
         """Rows as the tensors of one batch."""
 
     @property
-    def lengths(self) -> Sequence[int] | None:
-        """Tokens of each row, where batches are padded and so want rows of like length; else None."""
-        return None
+    @abstractmethod
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each row: a batch is as wide as its longest, so that it wants rows of like length."""
 
     def set_epoch(self, epoch: int) -> None:
         """Become the rows of this epoch; most are the same in all."""

@@ -115,9 +115,8 @@ class DistillationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows: Any = train_dataset or self.train_dataset
-        if rows.lengths is None:
-            return super()._get_train_sampler(rows)
-        return ByLength(rows.lengths, batch_size=self._train_batch_size, seed=self.args.seed)
+        rows_per_step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return ByLength(rows.lengths, rows_per_step=rows_per_step, seed=self.args.seed)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The Trainer's own warm-up spends its first step at 0: a training of one step would learn nothing."""
