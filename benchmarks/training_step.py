@@ -70,8 +70,8 @@ def main() -> None:
 
 
 def _print_padding(options: argparse.Namespace, teacher: LoadedModel) -> None:
-    """How much of the positions is empty, over all conversations at their own lengths: packed and learnt in our order, and one a
-    row in theirs.
+    """How much of the positions is empty, over all conversations at their own lengths: packed and in our order, and one a row
+    in theirs.
     """
     lengths = [min(len(ids), options.tokens) for ids in _conversations(options, teacher)]
     packed = [sum(lengths[index] for index in row) for row in pack(lengths, row_tokens=options.tokens)]

@@ -13,8 +13,8 @@ class ByLength(Sampler[int]):
     """Rows in random order, but each step of rows of like length, so that little of what is computed is padding.
 
     Random pools are sorted by length, cut into steps, and the steps shuffled: which rows a step learns from does not depend on
-    the micro-batches or ranks that it is shared among. An epoch's order depends on the seed and the epoch alone: a run that goes
-    on in the middle of one finds it again.
+    the micro-batches or ranks that it is shared among. An epoch's order depends on the seed and the epoch alone: a run that
+    goes on in the middle of one finds it again.
     """
 
     def __init__(self, lengths: Sequence[int], *, rows_per_step: int, seed: int) -> None:
