@@ -84,15 +84,20 @@ def _distil(options: argparse.Namespace, combination: str, path: Path, held_out:
         student={"kind": "from_layers", "keep": options.layers},
         data={"kind": "text", "path": str(path), "held_out_path": str(held_out), "sequence_tokens": 256},
         objectives=COMBINATIONS[combination],
-        training={
-            "epochs": 1,
-            "learning_rate": options.learning_rate,
-            "rows_per_step": 4,
-            "rows_per_micro_batch": 4,
-            "save_every_steps": 100,
-        },
+        training=training(options),
         evaluation={"control": "none", "samples": 0},
     )
+
+
+def training(options: argparse.Namespace) -> dict[str, Any]:
+    """How every student of such a benchmark is trained."""
+    return {
+        "epochs": 1,
+        "learning_rate": options.learning_rate,
+        "rows_per_step": 4,
+        "rows_per_micro_batch": 4,
+        "save_every_steps": 100,
+    }
 
 
 def kept_layers(options: argparse.Namespace, teacher: LoadedModel, path: Path) -> list[int]:

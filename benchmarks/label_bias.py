@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from decoder import kept_layers, write_texts
+from decoder import kept_layers, training, write_texts
 from seeds import machine, percent, run, smaller
 
 from stillhouse.core.results import EvaluationResult, Interval, Role
@@ -78,13 +78,7 @@ def _distil(
         data={"kind": "text", "path": str(paths[0]), "held_out_path": str(paths[1]), "sequence_tokens": 256},
         labels=labels,
         objectives=[{"name": "forward_kl"}],
-        training={
-            "epochs": 1,
-            "learning_rate": options.learning_rate,
-            "rows_per_step": 4,
-            "rows_per_micro_batch": 4,
-            "save_every_steps": 100,
-        },
+        training=training(options),
         evaluation={"control": "none", "samples": 0},
     )
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -99,12 +99,7 @@ class Sparse:
     @property
     def settings(self) -> Mapping[str, Any]:
         """All fields that a recipe may set, and the vocabulary."""
-        return {
-            "vocab_size": self.vocab_size,
-            "min_probability": self.min_probability,
-            "most": self.most,
-            "temperatures": list(self.temperatures),
-        }
+        return _given(self)
 
     def record(self, said: Signals, where: Bool[Tensor, "batch seq"], *, key: str) -> list[bytes]:
         """Four sections."""
@@ -146,13 +141,7 @@ class Sampled:
     @property
     def settings(self) -> Mapping[str, Any]:
         """All fields that a recipe may set, and the vocabulary."""
-        return {
-            "vocab_size": self.vocab_size,
-            "draws": self.draws,
-            "power": self.power,
-            "temperature": self.temperature,
-            "seed": self.seed,
-        }
+        return _given(self)
 
     def record(self, said: Signals, where: Bool[Tensor, "batch seq"], *, key: str) -> list[bytes]:
         """Five sections."""
@@ -187,6 +176,12 @@ class Sampled:
 
 def _array(tensor: Tensor) -> ndarray:
     return tensor.cpu().numpy()
+
+
+def _given(recorder: Sparse | Sampled) -> dict[str, Any]:
+    """What it was made with, as plain values."""
+    given = {each.name: getattr(recorder, each.name) for each in fields(recorder) if each.init}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def _seed_of(seed: int, key: str) -> int:
