@@ -98,6 +98,17 @@ def test_a_folder_is_never_seen_half_removed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_written_may_be_read_by_whom_any_other_file_may(tmp_path):
+    (tmp_path / "any").touch()
+    usual = (tmp_path / "any").stat().st_mode
+    with atomic_path(tmp_path / "student") as part:
+        part.mkdir()
+        (part / "weights").touch(mode=0o600)
+    with atomic_path(tmp_path / "shard") as part:
+        part.touch(mode=0o600)
+    assert (tmp_path / "student" / "weights").stat().st_mode == (tmp_path / "shard").stat().st_mode == usual
+
+
 def test_removing_what_is_not_there_is_no_fault(tmp_path):
     remove(tmp_path / "nothing")
 

@@ -374,6 +374,11 @@ def test_micro_batches_must_fill_a_step(step, micro):
         Schedule(rows_per_step=step, rows_per_micro_batch=micro)
 
 
+@pytest.mark.parametrize(("step", "micro"), [(1, 1), (4, 4), (6, 2), (8, 8), (32, 8), (7, 1)])
+def test_a_step_is_shared_out_evenly_where_nobody_says_how(step, micro):
+    assert Schedule(rows_per_step=step).rows_per_micro_batch == micro
+
+
 def test_a_single_step_already_learns(build_model, examples, tmp_path):
     student = build_model(layers=1)
     before, lines = _weights(student), []

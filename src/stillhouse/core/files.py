@@ -12,6 +12,10 @@ from typing import Any, BinaryIO
 PART_SUFFIX = ".part"
 """A file or folder with this ending was being written when its writer stopped. It may be removed at any time."""
 
+_HIDDEN = os.umask(0)
+"""Permissions that a new file is not to have. One can only be told them by setting them."""
+os.umask(_HIDDEN)
+
 
 def write_atomic(path: Path, text: str) -> None:
     """Write all of `text` or nothing: under another name first, flushed to disk, then renamed."""
@@ -30,6 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         for file in part.rglob("*") if part.is_dir() else [part]:
             if file.is_file():
                 _flush(file)
+                file.chmod(0o666 & ~_HIDDEN)  # safetensors makes files that nobody but their writer may read
     except BaseException:  # also Ctrl-C: what is half written only takes room, on a full disk above all
         remove(part)
         raise

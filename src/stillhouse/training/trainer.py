@@ -46,7 +46,8 @@ class Schedule(Config):
     rows_per_step: PositiveInt = 8
     """Packed rows that each optimiser step sees, over all micro-batches of one process."""
     rows_per_micro_batch: PositiveInt = 8
-    """Packed rows run at once; less takes less memory and gives the same gradient."""
+    """Packed rows run at once; less takes less memory and gives the same gradient. If left out, as many up to 8 as divide
+    `rows_per_step`."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps over which the learning rate rises."""
     weight_decay: NonNegativeFloat = 0.0
@@ -55,6 +56,16 @@ class Schedule(Config):
     save_every_steps: PositiveInt = 50
     """A kill costs at most this many steps."""
     seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_rows_at_once_as_divide_a_step(cls, values: Any) -> Any:
+        """A resolved recipe says how many that were."""
+        rows = values.get("rows_per_step") if isinstance(values, dict) else None
+        if not isinstance(rows, int) or rows < 1:
+            return values
+        usual = cls.model_fields["rows_per_micro_batch"].default
+        return {"rows_per_micro_batch": math.gcd(rows, usual), **values}
 
     @model_validator(mode="after")
     def _micro_batches_fill_a_step(self) -> "Schedule":
