@@ -31,6 +31,7 @@ from stillhouse.students.build import student_from_layers
 from stillhouse.teachers import LocalTeacher
 from stillhouse.training.loss import distillation_loss
 from stillhouse.training.order import ByLength
+from stillhouse.training.terms import UNITS
 
 Step = Callable[[PreTrainedModel, PreTrainedModel, Batch], Tensor]
 """(student, teacher, rows) -> the loss, its gradient already in the student."""
@@ -119,7 +120,7 @@ def _stillhouse(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch
         teacher=LocalTeacher(teacher),
         terms=[Term("forward_kl")],
         vocab_size=teacher.config.vocab_size,
-        counts=torch.full((3,), float(batch.predicts.sum())),
+        counts=torch.full((len(UNITS),), float(batch.predicts.sum())),
     )
     loss.backward()
     return loss
