@@ -122,8 +122,9 @@ class Recipe(Config):
         by_token = [name for name in others if objective(name).reads_teacher]
         if across and by_token:
             raise ValueError(
-                f"{across[0]} shows teacher and student a text in tokens of their own, and {by_token[0]} compares token by token. "
-                f"Use {across[0]} where the tokenizers differ, {by_token[0]} where they are the same, and next_token beside either."
+                f"{across[0]} shows teacher and student a text in tokens of their own, and {by_token[0]} compares token by "
+                f"token. Use {across[0]} where the tokenizers differ, {by_token[0]} where they are the same, and next_token "
+                "beside either."
             )
         return self
 

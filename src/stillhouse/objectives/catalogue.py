@@ -453,7 +453,7 @@ SPANS: Mapping[str, SpanObjective] = _by_name([
     SpanObjective("span_hybrid", span_hybrid, "matched",
         "Vocabularies with much in common: shared tokens by name, the others by rank, as GOLD does."),
     SpanObjective("span_sorted_mass", span_sorted_mass, "joined",
-        "Vocabularies with little in common, beside next_token: the teacher's doubts by rank alone, as ULD does."),
+        "Little in common, beside next_token: the teacher's probabilities by rank alone, as ULD does."),
 ])
 """Objectives across tokenizers: every one by name."""
 # fmt: on
