@@ -95,7 +95,6 @@ def test_a_student_learns_from_a_teacher_with_another_tokenizer(across, tmp_path
     assert set(load_file(run / "student" / "model.safetensors"))
     tokenizer = AutoTokenizer.from_pretrained(run / "student")
     assert tokenizer.get_vocab() == make_other_tokenizer().get_vocab()
-    print(said.out)
     assert tokenizer.chat_template == OTHER_TEMPLATE
     result = result_of(run)
     assert set(result.model("teacher").metrics) == {"bits_per_byte"}
