@@ -97,7 +97,9 @@ def test_a_span_without_weight_counts_nothing_even_if_it_is_infinitely_wrong():
     student, teacher, common, weights = make_case(7)
     banned = torch.full_like(student.said.bias, -torch.inf).index_fill(0, student.ids[:1], 0.0).requires_grad_()
     student = replace(student, said=replace(student.said, bias=banned))
-    named = {"terms": [SpanTerm("span_forward_kl")], "common": common, "span_weights": torch.zeros_like(weights)}
+    term = SpanTerm("span_forward_kl")
+    assert term.values(student, teacher, (student.said.dense(), teacher.said.dense()), common).isinf().any()
+    named = {"terms": [term], "common": common, "span_weights": torch.zeros_like(weights)}
     loss, sums, *gradients = with_gradients(span_losses, student, teacher, **named)
     assert loss == sums == 0
     assert all((gradient == 0).all() for gradient in gradients)

@@ -104,8 +104,9 @@ class Parts:
         if not self.is_paired:
             return None
         ours, theirs = end_of_turn(self.tokenizer), end_of_turn(self.teacher_tokenizer)
-        are_known = ours is not None and theirs is not None
-        pairs = [(ours, theirs)] if are_known and self.recipe.data.kind == "chat" else []
+        pairs: list[tuple[int, int]] = []
+        if self.recipe.data.kind == "chat" and ours is not None and theirs is not None:
+            pairs = [(ours, theirs)]
         return common_outcomes(self.tokenizer, self.teacher_tokenizer, pairs=pairs)
 
     @property
