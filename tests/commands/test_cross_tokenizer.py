@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from stillhouse.core.files import read_lines
 from stillhouse.core.results import EvaluationResult
@@ -17,19 +16,17 @@ from stillhouse.training import DistillationTrainer
 
 from .conftest import (
     CHATS,
+    OTHER_TEMPLATE,
     TEXTS,
     Finished,
     assert_refused,
     assert_refused_in_one_line,
+    make_other_tokenizer,
     stillhouse,
     write_recipe,
     write_rows,
 )
 
-OTHER_TEMPLATE = (
-    "<s>{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% if m['role'] == 'assistant' %}</s>{% endif %}\n"
-    "{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
-)
 ACROSS = [{"name": "span_forward_kl", "weight": 0.9, "temperature": 2.0}, {"name": "next_token", "weight": 0.1}]
 
 TRAINING = {
@@ -39,28 +36,6 @@ TRAINING = {
     "rows_per_micro_batch": 1,
     "save_every_steps": 4,
 }
-
-
-def make_other_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level too, but trained on other text, with other special tokens and another template."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet)
-    bpe.train_from_iterator([*TEXTS, "the fox went to see the singing robot"], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>", chat_template=OTHER_TEMPLATE
-    )
-
-
-@pytest.fixture(scope="session")
-def student_folder(tmp_path_factory, build_model) -> Path:
-    """A tiny student on disk, with a tokenizer of its own."""
-    folder, tokenizer = tmp_path_factory.mktemp("models") / "student", make_other_tokenizer()
-    build_model("mistral", layers=2, vocab=len(tokenizer) + 3, hidden=16, seed=5).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def write_across(folder: Path, teacher: Path, own: Path, kind: str = "text", /, **changes) -> Path:

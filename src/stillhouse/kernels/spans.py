@@ -19,7 +19,8 @@ from stillhouse.kernels.terms import weighted_sums, weighted_total
 from stillhouse.objectives import BoundSpanObjective, Reading, SpanObjective, objective
 
 CHUNK_ELEMENTS = 2**20
-"""Logits of one side that are compared at once: 4 MiB in float32. Autograd keeps about a dozen times as much beside them."""
+"""Logits of one side that are compared at once: 4 MiB in float32, and autograd keeps some twenty times as much beside them.
+Of four times as many, vocabularies of 49,152 and 151,936 tokens took twice the room and a tenth less time on a CPU."""
 
 
 @dataclass(frozen=True)
