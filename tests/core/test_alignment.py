@@ -167,7 +167,7 @@ def test_only_what_is_spelt_the_same_is_matched_and_all_others_are_the_last_outc
     found = match_outcomes(ours, theirs)
     rest = found.count - 1
     both = ({*ours} & {*theirs}) - {None}
-    assert rest == len(both)
+    assert len(both) <= rest <= sum(spelling in both for spelling in ours)
     for vocabulary, outcomes in ((ours, found.student), (theirs, found.teacher)):
         assert [outcome == rest for outcome in outcomes.tolist()] == [spelling not in both for spelling in vocabulary]
     for own, outcome in zip(ours, found.student.tolist(), strict=True):

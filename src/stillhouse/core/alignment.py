@@ -93,8 +93,9 @@ def match_outcomes(
 
     Equal vocabularies have nothing in that last one. `pairs` as in `share_outcomes`.
     """
-    links = [(ours, theirs) for ours, theirs in _links(student, teacher) if student[ours] == teacher[theirs]]
-    found = _numbered(_roots([*links, *pairs], sizes=(len(student), len(teacher))), num_student=len(student))
+    either = [*_links(student, teacher), *((ours, theirs) for theirs, ours in _links(teacher, student))]
+    same = [(ours, theirs) for ours, theirs in either if student[ours] == teacher[theirs]]
+    found = _numbered(_roots([*same, *pairs], sizes=(len(student), len(teacher))), num_student=len(student))
     ours, theirs = (side.masked_fill(side < 0, found.count) for side in (found.student, found.teacher))
     return SharedOutcomes(ours, theirs, found.count + 1)
 
