@@ -17,6 +17,7 @@ from stillhouse.training import DistillationTrainer
 from .conftest import (
     CHATS,
     OTHER_TEMPLATE,
+    SYNTHESIS,
     TEXTS,
     Finished,
     assert_refused,
@@ -154,6 +155,14 @@ def test_equal_tokenizers_train_the_student_that_forward_kl_does(across, tmp_pat
         assert terms(tmp_path / name, name)[0] > 0
     losses = [terms(tmp_path / name, name) for name in found]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_the_teachers_own_text_teaches_a_student_with_another_tokenizer(across, tmp_path):
+    data = {"sequence_tokens": 96, "held_out": 0.25}
+    said = stillhouse("train", across(synthesis=SYNTHESIS, data=data, **{"training.epochs": 0.5}))
+    assert said.code == 0, said.err
+    assert (tmp_path / "run" / "data" / "documents.jsonl").exists()
+    assert terms(tmp_path / "run", "span_forward_kl")
 
 
 def test_what_compares_token_by_token_is_refused_and_the_road_is_named(across, no_model):

@@ -1,7 +1,7 @@
 """Texts and conversations as two tokenizers cut them: each side in its own special tokens and its own chat template."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -95,49 +95,35 @@ class PairedChatReader:
         ends = [[NOWHERE] * len(side.example.ids) for side in sides]
         base = 0
         for turns in zip(ours.turns, theirs.turns, strict=True):
-            if _core(turns[0].said) != _core(turns[1].said):
+            core = _core(*turns)
+            if core is None:
                 self.turns_apart += 1
                 continue
-            length = 0
+            are_equal = len(turns[0].closing) == len(turns[1].closing)
             for turn, cutter, side, own in zip(turns, self._cutters, sides, ends, strict=True):
-                alone = len(turns[0].closing) != len(turns[1].closing)
-                length = max(
-                    length, _place(turn, cutter, side.example.ids, own, base=base, as_one=alone, as_is=_same(turns))
-                )
-            base += length
+                said = cutter.ends([side.example.ids[token] for token in turn.tokens], turn.characters, turn.said)
+                closing = range(len(turn.closing)) if are_equal else [0] * len(turn.closing)
+                _place(turn, core, said, closing, ends=own, base=base)
+            base += len(core.encode()) + 1 + max(len(turn.closing) for turn in turns)
         placed = (PlacedExample(side.example, tuple(own)) for side, own in zip(sides, ends, strict=True))
         return pair_pieces(*placed, max_tokens=self._max_tokens)
 
 
-def _core(said: str) -> str:
-    return said.strip()
-
-
-def _same(turns: tuple[ReadTurn, ReadTurn]) -> bool:
-    return turns[0].said == turns[1].said
+def _core(ours: ReadTurn, theirs: ReadTurn) -> str | None:
+    """What both sides say in a turn, white space aside that one of them writes around it; None where it is not the same."""
+    if ours.said == theirs.said:
+        return ours.said
+    core = ours.said.strip()
+    return core if core == theirs.said.strip() else None
 
 
 def _place(
-    turn: ReadTurn,
-    cutter: TextCutter,
-    ids: tuple[int, ...],
-    ends: list[int],
-    *,
-    base: int,
-    as_one: bool,
-    as_is: bool,
-) -> int:
-    """Write down where the tokens of one turn end, counted on from `base`, and return the places that it takes.
-
-    White space around what is said goes with it where one side alone writes it. An end of turn is one place a token, or one
-    in all where the two sides have not equally many.
-    """
-    core = turn.said if as_is else _core(turn.said)
-    before = 0 if as_is else len(turn.said.encode()) - len(turn.said.lstrip().encode())
-    num_bytes = len(core.encode())
-    own = cutter.ends([ids[token] for token in turn.tokens], turn.characters, turn.said)
-    for token, end in zip(turn.tokens, own, strict=True):
+    turn: ReadTurn, core: str, said: Sequence[int], closing: Sequence[int], *, ends: list[int], base: int
+) -> None:
+    """Write down where the tokens of one turn end, counted on from `base`: by the bytes of its core, in which white space
+    around it takes no room, and behind that by the places of the tokens that close it."""
+    before, num_bytes = len(turn.said[: turn.said.index(core)].encode()), len(core.encode())
+    for token, end in zip(turn.tokens, said, strict=True):
         ends[token] = base + min(max(end - before, 0), num_bytes)
-    for number, token in enumerate(turn.closing):
-        ends[token] = base + num_bytes + 1 + (0 if as_one else number)
-    return num_bytes + 1 + len(turn.closing)
+    for token, place in zip(turn.closing, closing, strict=True):
+        ends[token] = base + num_bytes + 1 + place
