@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from stillhouse.cli import main
@@ -162,6 +163,36 @@ def files_in(folder: Path) -> dict[str, tuple[int, bytes]]:
         for file in folder.rglob("*")
         if file.is_file()
     }
+
+
+# A student with another tokenizer.
+
+OTHER_TEMPLATE = (
+    "<s>{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% if m['role'] == 'assistant' %}</s>{% endif %}\n"
+    "{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+def make_other_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level too, but trained on other text, with other special tokens and another template."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet)
+    bpe.train_from_iterator([*TEXTS, "the fox went to see the singing robot"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>", chat_template=OTHER_TEMPLATE
+    )
+
+
+@pytest.fixture(scope="session")
+def student_folder(tmp_path_factory: pytest.TempPathFactory, build_model: Callable[..., PreTrainedModel]) -> Path:
+    """A tiny student on disk, with a tokenizer of its own."""
+    folder, tokenizer = tmp_path_factory.mktemp("models") / "student", make_other_tokenizer()
+    build_model("mistral", layers=2, vocab=len(tokenizer) + 3, hidden=16, seed=5).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 # Every other kind of data.

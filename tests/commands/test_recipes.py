@@ -15,7 +15,7 @@ from stillhouse.core.config import load_recipe
 from stillhouse.core.files import read_lines
 from stillhouse.core.task import Task
 from stillhouse.core.yaml_text import from_yaml
-from stillhouse.students.config import FromConfigConfig, FromLayersConfig
+from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig
 
 from .conftest import CHATS, KINDS, SaveTeacher, stillhouse, write_rows
 
@@ -70,7 +70,7 @@ def tiny_teacher(
     return make
 
 
-def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path) -> dict[str, Any]:
+def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path, *, student: Path) -> dict[str, Any]:
     """What makes two steps on little data of a recipe's many on much; its objectives stay as they are."""
     changes = {"run": folder / "run", "teacher.model": teacher, "training.epochs": 1, "evaluation.samples": 1}
     changes |= {f"data.{key}": value for key, value in ROWS.items()}
@@ -84,7 +84,9 @@ def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path) -> dict[
         changes["data.path"] = texts_file
     else:
         changes["data.path"] = write_rows(folder / "rows.jsonl", KINDS[recipe.data.kind].rows)
-    if isinstance(recipe.student, FromConfigConfig):
+    if isinstance(recipe.student, CheckpointConfig):
+        changes |= {"student.model": student, "data.sequence_tokens": 96}  # in which whole turns have room
+    elif isinstance(recipe.student, FromConfigConfig):
         changes |= {"student.changes.hidden_size": NARROW, "student.changes.intermediate_size": NARROW}
     elif depth_for(recipe) < PUBLISHED_DEPTH:
         changes |= {"student.keep": 2}
@@ -92,9 +94,9 @@ def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path) -> dict[
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_goes_the_whole_way(name, tiny_teacher, texts_file, tmp_path):
+def test_every_recipe_goes_the_whole_way(name, tiny_teacher, texts_file, tmp_path, student_folder):
     recipe = load_recipe(Recipe, RECIPES[name])
-    changes = tiny(recipe, tiny_teacher(recipe), texts_file, tmp_path)
+    changes = tiny(recipe, tiny_teacher(recipe), texts_file, tmp_path, student=student_folder)
     said = stillhouse("distill", RECIPES[name], *(f"{key}={value}" for key, value in changes.items()))
     assert said.code == 0, said.err
     run = tmp_path / "run"

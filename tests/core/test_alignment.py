@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.core.alignment import align, share_outcomes
+from stillhouse.core.alignment import align, match_outcomes, share_outcomes
 
 CUTS = st.lists(st.integers(0, 4), max_size=30)
 """A text, as the lengths of its tokens."""
@@ -157,3 +157,26 @@ def test_a_reader_of_bytes_shares_the_next_byte_with_any_other():
 def test_paired_special_tokens_are_an_outcome_and_lone_ones_none():
     shared = share_outcomes([b"a", None, None], [None, b"a", None], pairs=[(2, 0)])
     assert (shared.student.tolist(), shared.teacher.tolist()) == ([0, -1, 1], [1, 0, -1])
+
+
+VOCABULARIES = st.lists(st.one_of(st.none(), st.binary(min_size=1, max_size=2)), min_size=1, max_size=8)
+
+
+@given(VOCABULARIES, VOCABULARIES)
+def test_only_what_is_spelt_the_same_is_matched_and_all_others_are_the_last_outcome(ours, theirs):
+    found = match_outcomes(ours, theirs)
+    rest = found.count - 1
+    both = ({*ours} & {*theirs}) - {None}
+    assert len(both) <= rest <= sum(spelling in both for spelling in ours)
+    for vocabulary, outcomes in ((ours, found.student), (theirs, found.teacher)):
+        assert [outcome == rest for outcome in outcomes.tolist()] == [spelling not in both for spelling in vocabulary]
+    for own, outcome in zip(ours, found.student.tolist(), strict=True):
+        if outcome != rest:
+            assert own in [other for other, same in zip(theirs, found.teacher.tolist(), strict=True) if same == outcome]
+
+
+def test_equal_vocabularies_and_paired_special_tokens_leave_nothing_to_the_last_outcome():
+    names = [b"a", None, b"ab"]
+    found = match_outcomes(names, names, pairs=[(1, 1)])
+    assert found.student.tolist() == found.teacher.tolist() == [0, 1, 2]
+    assert found.count == 4

@@ -10,13 +10,13 @@ from stillhouse.commands.objectives import READS
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.config import parse_recipe
 from stillhouse.core.yaml_text import from_yaml
-from stillhouse.objectives import CATALOGUE, FEATURES, FeatureObjective, Objective, names
+from stillhouse.objectives import CATALOGUE, FEATURES, SPANS, AnyObjective, FeatureObjective, Objective, names
 from stillhouse.training.config import ObjectiveConfig
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in sorted((DOCS / "objectives").glob("*.md"))}
-ENTRIES: Mapping[str, Objective | FeatureObjective] = {**CATALOGUE, **FEATURES}
+ENTRIES: Mapping[str, AnyObjective] = {**CATALOGUE, **FEATURES, **SPANS}
 BLOCKS = [
     (page, from_yaml(block))
     for page, text in TEXTS.items()
@@ -60,11 +60,11 @@ def linked(reference: str) -> str:
 
 def row_of(name: str) -> str:
     entry, (page, heading, _) = ENTRIES[name], section_of(name)
-    signals = [entry.reads] if isinstance(entry, FeatureObjective) else sorted(entry.reads, reverse=True)
+    signals = sorted(entry.reads, reverse=True) if isinstance(entry, Objective) else [entry.reads]
     cells = [
         f"[`{name}`]({page}#{anchor(heading)})",
         ", ".join(READS[signal] for signal in signals),
-        entry.unit if isinstance(entry, FeatureObjective) else "prediction",
+        "prediction" if isinstance(entry, Objective) else entry.unit,
         entry.cost,
         entry.summary,
         ", ".join(linked(reference) for reference in references(entry.source)),

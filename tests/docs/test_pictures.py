@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from stillhouse.core.alignment import align
 from stillhouse.objectives import forward_kl, reverse_kl
 
 PICTURES = Path(__file__).parents[2] / "docs" / "images" / "objectives"
@@ -106,3 +107,22 @@ def test_each_student_in_the_picture_of_responses_is_the_best_of_all_bumps(
     student = bumps(torch.tensor(centre), torch.tensor(width)).softmax(-1)
     are_drawn(teacher, drawn(TEACHER), first=first, step=step, pixels=pixels)
     are_drawn(student, drawn(STUDENT), first=first + 7.5, step=step, pixels=pixels)
+
+
+def test_the_picture_of_two_tokenizers_parts_the_text_into_the_spans_that_its_tokens_have():
+    picture, left, width = "cross-tokenizer.svg", 118, 26
+    tokens = {
+        colour: [
+            "".join(text.itertext())
+            for text in elements(picture, "text")
+            if text.get("fill") == colour and "font-family" in text.attrib
+        ]
+        for colour in (TEACHER, STUDENT)
+    }
+    assert "".join(tokens[TEACHER]) == "".join(tokens[STUDENT])
+    ends = [torch.tensor([len(token) for token in tokens[colour]]).cumsum(0) for colour in (STUDENT, TEACHER)]
+    wanted = [0, *align(*ends).ends.tolist()]
+    drawn = [(float(line.attrib["x1"]) - left) / width for line in elements(picture, "line")]
+    assert drawn == wanted
+    starts = [(float(circle.attrib["cx"]) - left) / width for circle in elements(picture, "circle")]
+    assert starts == wanted[:-1]

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from stillhouse.objectives import (
     CATALOGUE,
     FEATURES,
+    SPANS,
     alpha_beta,
     decoupled_kd,
     divergences,
@@ -21,6 +22,7 @@ from stillhouse.objectives import (
     objective,
     relations,
     responses,
+    spans,
     supervised,
     tempered,
 )
@@ -68,8 +70,22 @@ def test_every_objective_of_features_is_in_the_catalogue_under_its_own_name():
         assert entry.function.__name__ == FEATURE_FUNCTIONS.get(name, name)
 
 
-def test_no_name_is_in_both_families():
-    assert names() == (*CATALOGUE, *FEATURES)
+def test_every_objective_across_tokenizers_is_in_the_catalogue_under_its_own_name():
+    assert set(SPANS) == public_objectives(spans, "student")
+    assert len(SPANS) == 4
+    for name, entry in SPANS.items():
+        assert (entry.name, entry.function.__name__) == (name, name)
+        required = [
+            argument.name
+            for argument in inspect.signature(entry.function).parameters.values()
+            if argument.default is argument.empty
+        ]
+        assert required == ["student", "teacher", "num_outcomes"]
+        assert "arXiv:" in entry.source
+
+
+def test_no_name_is_in_two_families():
+    assert names() == (*CATALOGUE, *FEATURES, *SPANS)
     assert len(set(names())) == len(names())
     assert all(objective(name).name == name for name in names())
 

@@ -44,7 +44,9 @@ def gradients_of(student, loss):
     return {name: parameter.grad.clone() for name, parameter in student.named_parameters()}
 
 
-def step_gradients(student, examples, folder, *, row_tokens, rows_per_step, rows_per_micro_batch, **trainer):
+def step_gradients(
+    student, examples, folder, *, row_tokens, rows_per_step, rows_per_micro_batch, rows_of=PackedRows, **trainer
+):
     """The gradients of each optimiser step of one epoch, by the trainer itself; the student hardly moves."""
     schedule = Schedule(
         learning_rate=1e-30,
@@ -52,7 +54,7 @@ def step_gradients(student, examples, folder, *, row_tokens, rows_per_step, rows
         rows_per_step=rows_per_step,
         rows_per_micro_batch=rows_per_micro_batch,
     )
-    rows, keeper = PackedRows(examples, row_tokens=row_tokens), KeepGradients()
+    rows, keeper = rows_of(examples, row_tokens=row_tokens), KeepGradients()
     trainer = DistillationTrainer(
         model=student,
         args=_arguments(schedule, folder),

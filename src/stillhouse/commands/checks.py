@@ -1,6 +1,8 @@
 """What can be found wrong with the models of a recipe from their folders alone, before any weight is read."""
 
 from contextlib import suppress
+from functools import lru_cache
+from typing import Literal
 
 import torch
 from transformers import PretrainedConfig
@@ -30,7 +32,8 @@ from stillhouse.models.load import (
     vocabulary_fingerprint,
 )
 from stillhouse.models.sentence_folder import read_embedding
-from stillhouse.objectives import FeatureObjective
+from stillhouse.models.tokenizers import compare_tokenizers, read_speaker
+from stillhouse.objectives import SPANS, FeatureObjective, objective
 from stillhouse.students.build import changed_config
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig, StudentConfig
 from stillhouse.students.distilbert import check_bert, freeze_position_embeddings
@@ -53,11 +56,14 @@ def check_models(recipe: Recipe) -> None:
     if recipe.task == "sentence_embedding":
         read_embedding(teacher)  # refuses what is pooled in a way that we do not have
     student_config = _student_config(recipe.student, teacher_config, recipe.task)
-    if isinstance(recipe.student, CheckpointConfig):
-        _check_vocabulary(recipe.student.model, teacher)
+    crosses = tokenizer_source(recipe) != teacher
+    if crosses:
+        _check_crossing(recipe)
     if isinstance(recipe.student, FromLayersConfig) and recipe.student.freeze_position_embeddings:
         _check_positions(teacher_config, recipe.task)
-    _check_head(student_config, len(load_tokenizer(teacher)))
+    _check_head(
+        student_config, len(load_tokenizer(tokenizer_source(recipe))), owner="its own" if crosses else "the teacher's"
+    )
     for owner, config in (("teacher", teacher_config), ("student", student_config)):
         _check_row(owner, config, recipe.data.sequence_tokens)
     depth = _depth(recipe.student, student_config)
@@ -67,6 +73,19 @@ def check_models(recipe: Recipe) -> None:
         except ValueError as error:
             named = str(error) if str(error).startswith(chosen.name) else f"{chosen.name}: {error}"
             raise ModelError(f"objectives: {named}") from None
+
+
+def tokenizer_source(recipe: Recipe) -> str:
+    """Where the student's tokenizer is: beside the teacher, unless the student is a checkpoint with another vocabulary."""
+    teacher, student = recipe.teacher.model, recipe.student
+    if isinstance(student, CheckpointConfig) and _vocabulary(student.model) != _vocabulary(teacher):
+        return student.model
+    return teacher
+
+
+@lru_cache(maxsize=8)
+def _vocabulary(source: str) -> str:
+    return vocabulary_fingerprint(load_tokenizer(source))
 
 
 def student_depth(recipe: Recipe) -> int:
@@ -141,20 +160,37 @@ def _check_positions(config: PretrainedConfig, task: Task) -> None:
         freeze_position_embeddings(untrained(config, task, dtype=torch.float32))
 
 
-def _check_vocabulary(student: str, teacher: str) -> None:
-    ours, theirs = load_tokenizer(student), load_tokenizer(teacher)
-    if vocabulary_fingerprint(ours) != vocabulary_fingerprint(theirs):
+def _check_crossing(recipe: Recipe) -> None:
+    """Refuse what cannot be learnt from a teacher with another tokenizer than the student's."""
+    assert isinstance(recipe.student, CheckpointConfig)
+    student, teacher = recipe.student.model, recipe.teacher.model
+    ours, theirs = len(load_tokenizer(student)), len(load_tokenizer(teacher))
+    differ = f"student.model {student!r} has a vocabulary of {ours:,} tokens that is not the teacher's ({theirs:,})"
+    if recipe.task != "causal_lm":
         raise ModelError(
-            f"student.model {student!r} has a vocabulary of {len(ours):,} tokens that is not the teacher's "
-            f"({len(theirs):,}), and these objectives compare token by token. Choose a student with the teacher's tokenizer."
+            f"{differ}, and for data of kind {recipe.data.kind!r} both must read the same tokens. Choose a student with the "
+            "teacher's tokenizer."
         )
+    by_token = [
+        chosen.name
+        for chosen in recipe.objectives
+        if not chosen.compares_spans and objective(chosen.name).reads_teacher
+    ]
+    if by_token:
+        raise ModelError(
+            f"{differ}, and {by_token[0]} compares token by token. Use an objective across tokenizers in its place, such as "
+            f"{next(iter(SPANS))} (see docs/objectives/cross-tokenizer.md), or a student with the teacher's tokenizer."
+        )
+    found = compare_tokenizers(read_speaker(teacher), read_speaker(student))
+    if found.verdict == "refused":
+        raise ModelError(f"{differ}. {found.reason} {' '.join(found.road)}")
 
 
-def _check_head(student: PretrainedConfig, num_tokens: int) -> None:
+def _check_head(student: PretrainedConfig, num_tokens: int, *, owner: Literal["its own", "the teacher's"]) -> None:
     rows = text_config(student).vocab_size
     if rows < num_tokens:
         raise ModelError(
-            f"the student's vocab_size is {rows:,}, but the teacher's tokenizer has {num_tokens:,} tokens, and these "
+            f"the student's vocab_size is {rows:,}, but {owner} tokenizer has {num_tokens:,} tokens, and these "
             "objectives compare token by token. Give the student as many, or choose another."
         )
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
+from stillhouse.commands.checks import tokenizer_source
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.batch import LabelledBatch, TaggedBatch, as_batch
@@ -62,7 +63,7 @@ def show(recipe_path: str, overrides: Sequence[str], *, num_examples: int) -> No
 
 def _summary(parts: Parts) -> Iterator[str]:
     data, wanted = parts.data, parts.recipe.data
-    yield f"data of kind {wanted.kind}, as the tokenizer of {display_name(parts.recipe.teacher.model)} reads it"
+    yield f"data of kind {wanted.kind}, as the tokenizer of {display_name(tokenizer_source(parts.recipe))} reads it"
     yield from (f"  {clean(note)}" for note in data.notes)
     sides = {"train": (data.train, data.num_train_documents), "held out": (data.held_out, data.num_held_out_documents)}
     for name, (rows, num_documents) in sides.items():

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping
 from rich.console import Console
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.objectives import CATALOGUE, FEATURES, FeatureObjective, Objective, objective
-
-Entry = Objective | FeatureObjective
+from stillhouse.objectives import CATALOGUE, FEATURES, SPANS, AnyObjective, FeatureObjective, Objective, objective
 
 READS = {
     "teacher_logits": "teacher's logits",
@@ -23,6 +21,7 @@ READS = {
     "document_states": "hidden states, by document",
     "flow": "hidden states of layer pairs",
     "embeddings": "sentence embeddings",
+    "spans": "spans of text, by their own tokens",
 }
 """What each signal is called in front of people."""
 
@@ -44,7 +43,12 @@ def show(name: str | None) -> None:
 
 def _show_all() -> None:
     """One line each, under what they read and what that costs."""
-    for title, entries in (("What the student answers", CATALOGUE), ("What happens inside it", FEATURES)):
+    families: Mapping[str, Mapping[str, AnyObjective]] = {
+        "What the student answers": CATALOGUE,
+        "What happens inside it": FEATURES,
+        "What it answers in other tokens": SPANS,
+    }
+    for title, entries in families.items():
         _print(title, style="bold")
         for heading, group in _groups(entries.values()).items():
             _print()
@@ -56,9 +60,9 @@ def _show_all() -> None:
     _print("In a recipe:    objectives: [{name: NAME, weight: 1.0}]")
 
 
-def _groups(entries: Iterable[Entry]) -> Mapping[str, list[Entry]]:
+def _groups(entries: Iterable[AnyObjective]) -> Mapping[str, list[AnyObjective]]:
     """Those that read the same at the same cost, in the order of the catalogue."""
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[str, list[AnyObjective]] = {}
     for entry in entries:
         reads, cost = _reads(entry), entry.cost.rstrip(".")
         # To read the teacher's logits costs the teacher's logits: that goes without saying.
@@ -88,25 +92,28 @@ def _show_one(name: str) -> None:
 
 def _explanation(name: str) -> list[str]:
     """The paragraphs of the function's own words, without what is only for programmers and what is shown beside them."""
-    known: Entry = CATALOGUE[name] if name in CATALOGUE else FEATURES[name]
+    families: tuple[Mapping[str, AnyObjective], ...] = (CATALOGUE, FEATURES, SPANS)
+    (known,) = (family[name] for family in families if name in family)
     words = re.split(r"^(?:Raises|Source):", inspect.getdoc(known.function) or "", maxsplit=1, flags=re.MULTILINE)[0]
     return [" ".join(paragraph.split()) for paragraph in words.strip().split("\n\n")]
 
 
-def _reads(entry: Entry) -> str:
-    signals = [entry.reads] if isinstance(entry, FeatureObjective) else sorted(entry.reads, reverse=True)
+def _reads(entry: AnyObjective) -> str:
+    signals = sorted(entry.reads, reverse=True) if isinstance(entry, Objective) else [entry.reads]
     return " and ".join(READS[signal] for signal in signals)
 
 
-def _unit(entry: Entry) -> str:
-    return entry.unit if isinstance(entry, FeatureObjective) else "prediction"
+def _unit(entry: AnyObjective) -> str:
+    return "prediction" if isinstance(entry, Objective) else entry.unit
 
 
-def _keys(entry: Entry) -> Mapping[str, object]:
+def _keys(entry: AnyObjective) -> Mapping[str, object]:
     own: dict[str, object] = {}
     if isinstance(entry, Objective):
         own = {} if entry.reads_labels else {"where": "targets"}
         own |= {"temperature": 1.0} if entry.takes_temperature else {}
+    elif not isinstance(entry, FeatureObjective):
+        own = {"temperature": 1.0}
     elif entry.reads != "embeddings":
         own = {"layers": entry.default_layers}
     return {"weight": 1.0, **own, **entry.parameters}

@@ -7,9 +7,10 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from stillhouse.commands.checks import student_depth
+from stillhouse.commands.checks import student_depth, tokenizer_source
 from stillhouse.commands.labels import recorder_of
 from stillhouse.commands.recipe import Recipe
+from stillhouse.core.alignment import CommonOutcomes
 from stillhouse.core.batch import Batch, as_batch
 from stillhouse.core.config import Config
 from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files
@@ -19,6 +20,7 @@ from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Pooling
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows, to_batch
+from stillhouse.data.paired import PairedRows
 from stillhouse.data.prepare import Prepared, prepare
 from stillhouse.data.rowset import PaddedRows
 from stillhouse.data.text import read_rows
@@ -34,7 +36,10 @@ from stillhouse.models.load import (
     load_student,
     load_tokenizer,
     source_fingerprint,
+    vocabulary_fingerprint,
 )
+from stillhouse.models.token_bytes import common_outcomes
+from stillhouse.models.tokenizers import end_of_turn
 from stillhouse.students.build import student_from_config, student_from_layers
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig
 from stillhouse.students.distilbert import distilbert_from_layers
@@ -74,9 +79,35 @@ class Parts:
         return load_config(self.recipe.teacher.model)
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's tokenizer, which the student shares."""
+    def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer."""
         return load_tokenizer(self.recipe.teacher.model)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The student's tokenizer: the teacher's, unless it is a checkpoint with one of its own."""
+        return load_tokenizer(tokenizer_source(self.recipe))
+
+    @property
+    def crosses(self) -> bool:
+        """Whether teacher and student read a text in other tokens, and so each in its own."""
+        return tokenizer_source(self.recipe) != self.recipe.teacher.model
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether the data is cut for both tokenizers."""
+        return self.crosses or any(chosen.compares_spans for chosen in self.recipe.objectives)
+
+    @cached_property
+    def common(self) -> CommonOutcomes | None:
+        """What both vocabularies can begin, where the data is cut for both."""
+        if not self.is_paired:
+            return None
+        ours, theirs = end_of_turn(self.tokenizer), end_of_turn(self.teacher_tokenizer)
+        pairs: list[tuple[int, int]] = []
+        if self.recipe.data.kind == "chat" and ours is not None and theirs is not None:
+            pairs = [(ours, theirs)]
+        return common_outcomes(self.tokenizer, self.teacher_tokenizer, pairs=pairs)
 
     @property
     def pooling(self) -> Pooling | None:
@@ -155,7 +186,14 @@ class Parts:
     def data(self) -> Prepared:
         """Rows to train on, and rows held out."""
         seed, answers = self.recipe.training.seed, answers_of(self._teacher_config) if self._names_answers else ()
-        return prepare(self.recipe.data, self.tokenizer, path=self.data_path, seed=seed, answers=answers)
+        return prepare(
+            self.recipe.data,
+            self.tokenizer,
+            path=self.data_path,
+            seed=seed,
+            answers=answers,
+            teacher_tokenizer=self.teacher_tokenizer if self.is_paired else None,
+        )
 
     def check_data(self) -> None:
         """Read the data now, so that what is wrong with it is said now, and hold its labels against the teacher's. Where the
@@ -190,6 +228,12 @@ class Parts:
         return _examples(self.data.train)
 
     @property
+    def label_examples(self) -> list[Example]:
+        """The same as the teacher reads them."""
+        rows = self.data.train
+        return rows.teacher_examples if isinstance(rows, PairedRows) else self.train_examples
+
+    @property
     def train_tokens(self) -> int:
         """Tokens to learn from in one epoch: of causal text those that are predicted, else all that are read."""
         rows = self.data.train
@@ -202,6 +246,12 @@ class Parts:
     def held_out_examples(self) -> list[Example]:
         """Documents of causal text held out."""
         return _examples(self.data.held_out)
+
+    @property
+    def held_out_as_the_teacher_reads(self) -> list[Example] | None:
+        """The same in the teacher's tokens, where these are others."""
+        rows = self.data.held_out
+        return rows.teacher_examples if self.crosses and isinstance(rows, PairedRows) else None
 
     # What they are known by
 
@@ -225,7 +275,12 @@ class Parts:
         sources = dict.fromkeys((self.data_path, *self.recipe.data.sources))
         files = [file for path in sources for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
         return fingerprint(
-            [fingerprint_files(files), self.recipe.data.model_dump(mode="json"), self.teacher_fingerprint]
+            [
+                fingerprint_files(files),
+                self.recipe.data.model_dump(mode="json"),
+                self.teacher_fingerprint,
+                *([vocabulary_fingerprint(self.tokenizer), self.tokenizer.chat_template] if self.is_paired else []),
+            ]
         )
 
 

@@ -22,7 +22,7 @@ from stillhouse.core.protocols import Teacher
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.core.run import RunFolder
 from stillhouse.data.rowset import RowSet
-from stillhouse.evaluation import Contestant, ScoredBatches, evaluate, evaluate_embeddings, evaluate_encoders
+from stillhouse.evaluation import Contestant, OwnTokens, ScoredBatches, evaluate, evaluate_embeddings, evaluate_encoders
 from stillhouse.kernels.terms import Term
 from stillhouse.labelling import label
 from stillhouse.labelling.config import SparseConfig
@@ -90,7 +90,7 @@ class Pipeline:
         def work() -> dict[str, Any]:
             outcome = synthesize(
                 self.parts.teacher.model,
-                self.parts.tokenizer,
+                self.parts.teacher_tokenizer,
                 prompts=filled_templates(wanted.templates, wanted.slots, seed=wanted.seed),
                 folder=self.run.data,
                 num_tokens=wanted.tokens,
@@ -116,7 +116,7 @@ class Pipeline:
         def work() -> dict[str, Any]:
             outcome = label(
                 LocalTeacher(self.parts.teacher.model),
-                self.parts.train_examples,
+                self.parts.label_examples,
                 self.run.labels,
                 made_from=self.parts.data_fingerprint,
                 row_tokens=self.recipe.data.sequence_tokens,
@@ -211,6 +211,7 @@ class Pipeline:
             checkpoints=checkpoints,
             pooling=self.parts.pooling,
             projections=projections,
+            common=self.parts.common,
             log_line=self.metrics.arm(arm, checkpoints),
             progress=self.progress,
             title=arm.replace("_", " ") + " learns",
@@ -261,9 +262,14 @@ class Pipeline:
     def _judge(self) -> EvaluationResult:
         parts, contestants, task = self.parts, self._contestants(), self.recipe.task
         if task == "causal_lm":
-            samples = self.recipe.evaluation.samples
+            theirs = parts.held_out_as_the_teacher_reads
             return evaluate(
-                contestants, parts.held_out_examples, parts.tokenizer, num_samples=samples, progress=self.progress
+                contestants,
+                parts.held_out_examples,
+                parts.tokenizer,
+                num_samples=self.recipe.evaluation.samples,
+                teacher_reads=None if theirs is None else OwnTokens(theirs, parts.teacher_tokenizer),
+                progress=self.progress,
             )
         if task == "sentence_embedding":
             assert parts.pooling is not None

@@ -11,7 +11,7 @@ from stillhouse.core.config import Config
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
 from stillhouse.labelling.config import LabelsConfig
-from stillhouse.objectives import FeatureObjective, Objective, objective
+from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective, objective
 from stillhouse.students.config import StudentConfig
 from stillhouse.synthesis.config import PromptSynthesisConfig
 from stillhouse.teachers import LocalTeacherConfig
@@ -116,6 +116,19 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _objectives_can_stand_together(self) -> "Recipe":
+        across = [chosen.name for chosen in self.objectives if chosen.compares_spans]
+        others = (chosen.name for chosen in self.objectives if not chosen.compares_spans)
+        by_token = [name for name in others if objective(name).reads_teacher]
+        if across and by_token:
+            raise ValueError(
+                f"{across[0]} shows teacher and student a text in tokens of their own, and {by_token[0]} compares token by "
+                f"token. Use {across[0]} where the tokenizers differ, {by_token[0]} where they are the same, and next_token "
+                "beside either."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _labels_serve_the_objectives(self) -> "Recipe":
         faults = [] if self.labels is None else label_faults(self.labels, self.objectives)
         if faults:
@@ -132,13 +145,16 @@ class Recipe(Config):
         return self
 
 
-def _misfit(chosen: Objective | FeatureObjective, kind: str, task: Task) -> str:
+def _misfit(chosen: AnyObjective, kind: str, task: Task) -> str:
     """Why this objective says nothing about data of this kind; empty where it does."""
     hard, embeds = HARD_OBJECTIVE[task], task == "sentence_embedding"
     if isinstance(chosen, FeatureObjective):
         if chosen.reads == "embeddings" and not embeds:
             return f"{chosen.name} compares sentence embeddings, but data of kind {kind!r} has none. Try hidden_cosine."
         return ""
+    if isinstance(chosen, SpanObjective):
+        spoken = task == "causal_lm"
+        return "" if spoken else f"{chosen.name} compares spans of text, which data of kind {kind!r} does not predict."
     if embeds:
         return f"{chosen.name} compares logits, which sentence embeddings have none of. Try embedding_cosine."
     if not chosen.reads_teacher and chosen.name != hard:

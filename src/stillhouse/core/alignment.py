@@ -82,17 +82,51 @@ def share_outcomes(
     outcome. Tokens that spell nothing (None) have none, but for `pairs` of a student's and a teacher's id that mean the
     same, such as two ends of a turn.
     """
-    offset = len(student)  # the teacher's tokens are numbered on from the student's
-    roots = list(range(offset + len(teacher)))
-    links = [
-        *((ours, offset + theirs) for ours, theirs in _links(student, teacher)),
-        *((ours, offset + theirs) for theirs, ours in _links(teacher, student)),
-        *((ours, offset + theirs) for ours, theirs in pairs),
-    ]
-    for one, other in links:
-        low, high = sorted((_root(roots, one), _root(roots, other)))
+    links = [*_links(student, teacher), *((ours, theirs) for theirs, ours in _links(teacher, student)), *pairs]
+    return _numbered(_roots(links, sizes=(len(student), len(teacher))), num_student=len(student))
+
+
+def match_outcomes(
+    student: Sequence[bytes | None], teacher: Sequence[bytes | None], *, pairs: Iterable[tuple[int, int]] = ()
+) -> SharedOutcomes:
+    """One outcome for each token that both vocabularies spell the same, and a last one for all others of either side.
+
+    Equal vocabularies have nothing in that last one. `pairs` as in `share_outcomes`.
+    """
+    either = [*_links(student, teacher), *((ours, theirs) for theirs, ours in _links(teacher, student))]
+    same = [(ours, theirs) for ours, theirs in either if student[ours] == teacher[theirs]]
+    found = _numbered(_roots([*same, *pairs], sizes=(len(student), len(teacher))), num_student=len(student))
+    ours, theirs = (side.masked_fill(side < 0, found.count) for side in (found.student, found.teacher))
+    return SharedOutcomes(ours, theirs, found.count + 1)
+
+
+@dataclass(frozen=True)
+class CommonOutcomes:
+    """What two vocabularies have in common, in both ways of saying it."""
+
+    joined: SharedOutcomes
+    """By `share_outcomes`: nearly every token has a place."""
+    matched: SharedOutcomes
+    """By `match_outcomes`: only what is spelt the same, and the rest."""
+
+    def to(self, device: torch.device) -> "CommonOutcomes":
+        """The same on this device."""
+        return CommonOutcomes(
+            *(
+                SharedOutcomes(found.student.to(device), found.teacher.to(device), found.count)
+                for found in (self.joined, self.matched)
+            )
+        )
+
+
+def _roots(links: Iterable[tuple[int, int]], *, sizes: tuple[int, int]) -> list[int]:
+    """For each token of the student and then of the teacher, the first of all that are linked with it."""
+    offset = sizes[0]  # the teacher's tokens are numbered on from the student's
+    roots = list(range(sum(sizes)))
+    for ours, theirs in links:
+        low, high = sorted((_root(roots, ours), _root(roots, offset + theirs)))
         roots[high] = low
-    return _numbered([_root(roots, token) for token in range(len(roots))], num_student=offset)
+    return [_root(roots, token) for token in range(len(roots))]
 
 
 def _links(vocabulary: Sequence[bytes | None], other: Sequence[bytes | None]) -> Iterable[tuple[int, int]]:

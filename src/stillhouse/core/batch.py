@@ -131,8 +131,39 @@ class LabelledBatch(Batch):
         return self.label_weights.sum()
 
 
+@dataclass(frozen=True)
+class PairedBatch(Batch):
+    """The same documents in the tokens of two tokenizers: the student's, as in any batch, and the teacher's.
+
+    A span is the smallest piece of text that both cut alike and that is to be predicted. Within a row, spans are numbered
+    from 0 in the order of the text, and none has a gap or is missing on one side.
+    """
+
+    spans: Int[Tensor, "batch seq"]
+    """The span of each of the student's tokens; -1 for none."""
+    teacher_ids: Int[Tensor, "batch teacher_seq"]
+    teacher_positions: Int[Tensor, "batch teacher_seq"]
+    teacher_documents: Int[Tensor, "batch teacher_seq"]
+    teacher_spans: Int[Tensor, "batch teacher_seq"]
+    """The span of each of the teacher's tokens; -1 for none."""
+
+    @property
+    def teacher(self) -> Batch:
+        """What the teacher reads."""
+        nothing = torch.zeros_like(self.teacher_ids, dtype=self.weights.dtype)
+        return Batch(self.teacher_ids, self.teacher_positions, self.teacher_documents, nothing)
+
+    @property
+    def span_weights(self) -> Float[Tensor, " spans"]:
+        """What each span of all rows counts for: as much as its first token."""
+        before = torch.cat([torch.full_like(self.spans[:, :1], -1), self.spans[:, :-1]], dim=1)
+        return self.weights[(self.spans >= 0) & (self.spans != before)]
+
+
 def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
     """The batch that these tensors were made from."""
+    if "teacher_ids" in tensors:
+        return PairedBatch(**tensors)
     if "label_weights" in tensors:
         return LabelledBatch(**tensors)
     return TaggedBatch(**tensors) if "labels" in tensors else Batch(**tensors)

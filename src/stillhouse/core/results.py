@@ -198,6 +198,8 @@ class EvaluationResult:
     task: Task = "causal_lm"
     retentions: Sequence[Retention] = ()
     speeds: Sequence[SpeedUp] = ()
+    teacher_tokens: int | None = None
+    """Tokens of the held-out text as the teacher cuts it, where its tokenizer is not the student's; None where it is."""
 
     def model(self, role: Role) -> ModelResult | None:
         """The model in this role, if it was measured."""
@@ -231,6 +233,7 @@ class EvaluationResult:
                 Retention(row["role"], row["metric"], Interval(**row["share"])) for row in values.get("retentions", ())
             ],
             speeds=[SpeedUp(row["role"], row["work"], Interval(**row["ratio"])) for row in values.get("speeds", ())],
+            teacher_tokens=values.get("teacher_tokens"),
         )
 
 

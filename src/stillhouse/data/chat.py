@@ -1,20 +1,43 @@
 """Conversations to examples: the tokens of the text that the template writes, and which of them a model would write itself."""
 
 import copy
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.data.chat_forms import Conversation
-from stillhouse.data.chat_template import CUT, ChatTemplate, Span, Turn, Written
+from stillhouse.data.chat_template import CUT, ChatTemplate, Owner, Span, Turn, Written
 from stillhouse.data.examples import Example
 from stillhouse.data.rowset import refuse_slow
 
 ChatWeight = Literal["assistant", "last"]
+
+
+@dataclass(frozen=True)
+class ReadTurn:
+    """A turn of the assistant that is learnt, in tokens."""
+
+    said: str
+    """Its text, without its end."""
+    tokens: tuple[int, ...]
+    """Which of the conversation's tokens say it, by their places among all."""
+    characters: tuple[Span, ...]
+    """The characters of what is said that each of them stands for."""
+    closing: tuple[int, ...]
+    """Which tokens end the turn."""
+
+
+@dataclass(frozen=True)
+class ReadConversation:
+    """A conversation in tokens, and where in them its turns are that are learnt."""
+
+    example: Example
+    turns: tuple[ReadTurn, ...]
 
 
 class ChatReader:
@@ -25,10 +48,15 @@ class ChatReader:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, weight: ChatWeight = "assistant", thinking: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        weight: ChatWeight = "assistant",
+        thinking: bool = False,
+        owner: Owner = "teacher",
     ) -> None:
         refuse_slow(tokenizer, kind="chat")
-        self.template, self.weight = ChatTemplate(tokenizer, thinking=thinking), weight
+        self.template, self.weight = ChatTemplate(tokenizer, thinking=thinking, owner=owner), weight
         self.dropped: Counter[str] = Counter()
         """How many conversations had nothing to learn, by reason."""
         self._tokens = _Tokens(tokenizer)
@@ -39,12 +67,20 @@ class ChatReader:
         Raises:
             DataError: naming the row that the template refuses.
         """
-        found = [(one, self.example(one)) for one in conversations]
-        self.dropped.update(_reason(one) for one, example in found if not any(example.weights[1:]))
-        return [example for _, example in found if any(example.weights[1:])]
+        return [read.example for _, read in self.learnt(conversations)]
+
+    def learnt(self, conversations: Iterable[Conversation]) -> list[tuple[Conversation, "ReadConversation"]]:
+        """The same with where they are from, and with their turns."""
+        found = [(one, self.read(one)) for one in conversations]
+        self.dropped.update(_reason(one) for one, read in found if not any(read.example.weights[1:]))
+        return [(one, read) for one, read in found if any(read.example.weights[1:])]
 
     def example(self, conversation: Conversation) -> Example:
         """One conversation whole, however long."""
+        return self.read(conversation).example
+
+    def read(self, conversation: Conversation) -> ReadConversation:
+        """One conversation whole, and its turns."""
         messages = conversation.messages
         written = self.template.write(messages, conversation.tools or None, where=conversation.where)
         weights = [
@@ -54,8 +90,27 @@ class ChatReader:
             weights = [*[0.0] * (len(weights) - 1), *weights[-1:]]
         turns = [(turn, weight) for turn, weight in zip(written.turns, weights, strict=True) if weight]
         spans = [(span, weight) for turn, weight in turns for span in turn.spans]
-        ids, token_weights = self._tokens.weighted(written.text, spans)
-        return Example(ids, token_weights, sum(_num_bytes(written, turn) for turn, _ in turns))
+        ids, places, token_weights = self._tokens.weighted(written.text, spans)
+        example = Example(ids, token_weights, sum(_num_bytes(written, turn) for turn, _ in turns))
+        return ReadConversation(example, tuple(_read_turn(written.text, turn, places) for turn, _ in turns))
+
+
+def _read_turn(text: str, turn: Turn, places: Sequence[Span]) -> ReadTurn:
+    """What is said in a turn, and which tokens say and end it."""
+    said, tokens, characters, closing = "", list[int](), list[Span](), list[int]()
+    for start, end in turn.spans:
+        until = max(start, min(end, turn.said_until))
+        offset = len(said) - start
+        first, last = (bisect_left(places, border, key=lambda place: place[0]) for border in (start, end))
+        for token in range(first, last):
+            begin, stop = places[token]
+            if begin < until:
+                tokens.append(token)
+                characters.append((begin + offset, min(stop, until) + offset))
+            else:
+                closing.append(token)
+        said += text[start:until]
+    return ReadTurn(said, tuple(tokens), tuple(characters), tuple(closing))
 
 
 def _num_bytes(written: Written, turn: Turn) -> int:
@@ -85,8 +140,10 @@ class _Tokens:
         self._headers: dict[str, list[int]] = {}
         self._special_ids = {id for id, token in backend.get_added_tokens_decoder().items() if token.special}
 
-    def weighted(self, text: str, spans: Sequence[tuple[Span, float]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Tokens of the text, and the weight of each: that of the span in which it begins.
+    def weighted(
+        self, text: str, spans: Sequence[tuple[Span, float]]
+    ) -> tuple[tuple[int, ...], tuple[Span, ...], tuple[float, ...]]:
+        """Tokens of the text, where each stands in it, and the weight of each: that of the span in which it begins.
 
         The text is tokenised whole, so that tokens join as they do where a model reads it. Only where those of a prompt would
         be others than it has alone, as where one runs into the answer, it is cut: there a prompt ends, and no model could
@@ -103,7 +160,7 @@ class _Tokens:
         crossed |= {end for (_, end), _ in ordered if _crosses(words, end)}
         if crossed:
             ids, places = self._encode(text, sorted(crossed))
-        return tuple(ids), tuple(_weight_at(start, starts, ordered) for start, _ in places)
+        return tuple(ids), tuple(places), tuple(_weight_at(start, starts, ordered) for start, _ in places)
 
     def _ends_alone(self, text: str, start: int, ids: Sequence[int], places: Sequence[Span]) -> bool:
         """Whether a prompt that ends here has, behind its last special token, the tokens that it has alone."""

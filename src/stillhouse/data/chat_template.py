@@ -9,7 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +19,8 @@ from stillhouse.core.errors import DataError, ModelError
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]
+Owner = Literal["teacher", "student"]
+"""Whose template it is, for what is said about it."""
 
 MARK, CUT = "\U0010fff0", "\U0010fff1"
 """Begins and ends a mark, and ends a token: code points of private use, which no conversation may hold."""
@@ -66,13 +68,13 @@ class ChatTemplate:
         ModelError: if the tokenizer has no template.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, thinking: bool = False) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, thinking: bool = False, owner: Owner = "teacher") -> None:
         if not tokenizer.chat_template:
             raise ModelError(
-                "data.kind chat needs a chat template, and the teacher's tokenizer has none. Put one beside it as "
-                "chat_template.jinja, name a teacher that has one, or write the prompts out and use data.kind text."
+                f"data.kind chat needs a chat template, and the {owner}'s tokenizer has none. Put one beside it as "
+                f"chat_template.jinja, name a {owner} that has one, or write the prompts out and use data.kind text."
             )
-        self.tokenizer, self.thinking = tokenizer, thinking
+        self.tokenizer, self.thinking, self.owner = tokenizer, thinking, owner
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         names = {*special, *([str(tokenizer.eos_token)] if tokenizer.eos_token else [])}
         longest_first = sorted(names, key=lambda name: (-len(name), name))
@@ -94,9 +96,9 @@ class ChatTemplate:
             found, _ = self._render(marked, tools, where=where)
             if _MARKS.sub("", found) == text:
                 places = _places(found)
-                _refuse_gaps(marked, found, where=where)
+                _refuse_gaps(marked, found, where=where, owner=self.owner)
                 if generated is None:
-                    _refuse_nesting(messages, places, where=where)
+                    _refuse_nesting(messages, places, where=where, owner=self.owner)
                 conversation = _Conversation(self, messages, marked, tools, text, places)
                 turns = tuple(conversation.turn(n) for n in range(len(messages)) if _speaks(messages[n]))
                 return Written(text, turns if generated is None else tuple(_within(turn, generated) for turn in turns))
@@ -124,7 +126,7 @@ class ChatTemplate:
         except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
             words = " ".join(str(error).split()).rstrip(".")
             raise DataError(
-                f"{where}: the teacher's chat template refuses it: {words}. Mend or remove it, or use another template."
+                f"{where}: the {self.owner}'s chat template refuses it: {words}. Mend or remove it, or use another template."
             ) from None
         return str(texts[0]), list(spans[0]) if says_itself else None
 
@@ -287,7 +289,7 @@ def _places(found: str) -> dict[int, Span]:
     return places
 
 
-def _refuse_gaps(marked: Sequence[Message], found: str, *, where: str) -> None:
+def _refuse_gaps(marked: Sequence[Message], found: str, *, where: str, owner: Owner) -> None:
     """Refuse what a template drops in silence: the model would learn to answer what it has not read, or to say nothing."""
     present = {(int(match[1]), match[2]) for match in _MARKS.finditer(found)}
     for number, message in enumerate(marked):
@@ -299,18 +301,18 @@ def _refuse_gaps(marked: Sequence[Message], found: str, *, where: str) -> None:
         else:
             continue
         raise DataError(
-            f"{where}: the teacher's chat template leaves out {what} of message {number + 1} (role {message['role']}). Remove "
+            f"{where}: the {owner}'s chat template leaves out {what} of message {number + 1} (role {message['role']}). Remove "
             "the message or the row, or use another template."
         )
 
 
-def _refuse_nesting(messages: Sequence[Message], places: Mapping[int, Span], *, where: str) -> None:
+def _refuse_nesting(messages: Sequence[Message], places: Mapping[int, Span], *, where: str, owner: Owner) -> None:
     """Refuse a template that writes others' words into a turn of the assistant: they must not be learnt as its own."""
     for number, (first, last) in places.items():
         inside = [other for other, span in places.items() if other != number and first < span[1] and span[0] < last]
         if _speaks(messages[number]) and inside:
             raise DataError(
-                f"{where}: the teacher's chat template writes message {inside[0] + 1} (role {messages[inside[0]]['role']}) "
+                f"{where}: the {owner}'s chat template writes message {inside[0] + 1} (role {messages[inside[0]]['role']}) "
                 f"into message {number + 1}, which is the assistant's, so nobody can tell what it said. Mark that in the "
                 "template with {% generation %}, or use another template."
             )

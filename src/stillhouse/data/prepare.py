@@ -27,6 +27,8 @@ from stillhouse.data.examples import windows
 from stillhouse.data.labelled import LabelledRow, label_ids, label_names, labelled_rows, read_labelled
 from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, masking_for
 from stillhouse.data.packing import PackedRows
+from stillhouse.data.paired import Pair, PairedRows, share_compared
+from stillhouse.data.paired_text import PairedChatReader, PairedTextReader
 from stillhouse.data.rowset import RowSet
 from stillhouse.data.sentences import ScoredPairs, read_pairs, read_sentences, scored_pairs, sentence_rows
 from stillhouse.data.split import DOCUMENTS_HINT, AnyRow, split_held_out, without_texts
@@ -66,8 +68,10 @@ def prepare(
     path: Path | None = None,
     seed: int = 0,
     answers: Sequence[str] = (),
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Prepared:
-    """Read, split and tokenise what `config` names; `path` takes the place of its own, as where text was synthesised.
+    """Read, split and tokenise what `config` names; `path` takes the place of its own, as where text was synthesised. With a
+    `teacher_tokenizer`, texts and conversations become `PairedRows`: the `tokenizer` is then the student's own.
 
     Only masks depend on the seed. Classes and tags are numbered as among the `answers`, a model's own, if all are there; else
     in the order of their names.
@@ -81,8 +85,12 @@ def prepare(
         raise DataError("data.path is not given. Name a file or a folder.")
     match config:
         case TextDataConfig():
+            if teacher_tokenizer is not None:
+                return _paired_text(config, tokenizer, teacher_tokenizer, path)
             return _text(config, tokenizer, path)
         case ChatDataConfig():
+            if teacher_tokenizer is not None:
+                return _paired_chat(config, tokenizer, teacher_tokenizer, path)
             return _chat(config, tokenizer, path)
         case MaskedTextDataConfig():
             return _masked_text(config, tokenizer, path, seed)
@@ -154,6 +162,52 @@ def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
     dropped = [f"left out: {count:,} with {reason}" for reason, count in reader.dropped.items()]
     notes = (*said_of_files([*train, *held_out]), *dropped)
     return Prepared(config.task, train_rows, held_out_rows, len(train), len(held_out), notes=notes)
+
+
+def _paired_text(
+    config: TextDataConfig, tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, path: Path
+) -> Prepared:
+    reader = PairedTextReader(tokenizer, teacher, max_tokens=config.sequence_tokens)
+    train, held_out = _two_sides(config, path, lambda path, key: read_rows(path, key=key))
+    return _paired(config, reader.pairs(train), reader.pairs(held_out), (len(train), len(held_out)))
+
+
+def _paired_chat(
+    config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, path: Path
+) -> Prepared:
+    reader = PairedChatReader(
+        tokenizer, teacher, max_tokens=config.sequence_tokens, weight=config.weight, thinking=config.thinking
+    )
+    train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
+    sides = reader.pairs(train), reader.pairs(held_out)
+    notes = [*said_of_files([*train, *held_out])]
+    notes += [f"left out: {count:,} with {reason}" for reason, count in reader.dropped.items()]
+    if reader.turns_apart:
+        notes.append(
+            f"{reader.turns_apart:,} turns are written differently by the two chat templates: what compares with the teacher "
+            "leaves them out"
+        )
+    return _paired(config, *sides, (len(train), len(held_out)), notes)
+
+
+def _paired(
+    config: TextDataConfig | ChatDataConfig,
+    train: Sequence[Pair],
+    held_out: Sequence[Pair],
+    counts: tuple[int, int],
+    notes: Sequence[str] = (),
+) -> Prepared:
+    """Rows of pairs; those to train on have something that can be compared."""
+    learnt = [pair for pair in train if pair.num_spans]
+    if not learnt or not held_out:
+        raise DataError(
+            f"of {sum(counts):,} documents there is none in which both tokenizers cut anything to learn at the same "
+            "place. Give other ones, or raise data.sequence_tokens."
+        )
+    compared, alone = share_compared(learnt)
+    said = f"teacher and student compare {compared:.0%} of the student's tokens, {alone:.0%} one to one"
+    train_rows, held_out_rows = (PairedRows(pairs, row_tokens=config.sequence_tokens) for pairs in (learnt, held_out))
+    return Prepared(config.task, train_rows, held_out_rows, *counts, notes=(*notes, said))
 
 
 def _masked_text(config: MaskedTextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path, seed: int) -> Prepared:

@@ -2,10 +2,11 @@
 
 from stillhouse.evaluation.compare import (
     Contestant,
+    OwnTokens,
     evaluate,
     evaluate_embeddings,
     evaluate_encoders,
 )
 from stillhouse.evaluation.embeddings import ScoredBatches
 
-__all__ = ["Contestant", "ScoredBatches", "evaluate", "evaluate_embeddings", "evaluate_encoders"]
+__all__ = ["Contestant", "OwnTokens", "ScoredBatches", "evaluate", "evaluate_embeddings", "evaluate_encoders"]

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from stillhouse.core.results import (
     Retention,
     Role,
     Sample,
+    SpeedUp,
 )
 from stillhouse.core.signals import Pooling
 from stillhouse.core.task import Task
@@ -69,6 +70,14 @@ class Contestant:
     name: str
     model: PreTrainedModel
     folder: Path
+
+
+@dataclass(frozen=True)
+class OwnTokens:
+    """The held-out documents as one model reads them, one by one and piece by piece the same text as the others do."""
+
+    examples: Sequence[Example]
+    tokenizer: PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -122,27 +131,57 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     *,
     num_samples: int = 3,
+    teacher_reads: OwnTokens | None = None,
     progress: Progress = SILENT,
 ) -> EvaluationResult:
-    """Measure causal language models on the same examples. One must be the teacher, and one the student."""
+    """Measure causal language models on the same examples. One must be the teacher, and one the student.
+
+    A teacher with another tokenizer `teacher_reads` the same documents in its own tokens. Then bits per byte is all that is
+    said of it: what counts tokens is told of the others alone, and nothing compares token by token.
+    """
     models = _models(contestants)
-    vocab_size = len(tokenizer)
-    says = say(models["teacher"], examples, vocab_size=vocab_size)
-    sums: dict[Role, DocumentSums] = {}
-    with working(progress, "predicting held-out text", len(examples) * len(models), "documents"):
-        for role, model in models.items():
-            sums[role] = measure(model, examples, says, vocab_size=vocab_size, progress=progress)
+    sums = _document_sums(models, examples, len(tokenizer), teacher_reads, progress)
+    statistics = {role: language_statistics(own) for role, own in sums.items()}
+    if teacher_reads is not None:
+        statistics = {role: _in_own_tokens(role, own) for role, own in statistics.items()}
     with working(progress, "timing", len(models) * (REPEATS + 1), "runs"):
         timings = time_language_models(models, progress=progress)
-    text = sums["teacher"]
+    text = sums["student"]
     return _result(
         contestants,
-        [judgement({role: language_statistics(own) for role, own in sums.items()}, drawn_from(len(text.tokens)))],
+        [judgement(statistics, drawn_from(len(text.tokens)))],
         timings,
         task="causal_lm",
         held_out=HeldOut(len(text.tokens), int(text.tokens.sum()), int(text.bytes.sum())),
-        samples=_samples(models, examples[:num_samples], tokenizer),
+        samples=_samples(models, examples[:num_samples], tokenizer, teacher_reads),
+        teacher_tokens=None if teacher_reads is None else int(sums["teacher"].tokens.sum()),
     )
+
+
+def _document_sums(
+    models: Mapping[Role, PreTrainedModel],
+    examples: Sequence[Example],
+    vocab_size: int,
+    teacher_reads: OwnTokens | None,
+    progress: Progress,
+) -> dict[Role, DocumentSums]:
+    """Every model's sums over the documents, the teacher's in its own tokens where these are others."""
+    says = None if teacher_reads is not None else say(models["teacher"], examples, vocab_size=vocab_size)
+    sums: dict[Role, DocumentSums] = {}
+    with working(progress, "predicting held-out text", len(examples) * len(models), "documents"):
+        for role, model in models.items():
+            if teacher_reads is not None and role == "teacher":
+                own, size = teacher_reads.examples, len(teacher_reads.tokenizer)
+            else:
+                own, size = examples, vocab_size
+            sums[role] = measure(model, own, says, vocab_size=size, progress=progress)
+    return sums
+
+
+def _in_own_tokens(role: Role, statistics: Mapping[str, Statistic]) -> dict[str, Statistic]:
+    """What may be said of a model beside a teacher that counts other tokens."""
+    known = {"bits_per_byte"} if role == "teacher" else statistics.keys() - {"forward_kl", "top1_agreement"}
+    return {name: statistic for name, statistic in statistics.items() if name in known}
 
 
 def evaluate_encoders(
@@ -283,6 +322,7 @@ def _result(
     task: Task,
     held_out: HeldOut,
     samples: Sequence[Sample] = (),
+    teacher_tokens: int | None = None,
 ) -> EvaluationResult:
     folders = {contestant.role: contestant.folder for contestant in contestants}
     priced = costs(_models(contestants), folders, timings)
@@ -298,25 +338,49 @@ def _result(
         machine=machine(),
         task=task,
         retentions=[row for judgement in judgements for row in judgement.retentions(HEADLINE[task])],
-        speeds=speed_ups(timings),
+        speeds=_for_text(speed_ups(timings), student_tokens=held_out.tokens, teacher_tokens=teacher_tokens),
+        teacher_tokens=teacher_tokens,
     )
 
 
+def _for_text(speeds: Sequence[SpeedUp], *, student_tokens: int, teacher_tokens: int | None) -> list[SpeedUp]:
+    """Ratios of tokens a second as ratios of text a second, where the teacher's tokens are others."""
+    share = 1.0 if teacher_tokens is None else teacher_tokens / student_tokens
+    scaled = (Interval(*(share * bound for bound in astuple(speed.ratio))) for speed in speeds)
+    return [replace(speed, ratio=ratio) for speed, ratio in zip(speeds, scaled, strict=True)]
+
+
 def _samples(
-    models: Mapping[Role, PreTrainedModel], examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
+    models: Mapping[Role, PreTrainedModel],
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    teacher_reads: OwnTokens | None = None,
 ) -> list[Sample]:
     """What each model writes, greedily, where the judged text of each example begins."""
-    prompts = [example.ids[: _first_judged(example)] for example in examples]
-    greedy = Sampling(temperature=0, max_new_tokens=SAMPLE_TOKENS)
-    written = {role: generate(model, prompts, sampling=greedy, seed=0) for role, model in models.items()}
-
-    def decode(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
-
+    shared = OwnTokens(examples, tokenizer)
+    sides = dict.fromkeys(models, shared)
+    if teacher_reads is not None:
+        sides["teacher"] = OwnTokens(teacher_reads.examples[: len(examples)], teacher_reads.tokenizer)
+    written = {role: _written(model, sides[role]) for role, model in models.items()}
     return [
-        Sample(decode(prompt), {role: decode(texts[number]) for role, texts in written.items()})
-        for number, prompt in enumerate(prompts)
+        Sample(_decoded(tokenizer, _beginning(example)), {role: texts[number] for role, texts in written.items()})
+        for number, example in enumerate(examples)
     ]
+
+
+def _written(model: PreTrainedModel, reads: OwnTokens) -> list[str]:
+    """One model's continuations."""
+    prompts = [_beginning(example) for example in reads.examples]
+    greedy = Sampling(temperature=0, max_new_tokens=SAMPLE_TOKENS)
+    return [_decoded(reads.tokenizer, ids) for ids in generate(model, prompts, sampling=greedy, seed=0)]
+
+
+def _beginning(example: Example) -> tuple[int, ...]:
+    return example.ids[: _first_judged(example)]
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def _first_judged(example: Example) -> int:

@@ -37,16 +37,20 @@ class DocumentSums:
 def measure(
     model: PreTrainedModel,
     examples: Sequence[Example],
-    teacher_says: Sequence[FactoredLogits],
+    teacher_says: Sequence[FactoredLogits] | None,
     *,
     vocab_size: int,
     progress: Progress = SILENT,
 ) -> DocumentSums:
-    """Run the model over each example and compare with what the teacher says there; pieces of one document are one row."""
+    """Run the model over each example and compare with what the teacher says there; pieces of one document are one row.
+
+    A teacher that says it in other tokens is None: the model is then beside itself.
+    """
     rows: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(6))
-    for example, teacher in zip(examples, teacher_says, strict=True):
+    for number, example in enumerate(examples):
         batch = to_batch([[example]])
         student = factored_logits(model, batch).at(batch.predicts).first(vocab_size)
+        teacher = student if teacher_says is None else teacher_says[number]
         rows[example.document] += [len(batch.targets), example.num_bytes, *_sums(student, teacher, batch.targets)]
         progress.advance(1)
     return DocumentSums(*np.array(list(rows.values())).T)

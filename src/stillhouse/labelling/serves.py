@@ -1,17 +1,28 @@
 """Which objectives can learn from which stored signal."""
 
-from stillhouse.objectives import FeatureObjective, Objective
+from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective
 from stillhouse.objectives.sparse import StoredAnswer, refusal
 
 _IN_PART: dict[str, StoredAnswer] = {"sparse": "sparse", "sampled": "sampled"}
 """Signals that hold only a part of what a teacher says about a token."""
 
 
-def why_not(chosen: Objective | FeatureObjective, signal: str) -> str | None:
+def why_not(chosen: AnyObjective, signal: str) -> str | None:
     """Why this objective cannot learn from this signal, and what to do; None where it can."""
     if isinstance(chosen, FeatureObjective):
         return _why_no_features(chosen, signal)
+    if isinstance(chosen, SpanObjective):
+        return _why_no_spans(chosen, signal)
     return refusal(chosen, stored=_IN_PART[signal]) if signal in _IN_PART else None
+
+
+def _why_no_spans(chosen: SpanObjective, signal: str) -> str | None:
+    if signal == "last_hidden":
+        return None
+    return (
+        f"{chosen.name} asks for the probability of every outcome and of the text itself, which signal {signal} does not "
+        "keep. Use labels.signal last_hidden."
+    )
 
 
 def _why_no_features(chosen: FeatureObjective, signal: str) -> str | None:

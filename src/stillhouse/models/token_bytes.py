@@ -10,7 +10,7 @@ from typing import Literal
 from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerBase
 
-from stillhouse.core.alignment import SharedOutcomes, share_outcomes
+from stillhouse.core.alignment import CommonOutcomes, SharedOutcomes, match_outcomes, share_outcomes
 from stillhouse.core.errors import ModelError
 
 Spelling = Literal["bytes", "pieces", "words", "characters"]
@@ -127,8 +127,12 @@ class TextCutter:
         """
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = tuple(encoding["input_ids"])
+        return CutText(ids, self.ends(ids, encoding["offset_mapping"], text))
+
+    def ends(self, ids: Sequence[int], places: Sequence[tuple[int, int]], text: str) -> tuple[int, ...]:
+        """The byte at which each of these tokens ends, as for `cut`, from the characters that each says it stands for."""
         ends = self._spelt_ends(ids, text.encode())
-        return CutText(ids, ends if ends is not None else _character_ends(encoding["offset_mapping"], text))
+        return ends if ends is not None else _character_ends(places, text)
 
     def _spelt_ends(self, ids: Sequence[int], text: bytes) -> tuple[int, ...] | None:
         pieces = [piece for number in ids if (piece := self.spelt[number]) is not None]
@@ -161,10 +165,23 @@ def outcomes_of(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBa
     Raises:
         ModelError: as `part_of`.
     """
+    return common_outcomes(student, teacher).joined
+
+
+def common_outcomes(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, *, pairs: Sequence[tuple[int, int]] = ()
+) -> CommonOutcomes:
+    """What both tokenizers' tokens can begin, in both ways of saying it. Special tokens are paired by name and by being the end
+    of a text, and so are the `pairs`: of a student's and a teacher's id that mean the same, such as two ends of a turn.
+
+    Raises:
+        ModelError: as `part_of`.
+    """
     ours, theirs = token_bytes(student), token_bytes(teacher)
     named = teacher.get_vocab()
-    pairs = [(id_, named[token]) for token, id_ in student.get_vocab().items() if ours[id_] is None and token in named]
-    same = [(one, other) for one, other in pairs if theirs[other] is None]
+    namesakes = [(id_, named[token]) for token, id_ in student.get_vocab().items() if token in named]
+    same = [(one, other) for one, other in namesakes if ours[one] is None and theirs[other] is None]
     if student.eos_token_id is not None and teacher.eos_token_id is not None:
         same.append((student.eos_token_id, teacher.eos_token_id))
-    return share_outcomes(ours, theirs, pairs=same)
+    same += pairs
+    return CommonOutcomes(share_outcomes(ours, theirs, pairs=same), match_outcomes(ours, theirs, pairs=same))

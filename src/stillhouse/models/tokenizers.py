@@ -162,11 +162,11 @@ def _different(teacher: Speaker, student: Speaker) -> tuple[Verdict, str, tuple[
         "different",
         reason,
         (
-            "Compare across spans of text: `span_outcomes` makes of both sides' logits distributions over the same outcomes, "
-            "which forward_kl and every other divergence take.",
-            "Beside it, or alone with next_token, `sorted_mass` (ULD) asks for the shape of the teacher's distribution, "
-            "whichever words it is of.",
-            "Recipes train teacher and student on one tokenizer; these are functions of stillhouse.objectives, for Python.",
+            "Compare across spans of text that both cut alike: span_forward_kl, span_reverse_kl and span_hybrid make of both "
+            "sides' answers distributions over the same outcomes.",
+            "Beside next_token, span_sorted_mass (ULD) asks for the shape of the teacher's distribution, in whichever words.",
+            "In a recipe: student {kind: checkpoint, model: ...}, data of kind text or chat, and these objectives. See "
+            "docs/objectives/cross-tokenizer.md.",
         ),
     )
 

@@ -1,7 +1,8 @@
 """Objectives: what a student is asked to match, as pure functions, and a catalogue of them by name.
 
-Two families. Objectives of **logits** compare answers, and give one number per position. Objectives of **features**
-compare what happens inside, and give one number per token or per document. Conventions, the same for all:
+Three families. Objectives of **logits** compare answers, and give one number per position. Objectives of **features**
+compare what happens inside, and give one number per token or per document. Objectives across tokenizers compare answers in
+other tokens, and give one number per **span** of text. Conventions, the same for all:
 
 - **Order.** The student comes first, then what it is compared with. p is the teacher, q the student.
 - **One number each.** `[*batch, vocab]` in, `[*batch]` out; `[*tokens, hidden]` in, `[*tokens]` out: no reduction, no
@@ -27,17 +28,22 @@ compare what happens inside, and give one number per token or per document. Conv
 from stillhouse.objectives.catalogue import (
     CATALOGUE,
     FEATURES,
+    SPANS,
+    AnyObjective,
     BoundFeatureObjective,
     BoundObjective,
+    BoundSpanObjective,
     FeatureObjective,
     FeatureSignal,
     Objective,
+    OutcomeKind,
     Signal,
+    SpanObjective,
     Unit,
     names,
     objective,
 )
-from stillhouse.objectives.cross_tokenizer import Reading, sorted_mass, span_logprobs, span_outcomes
+from stillhouse.objectives.cross_tokenizer import Reading, sorted_mass, span_logprobs, span_outcomes, span_starts
 from stillhouse.objectives.divergences import (
     Divergence,
     alpha_beta,
@@ -70,25 +76,31 @@ from stillhouse.objectives.relations import (
     value_relation_kl,
 )
 from stillhouse.objectives.responses import adaptive_kl, centred_logit_mse, decoupled_kd, logit_mse, taid
+from stillhouse.objectives.spans import span_forward_kl, span_hybrid, span_reverse_kl, span_sorted_mass
 from stillhouse.objectives.supervised import cross_entropy, next_token, squared_error
 
 __all__ = [
     "CATALOGUE",
     "FEATURES",
+    "SPANS",
     "AdaptiveRamp",
+    "AnyObjective",
     "BoundFeatureObjective",
     "BoundObjective",
+    "BoundSpanObjective",
     "Divergence",
     "FeatureObjective",
     "FeatureSignal",
     "LayerMap",
     "LayerPairs",
     "Objective",
+    "OutcomeKind",
     "Pace",
     "Ramp",
     "RampShape",
     "Reading",
     "Signal",
+    "SpanObjective",
     "Unit",
     "adaptive_kl",
     "alpha_beta",
@@ -117,8 +129,13 @@ __all__ = [
     "skewed_forward_kl",
     "skewed_reverse_kl",
     "sorted_mass",
+    "span_forward_kl",
+    "span_hybrid",
     "span_logprobs",
     "span_outcomes",
+    "span_reverse_kl",
+    "span_sorted_mass",
+    "span_starts",
     "split_into_relation_heads",
     "squared_error",
     "taid",

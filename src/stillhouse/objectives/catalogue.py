@@ -12,8 +12,10 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from stillhouse.objectives.cross_tokenizer import Reading
 from stillhouse.objectives.divergences import (
     alpha_beta,
+    check_temperature,
     forward_kl,
     jsd,
     reverse_kl,
@@ -35,6 +37,7 @@ from stillhouse.objectives.features import (
 from stillhouse.objectives.layer_maps import LayerMap, LayerPairs, layer_pairs
 from stillhouse.objectives.relations import multi_head_relation_kl, value_relation_kl
 from stillhouse.objectives.responses import adaptive_kl, centred_logit_mse, decoupled_kd, logit_mse, taid
+from stillhouse.objectives.spans import span_forward_kl, span_hybrid, span_reverse_kl, span_sorted_mass
 from stillhouse.objectives.supervised import cross_entropy, squared_error
 
 Signal = Literal["teacher_logits", "target_ids", "target_values"]
@@ -65,8 +68,14 @@ FeatureSignal = Literal[
 - `embeddings`: pooled, [docs, hidden].
 """
 
-Unit = Literal["token", "document"]
-"""What a feature objective gives a number for: each real token, or each document."""
+Unit = Literal["token", "document", "span"]
+"""What there is one number for: each real token, each document, or each span that two tokenizers cut alike."""
+
+OutcomeKind = Literal["joined", "matched"]
+"""Over what an objective across tokenizers compares: see `core.alignment.CommonOutcomes`."""
+
+BoundSpanObjective = Callable[[Reading, Reading, int], Tensor]
+"""(student's reading, teacher's, number of outcomes) -> one number per span."""
 
 BoundFeatureObjective = Callable[..., Tensor]
 """What the feature signal says -> one number per unit."""
@@ -265,8 +274,65 @@ class FeatureObjective(_Parametrised):
         return self.with_parameters(**parameters).function
 
 
-def objective(name: str, **parameters: object) -> Objective | FeatureObjective:
-    """The objective of that name, of either family, with its defaults replaced by the parameters given.
+@dataclass(frozen=True)
+class SpanObjective(_Parametrised):
+    """What student and teacher say of the same text in the tokens of two tokenizers, compared span by span."""
+
+    name: str
+    function: Callable[..., Tensor]
+    outcomes: OutcomeKind
+    summary: str
+    """When to choose it."""
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether training must run the teacher: always."""
+        return True
+
+    @property
+    def reads(self) -> Literal["spans"]:
+        """What it reads of each side."""
+        return "spans"
+
+    @property
+    def cost(self) -> str:
+        """What must be had beside the student's own logits."""
+        return "The teacher's logits over its own tokens."
+
+    @property
+    def unit(self) -> Unit:
+        """What there is one number for."""
+        return "span"
+
+    def with_parameters(self, **parameters: object) -> "SpanObjective":
+        """This objective with some of its defaults replaced.
+
+        Raises: ValueError, at once, for an unknown parameter, for one that is no number, and for one out of range.
+        """
+        fixed = replace(self, function=self._with(parameters))
+        fixed.function(_NO_READING, _NO_READING, num_outcomes=1)  # as for logits: runs the function's own range checks
+        return fixed
+
+    def bind(self, temperature: float = 1.0, **parameters: object) -> BoundSpanObjective:
+        """The objective as a recipe asks for it, of softened distributions and times the temperature's square.
+
+        Raises: ValueError, before any model is loaded, for a parameter or a temperature that it cannot have.
+        """
+        check_temperature(temperature)
+        function = self.with_parameters(**parameters).function
+
+        def per_span(student: Reading, teacher: Reading, num_outcomes: int) -> Tensor:
+            sides = (side.softened(temperature) for side in (student, teacher))
+            return temperature**2 * function(*sides, num_outcomes=num_outcomes)
+
+        return per_span
+
+
+AnyObjective = Objective | FeatureObjective | SpanObjective
+
+
+def objective(name: str, **parameters: object) -> AnyObjective:
+    """The objective of that name, of any family, with its defaults replaced by the parameters given.
 
     Raises: ValueError for an unknown name, naming the nearest known one, and as `with_parameters`.
     """
@@ -274,16 +340,18 @@ def objective(name: str, **parameters: object) -> Objective | FeatureObjective:
         return CATALOGUE[name].with_parameters(**parameters)
     if name in FEATURES:
         return FEATURES[name].with_parameters(**parameters)
+    if name in SPANS:
+        return SPANS[name].with_parameters(**parameters)
     (nearest,) = get_close_matches(name.lower(), names(), n=1, cutoff=0.0)
     raise ValueError(f"There is no objective {name!r}. Did you mean {nearest!r}? Known: {', '.join(names())}.")
 
 
 def names() -> tuple[str, ...]:
-    """The names of all objectives: those of logits, then those of features, in the order of the catalogue."""
-    return (*CATALOGUE, *FEATURES)
+    """The names of all objectives: those of logits, of features, then across tokenizers, in the order of the catalogue."""
+    return (*CATALOGUE, *FEATURES, *SPANS)
 
 
-Named = TypeVar("Named", Objective, FeatureObjective)
+Named = TypeVar("Named", Objective, FeatureObjective, SpanObjective)
 
 
 def _known_parameters(parameters: Mapping[str, float]) -> str:
@@ -300,6 +368,7 @@ _NO_POSITIONS = {
     "target_ids": torch.zeros(0, dtype=torch.long),
     "target_values": torch.zeros(0),
 }
+_NO_READING = Reading(torch.zeros(0, 1), *(torch.zeros(length, dtype=torch.long) for length in (0, 0, 1)))
 _NO_STATES, _NO_DOCUMENTS, _NO_HEADS = torch.zeros(0, 1), torch.zeros(0, 1, 1), torch.zeros(0, 1, 1, 0)
 _NO_RELATIONS = (_NO_HEADS, _NO_HEADS, torch.zeros(0, 1, 1, dtype=torch.bool))
 _NO_FEATURES: Mapping[FeatureSignal, tuple[Tensor, ...]] = {
@@ -375,4 +444,16 @@ FEATURES: Mapping[str, FeatureObjective] = _by_name([
         "Sentence embeddings that are compared by angle alone."),
 ])
 """Objectives of features: every one by name."""
+
+SPANS: Mapping[str, SpanObjective] = _by_name([
+    SpanObjective("span_forward_kl", span_forward_kl, "joined",
+        "First choice across tokenizers: whatever the teacher may say next, in words that both have."),
+    SpanObjective("span_reverse_kl", span_reverse_kl, "joined",
+        "Small students across tokenizers: keep to what the teacher likes."),
+    SpanObjective("span_hybrid", span_hybrid, "matched",
+        "Vocabularies with much in common: shared tokens by name, the others by rank, as GOLD does."),
+    SpanObjective("span_sorted_mass", span_sorted_mass, "joined",
+        "Little in common, beside next_token: the teacher's probabilities by rank alone, as ULD does."),
+])
+"""Objectives across tokenizers: every one by name."""
 # fmt: on

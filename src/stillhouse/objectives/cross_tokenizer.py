@@ -4,13 +4,13 @@ Below, a span is the smallest piece of text that both sides cut alike (`core.ali
 its start both sides have read the same text, so what each says there can be compared.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stillhouse.objectives.logprobs import to_logprobs
+from stillhouse.objectives.logprobs import at_least_float32, to_logprobs
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,15 @@ class Reading:
     """The span it belongs to: 0, 1, 2 and so on, none left out."""
     outcomes: Int[Tensor, " vocab"]
     """What each token of the vocabulary begins: outcomes that both sides have, or -1 for none."""
+
+    def softened(self, temperature: float) -> "Reading":
+        """The same with every distribution softened."""
+        return self if temperature == 1 else replace(self, logits=at_least_float32(self.logits) / temperature)
+
+    @property
+    def openings(self) -> Float[Tensor, "spans vocab"]:
+        """What it said before the first token of each span."""
+        return self.logits[span_starts(self.spans)]
 
 
 def span_outcomes(
@@ -57,6 +66,12 @@ def span_outcomes(
     return _closed(ours, ours_left, begun, apart), _closed(theirs, theirs_left, begun, apart)
 
 
+def span_starts(spans: Int[Tensor, " tokens"]) -> Int[Tensor, " spans"]:
+    """Where the first token of each span stands."""
+    num_spans = int(spans[-1]) + 1 if len(spans) else 0
+    return torch.searchsorted(spans, torch.arange(num_spans, device=spans.device))
+
+
 def span_logprobs(
     logprobs: Float[Tensor, " tokens"], spans: Int[Tensor, " tokens"], *, num_spans: int
 ) -> Float[Tensor, " spans"]:
@@ -76,9 +91,14 @@ def sorted_mass(
 
     Source: Boizard et al., 2024, arXiv:2402.12030, section 3.
     """
-    ours, theirs = (
-        to_logprobs(logits).exp().sort(-1, descending=True).values for logits in (student_logits, teacher_logits)
-    )
+    return rank_distance(*(to_logprobs(logits).exp() for logits in (student_logits, teacher_logits)))
+
+
+def rank_distance(
+    student_mass: Float[Tensor, "*batch student_tokens"], teacher_mass: Float[Tensor, "*batch teacher_tokens"]
+) -> Float[Tensor, "*batch"]:
+    """L1 distance of two lists of masses, largest with largest; the shorter list is filled up with zeros."""
+    ours, theirs = (mass.sort(-1, descending=True).values for mass in (student_mass, teacher_mass))
     common = min(ours.shape[-1], theirs.shape[-1])
     longer = ours if ours.shape[-1] > theirs.shape[-1] else theirs
     return (ours[..., :common] - theirs[..., :common]).abs().sum(-1) + longer[..., common:].sum(-1)
@@ -97,11 +117,10 @@ class _Opened:
 
 
 def _opened(side: Reading, num_outcomes: int) -> _Opened:
-    num_spans = int(side.spans[-1]) + 1 if len(side.spans) else 0
-    starts = torch.searchsorted(side.spans, torch.arange(num_spans, device=side.spans.device))
+    starts = span_starts(side.spans)
     logprobs = to_logprobs(side.logits)  # [tokens, vocab]
     said = logprobs.gather(-1, side.ids[:, None]).squeeze(-1)  # [tokens]
-    rest = span_logprobs(said.index_fill(0, starts, 0.0), side.spans, num_spans=num_spans)
+    rest = span_logprobs(said.index_fill(0, starts, 0.0), side.spans, num_spans=len(starts))
     text = said[starts] + rest
     # The first token keeps, of its mass, only what goes on otherwise than the text.
     ids = side.ids[starts]

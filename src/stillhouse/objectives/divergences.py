@@ -156,20 +156,25 @@ def alpha_beta(
     return terms.masked_fill(teacher_bans & student_bans, 0.0).sum(-1)
 
 
-def tempered(objective: Divergence, temperature: float) -> Divergence:
-    """The same objective of the distributions softened by a temperature T, times T^2; itself at T = 1.
-
-    This is the one place where T^2 is multiplied. Soft gradients shrink as 1 / T^2, so T^2 keeps the balance with a
-    hard-label term when T changes. As T grows, T^2 KL(teacher || student) tends to half of `centred_logit_mse`. What is
-    read beside the two logits, such as target ids, passes through.
-
-    Raises: ValueError unless the temperature is positive and finite.
-    Source: Hinton et al., 2015, arXiv:1503.02531, section 2.
-    """
+def check_temperature(temperature: float) -> None:
+    """Raises: ValueError unless the temperature is positive and finite."""
     if not 0 < temperature < math.inf:
         raise ValueError(
             f"A temperature must be positive and finite, but it is {temperature}. Use 1 to leave logits as they are."
         )
+
+
+def tempered(objective: Divergence, temperature: float) -> Divergence:
+    """The same objective of the distributions softened by a temperature T, times T^2; itself at T = 1.
+
+    Of objectives on logits, this is the one place where T^2 is multiplied. Soft gradients shrink as 1 / T^2, so T^2 keeps the
+    balance with a hard-label term when T changes. As T grows, T^2 KL(teacher || student) tends to half of
+    `centred_logit_mse`. What is read beside the two logits, such as target ids, passes through.
+
+    Raises: ValueError unless the temperature is positive and finite.
+    Source: Hinton et al., 2015, arXiv:1503.02531, section 2.
+    """
+    check_temperature(temperature)
     if temperature == 1:
         return objective
 

@@ -29,6 +29,7 @@ from stillhouse.reporting.verdicts import (
     kept,
     metric_names,
     models_in_order,
+    other_tokens,
 )
 
 __all__ = ["LiveProgress", "PlainProgress", "headline", "results_table", "terminal_progress"]
@@ -225,6 +226,8 @@ def results_table(result: EvaluationResult) -> Group:
     lines += [Text(finding.text, style=OUTCOME_STYLES[finding.outcome]) for finding in findings(result)]
     note = Text("* best of the student, its start and the controls; two where no difference was shown. ", style="dim")
     note.append(f"Brackets: 95 % intervals over {counted_documents(result)}.")
+    if said := other_tokens(result):
+        note.append(f" {said}")
     return Group(_Results(result), note, Text(), *lines)
 
 

@@ -132,6 +132,17 @@ def can_have_control(task: Task) -> bool:
     return task != "sentence_embedding"
 
 
+def other_tokens(result: EvaluationResult) -> str:
+    """What to know where teacher and student cut text differently; nothing where they do not."""
+    if result.teacher_tokens is None:
+        return ""
+    ours, theirs = (formatting.count(tokens) for tokens in (result.held_out.tokens, result.teacher_tokens))
+    return (
+        f"The teacher cuts the held-out text into {theirs} tokens of its own, the student into {ours}: bits per byte compare "
+        "them, and what counts tokens does not. How much faster is for the same text; tokens a second are each model's own."
+    )
+
+
 def counted_documents(result: EvaluationResult) -> str:
     """What intervals are over, by its name; then, in brackets, each metric that is over something else."""
     held_out = result.held_out

@@ -23,6 +23,7 @@ from stillhouse.reporting.verdicts import (
     lead,
     metric_names,
     models_in_order,
+    other_tokens,
     verdicts,
 )
 
@@ -211,7 +212,7 @@ def held_out_sentence(result: EvaluationResult) -> str:
         parts.append(f"{formatting.count(held_out.answers)} {judged}")
     if held_out.bytes is not None:
         parts.append(f"{formatting.si(held_out.bytes, 'B')} of text")
-    return ", ".join(parts)
+    return ". ".join(part for part in (", ".join(parts), other_tokens(result).rstrip(".")) if part)
 
 
 LIKENESS: Sequence[str] = ("top1_agreement", "teacher_spearman", "forward_kl", "teacher_cka", "bits_per_byte")

@@ -35,7 +35,8 @@ class FromConfigConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """Any model that has the teacher's tokenizer; for classification, its head may be missing."""
+    """Any model that has the teacher's tokenizer, or for objectives across tokenizers its own; for classification, its head may
+    be missing."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     model: str

@@ -6,15 +6,17 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_v
 
 from stillhouse.core.config import Config
 from stillhouse.core.faults import nearest
+from stillhouse.kernels.spans import SpanTerm
 from stillhouse.kernels.terms import Term, Where
 from stillhouse.objectives import (
     AdaptiveRamp,
+    AnyObjective,
     FeatureObjective,
     LayerMap,
     LayerPairs,
-    Objective,
     Ramp,
     RampShape,
+    SpanObjective,
     objective,
 )
 from stillhouse.training.features import FeatureTerm
@@ -127,6 +129,11 @@ class ObjectiveConfig(Config):
         return isinstance(objective(self.name), FeatureObjective)
 
     @property
+    def compares_spans(self) -> bool:
+        """Whether it compares across tokenizers rather than token by token."""
+        return isinstance(objective(self.name), SpanObjective)
+
+    @property
     def has_weight(self) -> bool:
         """Whether it teaches anything at any time."""
         ends = (self.weight.start, self.weight.end) if isinstance(self.weight, RampConfig) else (self.weight,)
@@ -139,7 +146,7 @@ class ObjectiveConfig(Config):
             ValueError: for an unknown name or parameter, a value out of range, or a layer that is not there.
         """
         chosen = objective(self.name)
-        if isinstance(chosen, Objective):
+        if not isinstance(chosen, FeatureObjective):
             return self._term(())
         return self._term(chosen.pairs(self.layers, student_layers=student_layers, teacher_layers=teacher_layers))
 
@@ -152,11 +159,15 @@ class ObjectiveConfig(Config):
         weight = fixed.pop("weight")
         if self.reads_features:
             return Scheduled(FeatureTerm(self.name, weight, pairs, fixed), ramps)
+        if self.compares_spans:
+            return Scheduled(SpanTerm(self.name, weight, fixed.pop("temperature"), fixed), ramps)
         return Scheduled(Term(self.name, weight, fixed.pop("temperature"), fixed, self.where), ramps)
 
 
-def _own_keys(chosen: Objective | FeatureObjective) -> list[str]:
+def _own_keys(chosen: AnyObjective) -> list[str]:
     """What can be said about this kind of objective beside its name, weight and parameters."""
     if isinstance(chosen, FeatureObjective):
         return [] if chosen.reads == "embeddings" else ["layers"]
+    if isinstance(chosen, SpanObjective):
+        return ["temperature"]
     return ["where", "temperature"]  # where a temperature means nothing, the objective says why

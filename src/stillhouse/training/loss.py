@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from stillhouse.core.batch import Batch, one_document_a_row
+from stillhouse.core.alignment import CommonOutcomes
+from stillhouse.core.batch import Batch, PairedBatch, one_document_a_row
 from stillhouse.core.errors import ModelError
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import DenseLogits, FactoredLogits, Pooling, Signals, Wanted
 from stillhouse.kernels.chunked import chunked_losses
+from stillhouse.kernels.spans import Side, SpanTerm, span_losses
 from stillhouse.kernels.terms import Term, Where, plain_losses
 from stillhouse.models.signals import read_signals
 from stillhouse.students.projections import Projections
@@ -34,11 +36,13 @@ def distillation_loss(
     pooling: Pooling | None = None,
     projections: Projections | None = None,
     counts: Float[Tensor, " units"] | None = None,
+    common: CommonOutcomes | None = None,
 ) -> Sums:
     """Sum over terms of their weighted sums over the batch, each divided by the count of its unit (by nothing without
     `counts`), and each term's own sum [terms], which nothing divides.
 
     Both heads are cut to `vocab_size`, the tokenizer's or the number of classes: what pads a head beyond it is no token.
+    Objectives across tokenizers read a `PairedBatch`, and need to know what both vocabularies have in `common`.
     """
     if any(isinstance(term, FeatureTerm) and term.needs_documents_alone for term in terms):
         batch = one_document_a_row(batch)
@@ -54,6 +58,13 @@ def distillation_loss(
         part, found = _on_logits(answer, said, batch, list(on_logits.values()), vocab_size)
         loss = loss + part
         for index, total in zip(on_logits, found, strict=True):
+            sums[index] = total
+    on_spans = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, SpanTerm)}
+    if on_spans:
+        assert isinstance(batch, PairedBatch) and teacher is not None and common is not None
+        part, found = _on_spans(answer, teacher, batch, list(on_spans.values()), common)
+        loss = loss + part
+        for index, total in zip(on_spans, found, strict=True):
             sums[index] = total
     for index, term in enumerate(terms):
         if isinstance(term, FeatureTerm):
@@ -79,6 +90,36 @@ def _on_logits(
     assert isinstance(answer.logits, DenseLogits) and not isinstance(theirs, FactoredLogits)
     classes = answer.logits.at(places).first(vocab_size)
     return plain_losses(classes, theirs, terms=terms, targets=targets, token_weights=weights)
+
+
+def _on_spans(
+    answer: Signals,
+    teacher: Teacher,
+    batch: PairedBatch,
+    chosen: Sequence[tuple[SpanTerm, float]],
+    common: CommonOutcomes,
+) -> Sums:
+    """The terms that compare spans of text: the teacher is run on its own tokens."""
+    said = teacher.signals(batch.teacher, Wanted(logits=True)).logits
+    assert isinstance(answer.logits, FactoredLogits) and isinstance(said, FactoredLogits)
+    sizes = len(common.joined.student), len(common.joined.teacher)
+    return span_losses(
+        _side(answer.logits.first(sizes[0]), batch.ids, batch.spans),
+        _side(said.first(sizes[1]), batch.teacher_ids, batch.teacher_spans),
+        terms=[replace(term, weight=term.weight * share) for term, share in chosen],
+        common=common.to(batch.ids.device),
+        span_weights=batch.span_weights,
+    )
+
+
+def _side(said: FactoredLogits, ids: Int[Tensor, "batch seq"], spans: Int[Tensor, "batch seq"]) -> Side:
+    """What is said before each token of a span; the spans of all rows are numbered on from those of the row before."""
+    offsets = (spans.amax(-1) + 1).cumsum(0).roll(1)
+    offsets[:1] = 0
+    belongs = spans[:, 1:] >= 0
+    before = torch.zeros_like(spans, dtype=torch.bool)
+    before[:, :-1] = belongs
+    return Side(said.at(before), ids[:, 1:][belongs], (spans + offsets[:, None])[:, 1:][belongs])
 
 
 def _places(batch: Batch, wheres: Sequence[Where]) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,15 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stillhouse.core.batch import Batch
+from stillhouse.core.batch import Batch, PairedBatch
 from stillhouse.core.signals import Pooling, Wanted
+from stillhouse.kernels.spans import SpanTerm
 from stillhouse.kernels.terms import Term
 from stillhouse.objectives import AdaptiveRamp, Pace, Ramp, Unit
 from stillhouse.training.features import FeatureTerm, Side
 
-AnyTerm = Term | FeatureTerm
+AnyTerm = Term | FeatureTerm | SpanTerm
 TermUnit = Literal["target"] | Unit
-UNITS: tuple[TermUnit, ...] = ("target", "token", "document")
+UNITS: tuple[TermUnit, ...] = ("target", "token", "document", "span")
 """What a term's values are one each of, and what its sum is divided by the number of."""
 
 
@@ -67,12 +68,13 @@ def unit_of(term: AnyTerm) -> TermUnit:
     """What the term's values are one each of."""
     if isinstance(term, Term):
         return "target" if term.where == "targets" else "token"
-    return term.objective.unit
+    return "span" if isinstance(term, SpanTerm) else term.objective.unit
 
 
 def unit_counts(batch: Batch) -> Float[Tensor, " units"]:
-    """How many of each unit the batch holds: targets by their weight."""
-    counts = batch.total_weight, batch.real.sum(), torch.tensor(batch.num_documents)
+    """How many of each unit the batch holds: targets and spans by their weight."""
+    spans = batch.span_weights.sum() if isinstance(batch, PairedBatch) else torch.tensor(0)
+    counts = batch.total_weight, batch.real.sum(), torch.tensor(batch.num_documents), spans
     return torch.stack([count.cpu().double() for count in counts])
 
 
@@ -82,6 +84,8 @@ def wanted_of(side: Side, terms: Sequence[AnyTerm], pooling: Pooling | None) -> 
     for term in terms:
         if isinstance(term, FeatureTerm):
             wanted |= term.wanted(side, pooling)
+        elif isinstance(term, SpanTerm):  # of the teacher, over its own tokens: not at this batch's
+            wanted |= Wanted(logits=side == "student")
         elif side == "student" or term.reads_teacher:
             wanted |= Wanted(logits=True)
     return wanted

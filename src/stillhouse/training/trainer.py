@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from stillhouse.core.alignment import CommonOutcomes
 from stillhouse.core.batch import as_batch
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import ModelError
@@ -93,8 +94,8 @@ class Pupil(nn.Module):
 class DistillationTrainer(Trainer):
     """A transformers Trainer whose loss is a weighted sum of objectives.
 
-    Each term is divided once, by what it counts (weighted targets, tokens or documents) summed over all micro-batches and
-    ranks of an optimiser step, so that accumulation and data parallelism give the gradient of one large batch.
+    Each term is divided once, by what it counts (weighted targets, tokens, documents, spans) summed over all micro-batches
+    and ranks of an optimiser step, so that accumulation and data parallelism give the gradient of one large batch.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class DistillationTrainer(Trainer):
         vocab_size: int,
         pooling: Pooling | None = None,
         projections: Projections | None = None,
+        common: CommonOutcomes | None = None,
         log_line: LogLine | None = None,
         **kwargs: Any,
     ) -> None:
@@ -116,6 +118,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.terms, self.teacher, self.vocab_size, self.pooling = scheduled(terms), teacher, vocab_size, pooling
+        self.common = None if common is None else common.to(self.args.device)
         self.log_line = log_line
         self._sums = torch.zeros(len(self.terms) + len(UNITS), dtype=torch.float64)  # since the last log
 
@@ -188,6 +191,7 @@ class DistillationTrainer(Trainer):
             pooling=self.pooling,
             projections=self.projections,
             counts=num_items_in_batch,
+            common=self.common,
         )
         self._sums[: len(self.terms)] += term_sums.cpu().double()
         # Ranks are averaged where they should be summed: one factor mends it.
@@ -220,7 +224,7 @@ class DistillationTrainer(Trainer):
 
     def _tokens(self, counts: Tensor) -> float:
         """What this step learnt from: weighted targets, or all tokens where nothing is to be predicted."""
-        targets, tokens, _ = counts.tolist()
+        targets, tokens = counts.tolist()[:2]
         return float(targets or tokens)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -278,12 +282,14 @@ def train(
     checkpoints: Path,
     pooling: Pooling | None = None,
     projections: Projections | None = None,
+    common: CommonOutcomes | None = None,
     log_line: LogLine | None = None,
     progress: Progress = SILENT,
     title: str = "the student learns",
 ) -> PreTrainedModel:
     """Train `student` (and its `projections`, where there are any) in place and return it. Started again after a kill, it
-    goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit.
+    goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit. Objectives
+    across tokenizers need what both vocabularies have in `common`.
     """
     trainer = DistillationTrainer(
         model=student,
@@ -295,6 +301,7 @@ def train(
         vocab_size=vocab_size,
         pooling=pooling,
         projections=projections,
+        common=common,
         log_line=log_line,
         callbacks=[TellEpoch(rows), _Steps(progress, title)],
     )

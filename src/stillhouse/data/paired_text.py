@@ -1,0 +1,129 @@
+"""Texts and conversations as two tokenizers cut them: each side in its own special tokens and its own chat template."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from stillhouse.data.chat import ChatReader, ChatWeight, ReadConversation, ReadTurn
+from stillhouse.data.chat_forms import Conversation
+from stillhouse.data.examples import Example
+from stillhouse.data.paired import NOWHERE, Pair, PlacedExample, pair_pieces
+from stillhouse.data.text import Row, start_ids
+from stillhouse.models.token_bytes import TextCutter
+
+
+class PairedTextReader:
+    """Turns texts into pairs.
+
+    Raises:
+        ModelError: if of one of the tokenizers it cannot be told which bytes its tokens stand for.
+    """
+
+    def __init__(self, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, *, max_tokens: int) -> None:
+        self._cutters, self._max_tokens = (TextCutter(student), TextCutter(teacher)), max_tokens
+
+    def pairs(self, rows: Iterable[Row]) -> list[Pair]:
+        """Each text in pieces of at most so many tokens on either side.
+
+        Prompt and text are cut apart, so that no token crosses from one into the other, and the end of a finished text is a
+        token to learn, on each side its own.
+        """
+        return [pair for row in rows for pair in self._pieces(row)]
+
+    def _pieces(self, row: Row) -> Iterator[Pair]:
+        ours, theirs = (_placed_text(row, cutter) for cutter in self._cutters)
+        return pair_pieces(ours, theirs, max_tokens=self._max_tokens)
+
+
+def _placed_text(row: Row, cutter: TextCutter) -> PlacedExample:
+    tokenizer = cutter.tokenizer
+    prompt, text = cutter.cut(row.prompt), cutter.cut(row.text)
+    before = () if row.prompt else tuple(start_ids(tokenizer))
+    end = (tokenizer.eos_token_id,) if row.finished and tokenizer.eos_token_id is not None else ()
+    prompt_bytes, text_bytes = len(row.prompt.encode()), len(row.text.encode())
+    example = Example(
+        (*before, *prompt.ids, *text.ids, *end),
+        (*[0.0] * (len(before) + len(prompt.ids)), *[1.0] * (len(text.ids) + len(end))),
+        text_bytes,
+    )
+    ends = (
+        *[NOWHERE] * len(before),
+        *prompt.ends,
+        *(prompt_bytes + place for place in text.ends),
+        *[prompt_bytes + text_bytes + 1] * len(end),
+    )
+    return PlacedExample(example, ends)
+
+
+class PairedChatReader:
+    """Turns conversations into pairs: each side is shown its own template, and every turn that is learnt is compared.
+
+    A turn that the two templates write differently, by more than white space around it, is learnt by its tokens alone.
+
+    Raises:
+        ModelError: as `ChatReader`, of either tokenizer, and as `PairedTextReader`.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedTokenizerBase,
+        teacher: PreTrainedTokenizerBase,
+        *,
+        max_tokens: int,
+        weight: ChatWeight = "assistant",
+        thinking: bool = False,
+    ) -> None:
+        self.student = ChatReader(student, weight=weight, thinking=thinking, owner="student")
+        self.teacher = ChatReader(teacher, weight=weight, thinking=thinking, owner="teacher")
+        self._cutters, self._max_tokens = (TextCutter(student), TextCutter(teacher)), max_tokens
+        self.dropped: Counter[str] = self.student.dropped
+        self.turns_apart = 0
+        """Turns that the two templates write differently."""
+
+    def pairs(self, conversations: Iterable[Conversation]) -> list[Pair]:
+        """Those of them that have something to learn, in pieces of at most so many tokens on either side.
+
+        Raises:
+            DataError: naming the row that one of the templates refuses.
+        """
+        kept = self.student.learnt(conversations)
+        return [pair for one, ours in kept for pair in self._pieces(ours, self.teacher.read(one))]
+
+    def _pieces(self, ours: ReadConversation, theirs: ReadConversation) -> Iterator[Pair]:
+        sides = ours, theirs
+        ends = [[NOWHERE] * len(side.example.ids) for side in sides]
+        base = 0
+        for turns in zip(ours.turns, theirs.turns, strict=True):
+            core = _core(*turns)
+            if core is None:
+                self.turns_apart += 1
+                continue
+            are_equal = len(turns[0].closing) == len(turns[1].closing)
+            for turn, cutter, side, own in zip(turns, self._cutters, sides, ends, strict=True):
+                said = cutter.ends([side.example.ids[token] for token in turn.tokens], turn.characters, turn.said)
+                closing = range(len(turn.closing)) if are_equal else [0] * len(turn.closing)
+                _place(turn, core, said, closing, ends=own, base=base)
+            base += len(core.encode()) + 1 + max(len(turn.closing) for turn in turns)
+        placed = (PlacedExample(side.example, tuple(own)) for side, own in zip(sides, ends, strict=True))
+        return pair_pieces(*placed, max_tokens=self._max_tokens)
+
+
+def _core(ours: ReadTurn, theirs: ReadTurn) -> str | None:
+    """What both sides say in a turn, white space aside that one of them writes around it; None where it is not the same."""
+    if ours.said == theirs.said:
+        return ours.said
+    core = ours.said.strip()
+    return core if core == theirs.said.strip() else None
+
+
+def _place(
+    turn: ReadTurn, core: str, said: Sequence[int], closing: Sequence[int], *, ends: list[int], base: int
+) -> None:
+    """Write down where the tokens of one turn end, counted on from `base`: by the bytes of its core, in which white space
+    around it takes no room, and behind that by the places of the tokens that close it."""
+    before, num_bytes = len(turn.said[: turn.said.index(core)].encode()), len(core.encode())
+    for token, end in zip(turn.tokens, said, strict=True):
+        ends[token] = base + min(max(end - before, 0), num_bytes)
+    for token, place in zip(turn.closing, closing, strict=True):
+        ends[token] = base + num_bytes + 1 + place
