@@ -57,6 +57,11 @@ HIDDEN = [{"name": "forward_kl"}, {"name": "hidden_mse", "layers": [[1, 2], [2, 
             "reverse_kl is infinite where the teacher says nothing, as it does of most tokens when labels.tail is",
         ),
         (
+            {"signal": "sparse", "tail": "renormalised"},
+            [{"name": "skewed_reverse_kl", "alpha": {"start": 0.0, "end": 0.5}}],
+            "skewed_reverse_kl is infinite where the teacher says nothing",
+        ),
+        (
             {"signal": "sampled", "temperature": 1.0},
             [{"name": "forward_kl", "temperature": 2.0}],
             "forward_kl has temperature 2.0, but labels hold the teacher at 1.0",

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from stillhouse.core.signals import Wanted
+from stillhouse.kernels.terms import Term
 from stillhouse.labelling import Recorder, Sampled, Sparse, States
 from stillhouse.labelling.config import HiddenStatesConfig, LabelsConfig, LastHiddenConfig, SampledConfig, SparseConfig
 from stillhouse.labelling.serves import why_not
@@ -55,11 +56,12 @@ def _temperature_faults(labels: SparseConfig | SampledConfig, chosen: Sequence[O
 def _tail_faults(chosen: Sequence[ObjectiveConfig]) -> list[str]:
     """A student may always say what such a teacher is made to leave out: some objectives are infinite there."""
     student, teacher = torch.zeros(1, 2), torch.tensor([[0.0, -torch.inf]])
+    starts = [entry.build(student_layers=1, teacher_layers=1).at(0.0) for entry in chosen]
     return [
-        f"{entry.name} is infinite where the teacher says nothing, as it does of most tokens when labels.tail is renormalised. "
+        f"{term.name} is infinite where the teacher says nothing, as it does of most tokens when labels.tail is renormalised. "
         "Leave tail out."
-        for entry in chosen
-        if objective(entry.name).bind(**(entry.model_extra or {}))(student, teacher, None).isinf().any()
+        for term in starts
+        if isinstance(term, Term) and term.objective(student, teacher, torch.zeros(1, dtype=torch.long)).isinf().any()
     ]
 
 
