@@ -33,7 +33,9 @@ def _key(values: Any, details: ErrorDetails) -> tuple[str, ...]:
 
 
 def _leads_on(values: Any, name: int | str) -> bool:
-    return name in values if isinstance(values, dict) else isinstance(values, list) and isinstance(name, int)
+    if isinstance(values, dict):
+        return name in values
+    return isinstance(values, list) and isinstance(name, int) and name < len(values)
 
 
 def _fault(kind: type[BaseModel], key: str, choices: Sequence[ErrorDetails]) -> str:
