@@ -65,7 +65,7 @@ def test_whatever_stands_in_the_place_of_a_value_only_a_recipe_or_its_faults_com
 
 
 def test_a_pair_of_layers_that_is_none_is_a_fault_where_it_stands():
-    values = full_values(objectives=[{"name": "hidden_mse", "layers": [[]]}])
+    values = full_values() | {"objectives": [{"name": "hidden_mse", "layers": [[]]}]}
     with pytest.raises(RecipeError, match=r"objectives.0.layers.0.0: it must be given"):
         parse_recipe(Recipe, values)
 
