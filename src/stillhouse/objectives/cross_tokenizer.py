@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stillhouse.objectives.logprobs import at_least_float32, to_logprobs
+from stillhouse.objectives.logprobs import at_least_float32, log_total, to_logprobs
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _opened(side: Reading, num_outcomes: int) -> _Opened:
     others = said[starts] + _log_complement(rest)
     opening = logprobs[starts].scatter(-1, ids[:, None], others[:, None])  # [spans, vocab]
     left, first = _by_outcome(opening, side.outcomes, num_outcomes), side.outcomes[ids]
-    whole = _logsumexp(torch.stack([_at(left, first), text], dim=-1))
+    whole = log_total(torch.stack([_at(left, first), text], dim=-1)).squeeze(-1)
     return _Opened(left, text, first, whole)
 
 
@@ -149,7 +149,7 @@ def _left_of(side: _Opened, begun: Int[Tensor, "spans 2"]) -> Float[Tensor, " sp
     """What the two outcomes that the first tokens begin hold beside the text; one alone, if they are the same."""
     left = torch.stack([_at(side.logprobs, begun[:, 0]), _at(side.logprobs, begun[:, 1])], dim=-1)
     twice = torch.stack([torch.zeros_like(begun[:, 0], dtype=torch.bool), begun[:, 0] == begun[:, 1]], dim=-1)
-    return _logsumexp(left.masked_fill(twice, -torch.inf))
+    return log_total(left.masked_fill(twice, -torch.inf)).squeeze(-1)
 
 
 def _closed(
@@ -167,12 +167,6 @@ def _closed(
 
 def _at(logprobs: Float[Tensor, "spans outcomes"], outcomes: Int[Tensor, " spans"]) -> Float[Tensor, " spans"]:
     return logprobs.gather(-1, outcomes.clamp(min=0)[:, None]).squeeze(-1)
-
-
-def _logsumexp(logprobs: Float[Tensor, "*batch terms"]) -> Float[Tensor, "*batch"]:
-    """As torch's, whose gradient is NaN where there is no mass at all."""
-    empty = logprobs.amax(-1) == -torch.inf
-    return logprobs.masked_fill(empty[..., None], 0.0).logsumexp(-1).masked_fill(empty, -torch.inf)
 
 
 def _log_complement(logprobs: Float[Tensor, " spans"]) -> Float[Tensor, " spans"]:
