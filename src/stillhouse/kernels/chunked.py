@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from stillhouse.core.signals import FactoredLogits, SampledTokens, SparseLogprobs
 from stillhouse.kernels.blocks import Block
-from stillhouse.kernels.heads import HeadGradients, project, through_cap
+from stillhouse.kernels.heads import HeadGradients, precision_of, project, through_cap
 from stillhouse.kernels.terms import Said, Term, check_answer, weighted_sums, weighted_total
 
 CHUNK_ELEMENTS = 9 * 2**19
@@ -87,13 +87,8 @@ class _ChunkedLosses(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: FactoredLogits, work: _Work
     ) -> tuple[Tensor, Tensor]:
-        gradients = HeadGradients(
-            *(
-                _total_like(tensor) if tensor is not None and work.learns and needed else None
-                for tensor, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
-            )
-        )
-        precision = _precision(head, work.teacher)
+        gradients = HeadGradients.of(hidden, weight, bias, wanted=ctx.needs_input_grad[:3], learns=work.learns)
+        precision = precision_of(head, work.teacher)
         term_weights = torch.tensor([term.weight for term in work.terms], dtype=precision, device=hidden.device)
         sums = torch.zeros_like(term_weights)
         ours, theirs = _buffers(head, work, precision)
@@ -110,11 +105,9 @@ class _ChunkedLosses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        # Not kept: a head's gradient is large, and is scaled where it is. Autograd brings it to its tensor's precision.
         found, ctx.gradients = ctx.gradients, None
         assert found is not None, "the gradient of chunked_losses can be asked for once"
-        gradients = (found.hidden, found.weight, found.bias)
-        return (*(None if gradient is None else gradient.mul_(upstream[0]) for gradient in gradients), None, None)
+        return (*found.scaled(upstream[0]), None, None)
 
 
 def _values(
@@ -149,12 +142,6 @@ def _slices(total: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, total)) for start in range(0, total, max(1, step)))
 
 
-def _precision(student: FactoredLogits, teacher: Teacher) -> torch.dtype:
-    """The type of all arithmetic: float32 at least, and as good as the better of both sides."""
-    ours = torch.promote_types(student.weight.dtype, torch.float32)
-    return torch.promote_types(ours, teacher.weight.dtype) if isinstance(teacher, FactoredLogits) else ours
-
-
 def _buffers(student: FactoredLogits, work: _Work, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Room for one chunk of the student's logits and one of the teacher's, [tokens, vocab] each; every chunk reuses them."""
     num_rows = max((piece.stop - piece.start for piece in work.pieces()), default=0)
@@ -164,8 +151,3 @@ def _buffers(student: FactoredLogits, work: _Work, precision: torch.dtype) -> tu
 
     ours = room(student)
     return ours, room(work.teacher) if isinstance(work.teacher, FactoredLogits) else ours[:, :0]
-
-
-def _total_like(tensor: Tensor) -> Tensor:
-    """Where chunks add up, in float32 at least: in bfloat16, what the last chunks add would be rounded away."""
-    return torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))

@@ -1,6 +1,6 @@
 """The matrix products of a head: from hidden states to logits, and from slopes to gradients, in float32 at least."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,11 +38,30 @@ def through_cap(
 
 @dataclass(frozen=True)
 class HeadGradients:
-    """Where chunks add up; None where nobody asks. In float32 at least: bfloat16 would round away what comes last."""
+    """Where chunks add up; None where nobody asks."""
 
     hidden: Float[Tensor, "tokens hidden"] | None
     weight: Float[Tensor, "vocab hidden"] | None
     bias: Float[Tensor, " vocab"] | None
+
+    @classmethod
+    def of(
+        cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, *, wanted: Sequence[bool], learns: bool
+    ) -> "HeadGradients":
+        """Nothing added yet, and room where somebody asks."""
+        asked = zip((hidden, weight, bias), wanted, strict=True)
+        return cls(
+            *(_total_like(one) if one is not None and learns and is_wanted else None for one, is_wanted in asked)
+        )
+
+    def scaled(self, upstream: Float[Tensor, ""]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of a loss that counts for so much in another: a head's is large, so it is scaled where it is. Autograd
+        brings it to its tensor's precision.
+        """
+        hidden, weight, bias = (
+            None if total is None else total.mul_(upstream) for total in (self.hidden, self.weight, self.bias)
+        )
+        return hidden, weight, bias
 
     @property
     def wanted(self) -> bool:
@@ -58,6 +77,17 @@ class HeadGradients:
                 _add_product(self.hidden[piece], slope[:, tile], head.weight[tile])
         if self.weight is not None:
             _add_product(self.weight, slope.T, head.hidden[piece])
+
+
+def precision_of(student: FactoredLogits, teacher: object) -> torch.dtype:
+    """The type of all arithmetic: float32 at least, and as good as the better of both sides."""
+    ours = torch.promote_types(student.weight.dtype, torch.float32)
+    return torch.promote_types(ours, teacher.weight.dtype) if isinstance(teacher, FactoredLogits) else ours
+
+
+def _total_like(tensor: Tensor) -> Tensor:
+    """In float32 at least: in bfloat16, what the last chunks add would be rounded away."""
+    return torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _tiles(weight: Float[Tensor, "vocab hidden"], *, whole: bool = False) -> Iterator[slice]:

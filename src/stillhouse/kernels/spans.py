@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from stillhouse.core.alignment import CommonOutcomes
 from stillhouse.core.signals import FactoredLogits
-from stillhouse.kernels.heads import HeadGradients, project, through_cap
+from stillhouse.kernels.heads import HeadGradients, precision_of, project, through_cap
 from stillhouse.kernels.terms import weighted_sums, weighted_total
 from stillhouse.objectives import BoundSpanObjective, Reading, SpanObjective, objective
 
@@ -131,15 +131,10 @@ class _SpanLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> tuple[Tensor, Tensor]:
-        gradients = HeadGradients(
-            *(
-                torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-                if tensor is not None and work.learns and needed
-                else None
-                for tensor, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
-            )
+        gradients = HeadGradients.of(hidden, weight, bias, wanted=ctx.needs_input_grad[:3], learns=work.learns)
+        weights = work.span_weights.new_tensor(
+            [term.weight for term in work.terms], dtype=precision_of(work.student.said, work.teacher.said)
         )
-        weights = work.span_weights.new_tensor([term.weight for term in work.terms], dtype=_precision(work))
         sums = torch.zeros_like(weights)
         for spans, ours, theirs in work.pieces():
             sums += _piece(work, spans, ours, theirs, weights, gradients)
@@ -152,8 +147,7 @@ class _SpanLosses(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         found, ctx.gradients = ctx.gradients, None
         assert found is not None, "the gradient of span_losses can be asked for once"
-        gradients = (found.hidden, found.weight, found.bias)
-        return (*(None if gradient is None else gradient.mul_(upstream[0]) for gradient in gradients), None)
+        return (*found.scaled(upstream[0]), None)
 
 
 def _piece(
@@ -174,10 +168,3 @@ def _piece(
 
 def _logits(head: FactoredLogits, precision: torch.dtype) -> Float[Tensor, "tokens vocab"]:
     return project(head, head.hidden, out=head.hidden.new_empty(len(head.hidden), head.vocab_size, dtype=precision))
-
-
-def _precision(work: _Work) -> torch.dtype:
-    """The type of all arithmetic: float32 at least, and as good as the better of both sides."""
-    return torch.promote_types(
-        torch.promote_types(work.student.said.weight.dtype, torch.float32), work.teacher.said.weight.dtype
-    )
