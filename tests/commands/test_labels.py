@@ -58,7 +58,7 @@ HIDDEN = [{"name": "forward_kl"}, {"name": "hidden_mse", "layers": [[1, 2], [2, 
         ),
         (
             {"signal": "sparse", "tail": "renormalised"},
-            [{"name": "skewed_reverse_kl", "alpha": {"start": 0.0, "end": 0.5}}],
+            [{"name": "skewed_reverse_kl", "alpha": {"start": 0.5, "end": 0.0}}],
             "skewed_reverse_kl is infinite where the teacher says nothing",
         ),
         (

@@ -56,13 +56,15 @@ def _temperature_faults(labels: SparseConfig | SampledConfig, chosen: Sequence[O
 def _tail_faults(chosen: Sequence[ObjectiveConfig]) -> list[str]:
     """A student may always say what such a teacher is made to leave out: some objectives are infinite there."""
     student, teacher = torch.zeros(1, 2), torch.tensor([[0.0, -torch.inf]])
-    starts = [entry.build(student_layers=1, teacher_layers=1).at(0.0) for entry in chosen]
-    return [
+    scheduled = [entry.build(student_layers=1, teacher_layers=1) for entry in chosen]
+    terms = [term.at(progress) for term in scheduled for progress in (0.0, 1.0)]
+    faults = [
         f"{term.name} is infinite where the teacher says nothing, as it does of most tokens when labels.tail is renormalised. "
         "Leave tail out."
-        for term in starts
+        for term in terms
         if isinstance(term, Term) and term.objective(student, teacher, torch.zeros(1, dtype=torch.long)).isinf().any()
     ]
+    return list(dict.fromkeys(faults))
 
 
 def _temperatures(labels: SparseConfig | SampledConfig) -> tuple[float, ...]:
