@@ -68,8 +68,8 @@ def label(
     shards = list(_shards(unique, shard_tokens))
     seal = seal_of(recorder.signal, recorder.settings, made_from=made_from)
     names = [_shard_name(number) for number in range(len(shards))]
-    missing = [n for n, shard in enumerate(shards) if not _is_made(folder / names[n], shard, seal)]
-    _announce(teacher, [shards[number] for number in missing], recorder, row_tokens, progress)
+    missing = {n: shard for n, shard in enumerate(shards) if not _is_made(folder / names[n], shard, seal)}
+    _announce(teacher, list(missing.values()), recorder, row_tokens, progress)
     total = _tokens(unique)
     with working(progress, "the teacher labels", total, "tokens"):
         for number, shard in enumerate(shards):
