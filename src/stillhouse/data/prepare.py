@@ -159,9 +159,16 @@ def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
 
     train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
     train_rows, held_out_rows = packed(train, "to train on"), packed(held_out, "held out")
-    dropped = [f"left out: {count:,} with {reason}" for reason, count in reader.dropped.items()]
-    notes = (*said_of_files([*train, *held_out]), *dropped)
+    notes = tuple(_notes([*train, *held_out], reader))
     return Prepared(config.task, train_rows, held_out_rows, len(train), len(held_out), notes=notes)
+
+
+def _notes(conversations: Sequence[Conversation], reader: ChatReader | PairedChatReader) -> list[str]:
+    """What was found in the files, and what was left out of them."""
+    return [
+        *said_of_files(conversations),
+        *(f"left out: {count:,} with {reason}" for reason, count in reader.dropped.items()),
+    ]
 
 
 def _paired_text(
@@ -180,8 +187,7 @@ def _paired_chat(
     )
     train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
     sides = reader.pairs(train), reader.pairs(held_out)
-    notes = [*said_of_files([*train, *held_out])]
-    notes += [f"left out: {count:,} with {reason}" for reason, count in reader.dropped.items()]
+    notes = _notes([*train, *held_out], reader)
     if reader.turns_apart:
         notes.append(
             f"{reader.turns_apart:,} turns are written differently by the two chat templates: what compares with the teacher "
