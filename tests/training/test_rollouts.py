@@ -1,6 +1,6 @@
 """A student that answers prompts in the step in which it learns from its answers: the loop cannot tell."""
 
-import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -107,7 +107,7 @@ def test_a_share_of_the_answers_is_the_datas_own(asked, build_student):
     assert {rollout.row for rollout in told} != own
 
 
-def test_without_a_share_of_the_student_the_data_is_learnt_as_it_is(asked, build_student, monkeypatch):
+def test_without_a_share_of_the_student_the_data_is_learnt_as_it_is(asked, build_student):
     told = []
     batch = _batch(_rows(asked, build_student(), told, student_share=0.0), [3, 1, 4])
     expected = to_batch([list(asked[row].answered) for row in (3, 1, 4)])
@@ -122,7 +122,7 @@ def test_a_step_has_the_gradient_of_the_divergence_on_its_own_answers(
 ):
     """However the step is cut into micro-batches, and with no gradient through what was drawn."""
     told = []
-    options = {"beta": 0.3} if objective == "jsd" else {}
+    parameters = {"beta": 0.3} if objective == "jsd" else {}
     for rows_at_once in (1, 2, 6):
         student = build_student()
         told.clear()
@@ -134,7 +134,7 @@ def test_a_step_has_the_gradient_of_the_divergence_on_its_own_answers(
             rows_per_step=6,
             rows_per_micro_batch=rows_at_once,
             rows_of=lambda some, row_tokens, student=student: _rows(some, student, told),
-            terms=[Term(objective, options=options)],
+            terms=[Term(objective, parameters=parameters)],
             teacher=teacher,
             vocab_size=VOCAB - 3,
         )
@@ -175,7 +175,9 @@ def _train(student, asked, folder, teacher, told, **schedule):
     )
 
 
-def test_answers_are_made_with_the_weights_of_the_step_in_which_they_are_learnt(asked, build_student, teacher, tmp_path):
+def test_answers_are_made_with_the_weights_of_the_step_in_which_they_are_learnt(
+    asked, build_student, teacher, tmp_path
+):
     """Loaders read a batch ahead: answers made there would be a step old."""
     told, weights, student = [], {}, build_student()
 
@@ -205,19 +207,36 @@ def test_answers_are_made_with_the_weights_of_the_step_in_which_they_are_learnt(
         assert any(not torch.equal(weights[step][name], value) for name, value in weights[step - 1].items())
 
 
-@pytest.mark.parametrize("saved", [2, 5])
-def test_a_run_that_goes_on_from_a_checkpoint_says_and_learns_the_same(asked, build_student, teacher, tmp_path, saved):
-    whole, told = build_student(attention_dropout=0.1), []
+class Killed(BaseException):
+    pass
+
+
+class ToldUntil(list):
+    """Dies while the student writes in this step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def append(self, rollout):
+        if rollout.step == self.step:
+            raise Killed
+        super().append(rollout)
+
+
+@pytest.mark.parametrize(("saved", "killed"), [(2, 6), (5, 8)])
+def test_a_run_that_goes_on_from_a_checkpoint_says_and_learns_the_same(
+    asked, build_student, teacher, tmp_path, saved, killed
+):
+    build = partial(build_student, attention_dropout=0.1)
+    whole, told = build(), []
     _train(whole, asked, tmp_path / "whole", teacher, told, save_every_steps=saved)
-    stopped, first = build_student(attention_dropout=0.1), []
-    _train(stopped, asked, tmp_path / "stopped", teacher, first, save_every_steps=saved)
-    for checkpoint in (tmp_path / "stopped").glob("checkpoint-*"):
-        if int(checkpoint.name.rpartition("-")[2]) > 2 * saved:
-            shutil.rmtree(checkpoint)
-    resumed_at = int(latest_checkpoint(tmp_path / "stopped").rpartition("-")[2])
-    again, later = build_student(attention_dropout=0.1), []
-    _train(again, asked, tmp_path / "stopped", teacher, later, save_every_steps=saved)
-    assert 0 < resumed_at < 9
+    with pytest.raises(Killed):
+        _train(build(), asked, tmp_path / "killed", teacher, ToldUntil(killed), save_every_steps=saved)
+    resumed_at = int(latest_checkpoint(tmp_path / "killed").rpartition("-")[2])
+    assert resumed_at == (killed - 1) // saved * saved
+    again, later = build(), []
+    _train(again, asked, tmp_path / "killed", teacher, later, save_every_steps=saved)
     assert later == [rollout for rollout in told if rollout.step > resumed_at]
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
 
@@ -227,9 +246,7 @@ def test_the_student_comes_nearer_to_its_teacher_on_its_own_answers(asked, build
 
     def divergence():
         batch = _batch(_rows(asked, student), range(10), step=1000)
-        sums, _ = distillation_loss(
-            student, batch, teacher=teacher, terms=[Term("reverse_kl")], vocab_size=VOCAB - 3
-        )
+        sums, _ = distillation_loss(student, batch, teacher=teacher, terms=[Term("reverse_kl")], vocab_size=VOCAB - 3)
         return float(sums.detach() / batch.total_weight)
 
     before = divergence()
