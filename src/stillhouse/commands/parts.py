@@ -212,11 +212,12 @@ class Parts:
             return
         if self._labels is not None:
             check_labels(labels_of(self._teacher_config), self._labels, source=self.recipe.teacher.model)
-        for note in self.data.notes:
-            self.progress.say(note)
+        notes = list(self.data.notes)
         if self.recipe.source.kind != "offline" and len(self.asked) < len(self.data.asked):
             too_long = len(self.data.asked) - len(self.asked)
-            self.progress.say(f"left out: {too_long:,} with a prompt that fills data.sequence_tokens")
+            notes.append(f"left out: {too_long:,} with a prompt that fills data.sequence_tokens")
+        for note in notes:
+            self.progress.say(note)
 
     @property
     def documents(self) -> Path:

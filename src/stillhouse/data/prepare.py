@@ -172,8 +172,8 @@ def _spoken(
     notes: Sequence[str] = (),
 ) -> Prepared:
     """Packed rows of both sides."""
-    sides = (packed(side, row_tokens=config.sequence_tokens) for side in (train, held_out))
-    return Prepared(config.task, *sides, *counts, notes=tuple(notes), asked=train)
+    learnt, judged = (packed(side, row_tokens=config.sequence_tokens) for side in (train, held_out))
+    return Prepared(config.task, learnt, judged, *counts, notes=tuple(notes), asked=train)
 
 
 def _paired_text(

@@ -100,7 +100,7 @@ class AskedRows(RowSet):
             max_tokens=self.max_tokens,
             batch_size=self.batch_size,
         )
-        written = {}
+        written: dict[int, tuple[Example, ...]] = {}
         for row, one in zip(rows, found, strict=True):
             prompt, answer = self.asked[row].prompt, tuple(one.tokens)
             self.tell(Rollout(step, row, prompt, answer, tuple(one.logprobs), answer[-1] in self.stop_ids))
