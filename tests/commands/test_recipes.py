@@ -79,6 +79,7 @@ def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path, *, stude
     if recipe.synthesis is not None:
         changes |= {"synthesis.tokens": 250, "synthesis.batch_size": 4, "synthesis.sampling.max_new_tokens": 32}
     elif recipe.data.kind == "chat":
+        changes["data.sequence_tokens"] = 96  # in which a prompt leaves room for an answer
         changes["data.path"] = write_rows(folder / "rows.jsonl", CHATS)
     elif recipe.task == "causal_lm":
         changes["data.path"] = texts_file

@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from torch.testing import assert_close
+from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from stillhouse.core.errors import ModelError
-from stillhouse.models.generate import Sampling, _draw, generate, stop_ids_of
+from stillhouse.models.generate import Sampling, _draw, generate, sample, stop_ids_of
 
 GREEDY = Sampling(temperature=0, max_new_tokens=16)
 LENGTHS = (3, 14, 7, 1)
@@ -102,24 +104,25 @@ def test_what_is_drawn_for_a_row_does_not_depend_on_the_other_rows(build_model, 
     assert first[1:] != second[1:]
 
 
-def _nucleus(probs, top_p):
-    """By definition: take tokens from the likeliest on until they reach the share."""
-    kept, mass = torch.zeros_like(probs), 0.0
-    for token in probs.argsort(descending=True).tolist():
-        if mass >= top_p:
-            break
-        kept[token], mass = probs[token], mass + float(probs[token])
-    return kept / kept.sum()
+def _by_transformers(logits, sampling):
+    """The probabilities that transformers would draw with."""
+    scores = logits[None] / sampling.temperature
+    if sampling.top_k is not None:
+        scores = TopKLogitsWarper(sampling.top_k)(None, scores)
+    if sampling.top_p < 1:
+        scores = TopPLogitsWarper(sampling.top_p)(None, scores)
+    return scores[0].softmax(-1)
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.7])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_tokens_are_drawn_as_often_as_the_softmax_says(build_model, temperature, top_p):
-    model, prompt, draws = build_model(vocab=12), [3, 5, 2], 20_000
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(0.5, None, 1.0), (1.0, None, 1.0), (2.0, None, 0.7), (0.5, 5, 1.0), (1.0, 5, 0.7), (2.0, 3, 0.7), (1.0, 99, 1.0)],
+)
+def test_tokens_are_drawn_as_often_as_the_softmax_says(build_model, temperature, top_k, top_p):
+    model, prompt, draws = build_model(vocab=12), [3, 5, 2], 10_000
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=1)
     with torch.no_grad():
-        probs = (model(torch.tensor([prompt])).logits[0, -1].double() / temperature).softmax(-1)
-    expected = _nucleus(probs, top_p)
-    sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=1)
+        expected = _by_transformers(model(torch.tensor([prompt])).logits[0, -1].double(), sampling)
     drawn = torch.tensor(generate(model, [prompt] * draws, sampling=sampling, seed=0))[:, 0]
     counts = torch.bincount(drawn, minlength=12)
     assert counts[expected == 0].sum() == 0
@@ -153,6 +156,60 @@ def test_a_small_nucleus_is_greedy(build_model, build_example):
     model, prompts = build_model(), _prompts(build_example)
     nearly = Sampling(temperature=1.0, top_p=1e-6, max_new_tokens=16)
     assert generate(model, prompts, sampling=nearly, seed=0) == generate(model, prompts, sampling=GREEDY, seed=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, None])
+def test_a_prompt_with_its_number_is_answered_alike_in_any_company(build_model, build_example, batch_size):
+    model, prompts = build_model(vocab=20), _prompts(build_example, vocab=20)
+    sampling = Sampling(max_new_tokens=24)
+    alone = [sample(model, [prompts[n]], sampling=sampling, seed=0, numbers=[n], stop_ids={3})[0] for n in range(4)]
+    numbers = [2, 0, 3]
+    some = [prompts[n] for n in numbers]
+    found = sample(model, some, sampling=sampling, seed=0, numbers=numbers, stop_ids={3}, batch_size=batch_size)
+    assert [one.tokens for one in found] == [alone[n].tokens for n in numbers]
+    assert [one.tokens for one in sample(model, some, sampling=sampling, seed=0)] != [one.tokens for one in found]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(max_new_tokens=24), Sampling(temperature=2.0, top_k=9, top_p=0.9)])
+def test_the_log_probabilities_are_those_of_one_forward_pass(any_family, build_model, build_example, sampling):
+    model, prompts = build_model(any_family, max_position_embeddings=48), _prompts(build_example)
+    for prompt, written in zip(prompts, sample(model, prompts, sampling=sampling, seed=0), strict=True):
+        ids = torch.tensor([prompt + written.tokens])
+        with torch.no_grad():
+            logprobs = model(ids[:, :-1]).logits[0].float().log_softmax(-1)
+        own = logprobs[len(prompt) - 1 :].gather(-1, ids[0, len(prompt) :, None])[:, 0]
+        assert_close(torch.tensor(written.logprobs), own, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_in_training_writes_as_in_use_and_goes_on_training(build_model, build_example):
+    model, prompts = build_model(attention_dropout=0.5), _prompts(build_example)
+    sampling = Sampling(max_new_tokens=16)
+    expected = sample(model, prompts, sampling=sampling, seed=0)
+    model.activation_checkpointing_enable()
+    model.train()
+    model.model.layers[1].eval()
+    modes = [module.training for module in model.modules()]
+    assert sample(model, prompts, sampling=sampling, seed=0) == expected
+    assert [module.training for module in model.modules()] == modes
+    with pytest.raises(AssertionError, match="nothing to go on from"):
+        sample(model, [[]], sampling=sampling, seed=0)
+    assert [module.training for module in model.modules()] == modes
+    assert model.is_activation_checkpointing
+
+
+def test_what_pads_the_head_is_never_drawn(build_model, build_example):
+    model, prompts = build_model(vocab=30), _prompts(build_example, vocab=20)
+    padded = sample(model, prompts, sampling=Sampling(max_new_tokens=16), seed=0, vocab_size=20, stop_ids=set())
+    model.resize_token_embeddings(20)
+    assert padded == sample(model, prompts, sampling=Sampling(max_new_tokens=16), seed=0, stop_ids=set())
+
+
+def test_no_prompt_grows_beyond_the_most_tokens(build_model, build_example):
+    prompts = _prompts(build_example)
+    found = sample(build_model(), prompts, sampling=GREEDY, seed=0, stop_ids=set(), max_tokens=15)
+    assert [len(one.tokens) for one in found] == [12, 1, 8, 14]
+    endless = generate(build_model(), prompts, sampling=GREEDY, seed=0, stop_ids=set())
+    assert [one.tokens for one in found] == [t[: len(one.tokens)] for t, one in zip(endless, found, strict=True)]
 
 
 def test_no_prompt_gives_no_text(build_model):

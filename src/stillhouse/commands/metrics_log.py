@@ -10,6 +10,12 @@ from stillhouse.core.run import RunFolder
 from stillhouse.training.trainer import latest_checkpoint
 
 
+def last_saved_step(checkpoints: Path) -> int:
+    """The step behind which training goes on; 0 where it begins."""
+    resumed = latest_checkpoint(checkpoints)
+    return int(resumed.rpartition("-")[2]) if resumed else 0
+
+
 class MetricsLog:
     """Writes and reads a run's numbers."""
 
@@ -18,8 +24,7 @@ class MetricsLog:
 
     def arm(self, name: str, checkpoints: Path) -> Callable[[Mapping[str, float]], None]:
         """A place for one arm's training steps. Steps after its last checkpoint, which will be done again, are dropped."""
-        resumed = latest_checkpoint(checkpoints)
-        last_step = int(resumed.rpartition("-")[2]) if resumed else 0
+        last_step = last_saved_step(checkpoints)
         kept = self._keep(lambda line: line.get("arm") != name or line["step"] <= last_step)
         tokens = max((line["tokens"] for line in kept if line.get("arm") == name), default=0)
 

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from stillhouse.commands.checks import student_depth, tokenizer_source
 from stillhouse.commands.labels import recorder_of
 from stillhouse.commands.recipe import Recipe
+from stillhouse.commands.sources import askable
 from stillhouse.core.alignment import CommonOutcomes
 from stillhouse.core.batch import Batch, as_batch
 from stillhouse.core.config import Config
@@ -18,6 +19,7 @@ from stillhouse.core.progress import Progress
 from stillhouse.core.results import Role
 from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Pooling
+from stillhouse.data.asked import Asked
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows, to_batch
 from stillhouse.data.paired import PairedRows
@@ -27,6 +29,7 @@ from stillhouse.data.text import read_rows
 from stillhouse.labelling import Recorder
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.models.anatomy import num_layers, text_config
+from stillhouse.models.generate import stop_ids_of
 from stillhouse.models.labels import answers_of, check_labels, labels_of
 from stillhouse.models.load import (
     LoadedModel,
@@ -209,7 +212,11 @@ class Parts:
             return
         if self._labels is not None:
             check_labels(labels_of(self._teacher_config), self._labels, source=self.recipe.teacher.model)
-        for note in self.data.notes:
+        notes = list(self.data.notes)
+        if self.recipe.source.kind != "offline" and len(self.asked) < len(self.data.asked):
+            too_long = len(self.data.asked) - len(self.asked)
+            notes.append(f"left out: {too_long:,} with a prompt that fills data.sequence_tokens")
+        for note in notes:
             self.progress.say(note)
 
     @property
@@ -232,6 +239,16 @@ class Parts:
         """The same as the teacher reads them."""
         rows = self.data.train
         return rows.teacher_examples if isinstance(rows, PairedRows) else self.train_examples
+
+    @cached_property
+    def asked(self) -> list[Asked]:
+        """What the student is asked while it trains, where the recipe lets it answer."""
+        return askable(self.data.asked, max_tokens=self.recipe.data.sequence_tokens)
+
+    def stop_ids(self, student: PreTrainedModel) -> set[int]:
+        """All tokens that end an answer: the student's own, and the one that the data ends with."""
+        ends = end_of_turn(self.tokenizer) if self.recipe.data.kind == "chat" else self.tokenizer.eos_token_id
+        return stop_ids_of(student) | ({ends} if isinstance(ends, int) else set())
 
     @property
     def train_tokens(self) -> int:

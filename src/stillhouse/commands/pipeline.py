@@ -13,6 +13,7 @@ from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts, plain
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
+from stillhouse.commands.sources import ROLLOUTS, rollout_log
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import to_yaml
 from stillhouse.core.files import fingerprint, remove
@@ -35,6 +36,8 @@ from stillhouse.students.projections import Projections
 from stillhouse.synthesis import filled_templates, synthesize
 from stillhouse.teachers import LocalTeacher, StoredTeacher
 from stillhouse.training import train
+from stillhouse.training.rollouts import AskedRows, Rollout
+from stillhouse.training.sources import OfflineConfig
 from stillhouse.training.terms import Scheduled
 
 DOCUMENTS_PER_BATCH = 32
@@ -177,7 +180,8 @@ class Pipeline:
 
     @property
     def _arms_are_made_from(self) -> list[Any]:
-        return [self.parts.data_fingerprint, self.parts.student_fingerprint, self.recipe.training]
+        source = [] if isinstance(self.recipe.source, OfflineConfig) else [self.recipe.source]
+        return [self.parts.data_fingerprint, self.parts.student_fingerprint, self.recipe.training, *source]
 
     def _signals(self) -> Teacher:
         labels = self.recipe.labels
@@ -203,7 +207,7 @@ class Pipeline:
             freeze_position_embeddings(student)
         trained = train(
             student,
-            self.parts.data.train,
+            self._rows(arm, student, checkpoints),
             terms=terms,
             teacher=teacher,
             vocab_size=self.parts.num_answers,
@@ -222,6 +226,26 @@ class Pipeline:
             remove(checkpoints.parent)
         lines = [line for line in self.run.metric_lines() if line.get("arm") == arm]
         return {"steps": lines[-1]["step"], "tokens": lines[-1]["tokens"], "final_loss": lines[-1]["loss"]}
+
+    def _rows(self, arm: Role, student: PreTrainedModel, checkpoints: Path) -> RowSet:
+        """What this arm learns from: where the student answers for itself, its control gets the data's answers."""
+        source, parts = self.recipe.source, self.parts
+        if isinstance(source, OfflineConfig):
+            return parts.data.train
+        is_student = arm == "student"
+        tell = rollout_log(self.run.path / ROLLOUTS, checkpoints, parts.tokenizer) if is_student else _unheard
+        return AskedRows(
+            parts.asked,
+            student,
+            student_share=source.student_share if is_student else 0.0,
+            sampling=source.sampling,
+            seed=self.recipe.training.seed,
+            stop_ids=parts.stop_ids(student),
+            vocab_size=parts.num_answers,
+            max_tokens=self.recipe.data.sequence_tokens,
+            batch_size=source.batch_size,
+            tell=tell,
+        )
 
     @property
     def _keeps_positions(self) -> bool:
@@ -368,6 +392,10 @@ class Pipeline:
                 name: stages["label"][name] for name in ("signal", "bytes", "bytes_per_token", "seconds")
             }
         return account
+
+
+def _unheard(rollout: Rollout) -> None:
+    """A control learns the data's answers, and gives none."""
 
 
 def _batches(rows: RowSet) -> list[Batch]:

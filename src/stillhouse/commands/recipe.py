@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stillhouse.commands.labels import label_faults
+from stillhouse.commands.sources import source_faults
 from stillhouse.core.config import Config
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
@@ -16,6 +17,7 @@ from stillhouse.students.config import StudentConfig
 from stillhouse.synthesis.config import PromptSynthesisConfig
 from stillhouse.teachers import LocalTeacherConfig
 from stillhouse.training.config import ObjectiveConfig
+from stillhouse.training.sources import OfflineConfig, SourceConfig
 from stillhouse.training.trainer import Schedule
 
 Control = Literal["hard_labels", "from_scratch", "both", "none"]
@@ -56,6 +58,9 @@ class Recipe(Config):
     data: DataConfig = TextDataConfig()
     labels: LabelsConfig | None = None
     """Where it is given, the teacher runs once over the data and training reads what it said; else it runs in every step."""
+    source: SourceConfig = OfflineConfig()
+    """Who writes the answers that are learnt: the data (`offline`), the student while it trains (`student`), or now the one,
+    now the other (`mixed`)."""
     objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
     training: Schedule = Schedule()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -131,6 +136,16 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _labels_serve_the_objectives(self) -> "Recipe":
         faults = [] if self.labels is None else label_faults(self.labels, self.objectives)
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _the_student_can_be_asked(self) -> "Recipe":
+        if isinstance(self.source, OfflineConfig):
+            return self
+        has_labels, kind = self.labels is not None, self.source.kind
+        faults = source_faults(kind, data=self.data.kind, has_labels=has_labels, objectives=self.objectives)
         if faults:
             raise ValueError(" ".join(faults))
         return self

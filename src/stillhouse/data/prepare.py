@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.task import Task
+from stillhouse.data.asked import Asked, ask_in_turn, ask_to_go_on, packed
 from stillhouse.data.chat import ChatReader
 from stillhouse.data.chat_forms import Conversation, read_conversations, said_of_files
 from stillhouse.data.config import (
@@ -23,10 +24,8 @@ from stillhouse.data.config import (
     TagsDataConfig,
     TextDataConfig,
 )
-from stillhouse.data.examples import windows
 from stillhouse.data.labelled import LabelledRow, label_ids, label_names, labelled_rows, read_labelled
 from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, masking_for
-from stillhouse.data.packing import PackedRows
 from stillhouse.data.paired import Pair, PairedRows, share_compared
 from stillhouse.data.paired_text import PairedChatReader, PairedTextReader
 from stillhouse.data.rowset import RowSet
@@ -34,7 +33,7 @@ from stillhouse.data.sentences import ScoredPairs, read_pairs, read_sentences, s
 from stillhouse.data.split import DOCUMENTS_HINT, AnyRow, split_held_out, without_texts
 from stillhouse.data.tables import read_records, split_documents
 from stillhouse.data.tags import TaggedRow, read_tagged, tagged_rows
-from stillhouse.data.text import Row, read_rows, to_examples
+from stillhouse.data.text import Row, read_rows, to_example
 from stillhouse.models.load import pad_id_of
 
 _HELD_OUT_SEED = 0
@@ -55,6 +54,8 @@ class Prepared:
     """To which document each held-out row belongs, where long ones were cut; empty where every row is one."""
     labels: tuple[str, ...] = ()
     """Names of classes or tags, in the order of their numbers; empty where the answer is none of several."""
+    asked: tuple[Asked, ...] = ()
+    """For text and conversations in one tokenizer's tokens: the rows to train on as prompts, with their answers."""
     pairs: tuple[ScoredPairs, ...] = ()
     """For sentences: sets of pairs to judge by."""
     notes: tuple[str, ...] = ()
@@ -130,37 +131,48 @@ def _labelled_sides(config: LabelledDataConfig, path: Path) -> tuple[list[Labell
 
 
 def _text(config: TextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
-    def packed(rows: Sequence[Row]) -> PackedRows:
-        examples = to_examples(rows, tokenizer, max_tokens=config.sequence_tokens)
-        if not examples:
+    def asked(rows: Sequence[Row]) -> tuple[Asked, ...]:
+        documents = ((row, to_example(row, tokenizer)) for row in rows)
+        found = [ask_to_go_on(*one, max_tokens=config.sequence_tokens) for one in documents]
+        if not any(one.answered for one in found):
             start = rows[0].text[:20]
             raise DataError(
                 f"the texts, such as {start!r}, are too short to predict anything. Give longer ones, or more."
             )
-        return PackedRows(examples, row_tokens=config.sequence_tokens)
+        return tuple(one for one in found if one.answered)
 
     train, held_out = _two_sides(config, path, lambda path, key: read_rows(path, key=key))
-    return Prepared(config.task, packed(train), packed(held_out), len(train), len(held_out))
+    return _spoken(config, asked(train), asked(held_out), (len(train), len(held_out)))
 
 
 def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
     reader = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking)
 
-    def packed(rows: Sequence[Conversation], side: str) -> PackedRows:
+    def asked(rows: Sequence[Conversation], side: str) -> tuple[Asked, ...]:
         before = reader.dropped.copy()
-        whole = reader.examples(rows)
-        pieces = [piece for one in whole for piece in windows(one, max_tokens=config.sequence_tokens)]
-        if not pieces:
+        found = tuple(ask_in_turn(read, max_tokens=config.sequence_tokens) for _, read in reader.learnt(rows))
+        if not found:
             why = "; ".join(f"{count:,} have {reason}" for reason, count in (reader.dropped - before).items())
             raise DataError(
                 f"none of the {len(rows):,} conversations {side} has a token to learn: {why}. Mend data.path."
             )
-        return PackedRows(pieces, row_tokens=config.sequence_tokens)
+        return found
 
     train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
-    train_rows, held_out_rows = packed(train, "to train on"), packed(held_out, "held out")
-    notes = tuple(_notes([*train, *held_out], reader))
-    return Prepared(config.task, train_rows, held_out_rows, len(train), len(held_out), notes=notes)
+    sides = asked(train, "to train on"), asked(held_out, "held out")
+    return _spoken(config, *sides, (len(train), len(held_out)), _notes([*train, *held_out], reader))
+
+
+def _spoken(
+    config: TextDataConfig | ChatDataConfig,
+    train: tuple[Asked, ...],
+    held_out: Sequence[Asked],
+    counts: tuple[int, int],
+    notes: Sequence[str] = (),
+) -> Prepared:
+    """Packed rows of both sides."""
+    learnt, judged = (packed(side, row_tokens=config.sequence_tokens) for side in (train, held_out))
+    return Prepared(config.task, learnt, judged, *counts, notes=tuple(notes), asked=train)
 
 
 def _notes(conversations: Sequence[Conversation], reader: ChatReader | PairedChatReader) -> list[str]:

@@ -33,6 +33,10 @@ class RowSet(Dataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Become the rows of this epoch; most are the same in all."""
 
+    def at_step(self, batches: Sequence[dict[str, Tensor]], *, step: int) -> list[dict[str, Tensor]]:
+        """What this step, counted from 1, learns from the batches that were collated for it: most rows are the same in all."""
+        return list(batches)
+
     def batches(self, size: int) -> Iterator[Batch]:
         """All rows in their order, `size` at once; the last batch may have fewer."""
         for start in range(0, len(self), size):

@@ -74,10 +74,11 @@ def to_examples(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, *, max_
     Prompt and text are tokenised apart, so that no token crosses from one into the other; the end of a finished text is
     a token to learn too. Predicting the text weighs 1, the prompt 0.
     """
-    return [piece for row in rows for piece in windows(_to_example(row, tokenizer), max_tokens=max_tokens)]
+    return [piece for row in rows for piece in windows(to_example(row, tokenizer), max_tokens=max_tokens)]
 
 
-def _to_example(row: Row, tokenizer: PreTrainedTokenizerBase) -> Example:
+def to_example(row: Row, tokenizer: PreTrainedTokenizerBase) -> Example:
+    """One row whole, however long."""
     prompt = tokenizer(row.prompt, add_special_tokens=False)["input_ids"] if row.prompt else start_ids(tokenizer)
     text = tokenizer(row.text, add_special_tokens=False)["input_ids"]
     end = [tokenizer.eos_token_id] if row.finished and tokenizer.eos_token_id is not None else []

@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -165,6 +166,15 @@ class DistillationTrainer(Trainer):
         paces = [term.after(before, value=mean, progress=progress) for term, before, mean in steps]
         state: Any = self.state
         state.stateful_callbacks[PACES] = [{name: asdict(pace) for name, pace in found.items()} for found in paces]
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The batches of one step. Loaders read ahead; what depends on the student's weights is made now, and not before."""
+        collated, rows = list(islice(epoch_iterator, num_batches)), self.train_dataset
+        assert isinstance(rows, RowSet)
+        batches = rows.at_step(collated, step=self.state.global_step + 1)
+        return super().get_batch_samples(iter(batches), num_batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """How many of each unit this step's terms are divided by: all micro-batches, all ranks."""
