@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -20,10 +22,14 @@ from stillhouse.data.config import (
     LabelledDataConfig,
     MaskedTextDataConfig,
     RegressionDataConfig,
+    ReplayConfig,
     SentencesDataConfig,
     TagsDataConfig,
+    TeacherContextConfig,
     TextDataConfig,
 )
+from stillhouse.data.context import ContextReader, ContextRows, Views, read_style, views_of
+from stillhouse.data.examples import Example
 from stillhouse.data.labelled import LabelledRow, label_ids, label_names, labelled_rows, read_labelled
 from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, masking_for
 from stillhouse.data.paired import Pair, PairedRows, share_compared
@@ -56,10 +62,22 @@ class Prepared:
     """Names of classes or tags, in the order of their numbers; empty where the answer is none of several."""
     asked: tuple[Asked, ...] = ()
     """For text and conversations in one tokenizer's tokens: the rows to train on as prompts, with their answers."""
+    context: "HeldOutContext | None" = None
+    """What is held out where the teacher reads more than the student."""
     pairs: tuple[ScoredPairs, ...] = ()
     """For sentences: sets of pairs to judge by."""
     notes: tuple[str, ...] = ()
     """What was found in the files that a user may want to know, a line each."""
+
+
+@dataclass(frozen=True)
+class HeldOutContext:
+    """What tells whether a student has learnt a context: held-out documents under each of its styles, and unrelated ones."""
+
+    styles: tuple[str, ...]
+    views: tuple[Views, ...]
+    elsewhere: tuple[Example, ...] = ()
+    """Held-out conversations about other things; empty where there is no replay."""
 
 
 def prepare(
@@ -92,6 +110,8 @@ def prepare(
         case ChatDataConfig():
             if teacher_tokenizer is not None:
                 return _paired_chat(config, tokenizer, teacher_tokenizer, path)
+            if config.teacher_context is not None:
+                return _chat_in_context(config, config.teacher_context, tokenizer, path)
             return _chat(config, tokenizer, path)
         case MaskedTextDataConfig():
             return _masked_text(config, tokenizer, path, seed)
@@ -161,6 +181,65 @@ def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
     train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
     sides = asked(train, "to train on"), asked(held_out, "held out")
     return _spoken(config, *sides, (len(train), len(held_out)), _notes([*train, *held_out], reader))
+
+
+def _chat_in_context(
+    config: ChatDataConfig, wanted: TeacherContextConfig, tokenizer: PreTrainedTokenizerBase, path: Path
+) -> Prepared:
+    styles = [read_style(style, number=number) for number, style in enumerate(wanted.styles)]
+    columns = list(dict.fromkeys(style.column for style in styles if style.column))
+    chats = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking)
+    reader = ContextReader(chats, styles, max_tokens=config.sequence_tokens)
+    train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key, notes=columns))
+    others, elsewhere = _replayed(config, wanted.replay, {row.text for row in [*train, *held_out]})
+    told = reader.asked(train, rows=wanted.rows, seed=wanted.seed)
+    judged = reader.asked(held_out, rows="one", seed=wanted.seed)
+    under_each = reader.asked(held_out, rows="all", seed=wanted.seed) if len(styles) > 1 else judged
+    notes = _notes([*train, *held_out, *others, *elsewhere], chats)
+    notes += [f"left out: {count:,} with {reason}" for reason, count in reader.left_out.items()]
+    if not told or not judged:
+        raise DataError(
+            f"of {len(train):,} conversations to train on and {len(held_out):,} held out, {len(told):,} and {len(judged):,} "
+            f"can be shown to the teacher in its context: {'; '.join(notes)}. Raise data.sequence_tokens, or mend data.path."
+        )
+    replayed = _drawn(reader.alike(others), len(told), wanted)
+    if replayed:
+        notes.append(f"replayed without context: {len(replayed):,} rows beside {len(told):,} with one")
+    notes += [_more_read(style.name, under_each, number) for number, style in enumerate(styles)]
+    asked = (*told, *replayed)
+    learnt, held = (ContextRows(views_of(side), row_tokens=config.sequence_tokens) for side in (asked, judged))
+    unrelated = tuple(view.student for view in views_of(reader.alike(elsewhere)))
+    context = HeldOutContext(tuple(style.name for style in styles), tuple(views_of(under_each)), unrelated)
+    counts = len(train) + len(replayed), len(held_out)
+    return Prepared(config.task, learnt, held, *counts, notes=tuple(notes), asked=asked, context=context)
+
+
+def _replayed(
+    config: ChatDataConfig, replay: ReplayConfig | None, taken: set[str]
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Conversations about other things, to train on and held out; what is learnt or judged with the context is none."""
+    if replay is None:
+        return [], []
+    key = "data.teacher_context.replay.path"
+    rows = [row for row in read_conversations(replay.path, key=key) if row.text not in taken]
+    return split_held_out(rows, share=config.held_out, hint=f", in {key}")
+
+
+def _drawn(rows: Sequence[Asked], num_told: int, wanted: TeacherContextConfig) -> list[Asked]:
+    """So many of the rows, drawn by the seed, that they are the share of all that is asked for."""
+    share = Fraction(str(wanted.replay.share)) if wanted.replay else Fraction(0)
+    needed = round(num_told * share / (1 - share))
+    if needed > len(rows):
+        raise DataError(
+            f"data.teacher_context.replay.share is {float(share):g}: beside {num_told:,} rows that is {needed:,}, but its path "
+            f"has {len(rows):,} to train on. Give more, or lower the share."
+        )
+    return [rows[number] for number in sorted(Random(wanted.seed).sample(range(len(rows)), needed))]
+
+
+def _more_read(name: str, asked: Sequence[Asked], number: int) -> str:
+    more = [len(one.told.prompt) - len(one.prompt) for one in asked if one.told and one.told.style == number]
+    return f"style {name}: the teacher reads {sum(more) / max(1, len(more)):,.1f} tokens more a prompt"
 
 
 def _spoken(
