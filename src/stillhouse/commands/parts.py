@@ -191,6 +191,7 @@ class Parts:
     @cached_property
     def data(self) -> Prepared:
         """Rows to train on, and rows held out."""
+        source = self.recipe.source
         seed, answers = self.recipe.training.seed, answers_of(self._teacher_config) if self._names_answers else ()
         return prepare(
             self.recipe.data,
@@ -199,6 +200,7 @@ class Parts:
             seed=seed,
             answers=answers,
             teacher_tokenizer=self.teacher_tokenizer if self.is_paired else None,
+            answer_tokens=0 if isinstance(source, OfflineConfig) else source.sampling.max_new_tokens,
         )
 
     def check_data(self) -> None:
@@ -246,9 +248,7 @@ class Parts:
     @cached_property
     def asked(self) -> list[Asked]:
         """What the student is asked while it trains, where the recipe lets it answer."""
-        source = self.recipe.source
-        longest = 1 if isinstance(source, OfflineConfig) else source.sampling.max_new_tokens
-        return askable(self.data.asked, max_tokens=self.recipe.data.sequence_tokens, max_new_tokens=longest)
+        return askable(self.data.asked, max_tokens=self.recipe.data.sequence_tokens)
 
     def stop_ids(self, student: PreTrainedModel) -> set[int]:
         """All tokens that end an answer: the student's own, and the one that the data ends with."""

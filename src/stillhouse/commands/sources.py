@@ -66,20 +66,13 @@ def context_faults(data: DataConfig, objectives: Sequence[ObjectiveConfig]) -> l
     return faults
 
 
-def askable(asked: Sequence[Asked], *, max_tokens: int, max_new_tokens: int = 1) -> list[Asked]:
-    """The prompts that leave room for an answer: behind what the teacher alone has read, for the longest.
+def askable(asked: Sequence[Asked], *, max_tokens: int) -> list[Asked]:
+    """The prompts that leave room for an answer.
 
     Raises:
         DataError: if none does.
     """
-    room = max_tokens - max_new_tokens
-    told = [one for one in asked if one.told is None or one.told.prompt == one.prompt or len(one.told.prompt) <= room]
-    if not told:
-        raise DataError(
-            f"all {len(asked):,} prompts leave no room for source.sampling.max_new_tokens ({max_new_tokens}) behind the "
-            f"teacher's context in data.sequence_tokens ({max_tokens}). Raise the second."
-        )
-    short = [one for one in told if len(one.prompt) < max_tokens]
+    short = [one for one in asked if len(one.prompt) < max_tokens]
     if not short:
         raise DataError(
             f"all {len(asked):,} prompts fill data.sequence_tokens ({max_tokens}), so there is no room for an answer. Raise it."

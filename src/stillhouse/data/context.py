@@ -133,20 +133,25 @@ class ContextReader:
         self.left_out: Counter[str] = Counter()
         """Rows that cannot be shown to both, by reason."""
 
-    def asked(self, conversations: Iterable[Conversation], *, rows: Literal["one", "all"], seed: int) -> list[Asked]:
-        """Each conversation that has something to learn, under one style, drawn by its text and the seed, or under each."""
+    def asked(
+        self, conversations: Iterable[Conversation], *, rows: Literal["one", "all"], seed: int, answer_tokens: int = 0
+    ) -> list[Asked]:
+        """Each conversation that has something to learn, under one style, drawn by its text and the seed, or under each.
+
+        Behind its prompt there is room for another answer of `answer_tokens`.
+        """
         found: list[Asked] = []
         for one, _ in self.reader.learnt(conversations):
             numbers = range(len(self.styles))
             chosen = numbers if rows == "all" else [Random(f"{seed}, {one.text}").choice(numbers)]
-            found += [asked for number in chosen for asked in self._under(one, number)]
+            found += [asked for number in chosen for asked in self._under(one, number, answer_tokens)]
         return found
 
     def alike(self, conversations: Iterable[Conversation]) -> list[Asked]:
         """The same without any context: the teacher reads what the student reads."""
         return [_alike(ask_in_turn(read, max_tokens=self.max_tokens)) for _, read in self.reader.learnt(conversations)]
 
-    def _under(self, one: Conversation, number: int) -> list[Asked]:
+    def _under(self, one: Conversation, number: int, answer_tokens: int) -> list[Asked]:
         style, ours = self.styles[number], self.reader.read(one)
         if style.is_empty:
             asked = ask_in_turn(ours, max_tokens=self.max_tokens)
@@ -157,6 +162,12 @@ class ContextReader:
             self.left_out[reason] += 1
             return []
         asked, told = (ask_in_turn(read, max_tokens=self.max_tokens) for read in (ours, theirs))
+        if len(told.prompt) + answer_tokens > self.max_tokens:
+            self.left_out[
+                f"no room for an answer of source.sampling.max_new_tokens ({answer_tokens}) behind the teacher's context in "
+                f"data.sequence_tokens ({self.max_tokens})"
+            ] += 1
+            return []
         return [replace(asked, told=Told(told.prompt, told.answered, number))]
 
     def _reason(self, ours: Example, theirs: Example) -> str:

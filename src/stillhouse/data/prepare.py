@@ -88,9 +88,11 @@ def prepare(
     seed: int = 0,
     answers: Sequence[str] = (),
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    answer_tokens: int = 0,
 ) -> Prepared:
     """Read, split and tokenise what `config` names; `path` takes the place of its own, as where text was synthesised. With a
-    `teacher_tokenizer`, texts and conversations become `PairedRows`: the `tokenizer` is then the student's own.
+    `teacher_tokenizer`, texts and conversations become `PairedRows`: the `tokenizer` is then the student's own. Behind a
+    context of the teacher's there is room for answers of `answer_tokens`, which are yet to be written.
 
     Only masks depend on the seed. Classes and tags are numbered as among the `answers`, a model's own, if all are there; else
     in the order of their names.
@@ -111,7 +113,7 @@ def prepare(
             if teacher_tokenizer is not None:
                 return _paired_chat(config, tokenizer, teacher_tokenizer, path)
             if config.teacher_context is not None:
-                return _chat_in_context(config, config.teacher_context, tokenizer, path)
+                return _chat_in_context(config, config.teacher_context, tokenizer, path, answer_tokens)
             return _chat(config, tokenizer, path)
         case MaskedTextDataConfig():
             return _masked_text(config, tokenizer, path, seed)
@@ -184,7 +186,11 @@ def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
 
 
 def _chat_in_context(
-    config: ChatDataConfig, wanted: TeacherContextConfig, tokenizer: PreTrainedTokenizerBase, path: Path
+    config: ChatDataConfig,
+    wanted: TeacherContextConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    answer_tokens: int,
 ) -> Prepared:
     styles = [read_style(style, number=number) for number, style in enumerate(wanted.styles)]
     columns = list(dict.fromkeys(style.column for style in styles if style.column))
@@ -192,7 +198,7 @@ def _chat_in_context(
     reader = ContextReader(chats, styles, max_tokens=config.sequence_tokens)
     train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key, notes=columns))
     others, elsewhere = _replayed(config, wanted.replay, {row.text for row in [*train, *held_out]})
-    told = reader.asked(train, rows=wanted.rows, seed=wanted.seed)
+    told = reader.asked(train, rows=wanted.rows, seed=wanted.seed, answer_tokens=answer_tokens)
     judged = reader.asked(held_out, rows="one", seed=wanted.seed)
     under_each = reader.asked(held_out, rows="all", seed=wanted.seed) if len(styles) > 1 else judged
     notes = _notes([*train, *held_out, *others, *elsewhere], chats)
