@@ -191,12 +191,12 @@ def test_notes_of_each_row_come_before_its_question(context_recipe, no_model):
 
 
 def test_prompts_without_room_behind_the_context_are_left_out_and_said(context_recipe):
-    long = {**CHATS[0]["messages"][0], "content": "who sang? " * 10}
-    path = context_recipe(source=MIXED, training={"epochs": 0.1})
+    long = {**CHATS[0]["messages"][0], "content": "who sang? " * 5}
+    path = context_recipe(source={**MIXED, "sampling": {"max_new_tokens": 30}}, training={"epochs": 0.1})
     write_rows(path.parent / "rows.jsonl", [*CHATS, {"messages": [long, *CHATS[0]["messages"][1:]]}])
     said = stillhouse("train", path)
     assert said.code == 0, said.err
-    assert "left out: 1 with no room for an answer of source.sampling.max_new_tokens (16)" in said.err
+    assert "left out: 1 with no room for an answer of source.sampling.max_new_tokens (30)" in said.err
     assert "rows beside 12 with one" in said.err
     assert_refused_in_one_line(
         stillhouse("train", path, "source.sampling.max_new_tokens=100", f"run={path.parent / 'other'}"),
