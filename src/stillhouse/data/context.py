@@ -133,6 +133,11 @@ class ContextReader:
         self.left_out: Counter[str] = Counter()
         """Rows that cannot be shown to both, by reason."""
 
+    @property
+    def columns(self) -> list[str]:
+        """What each row must have beside its messages."""
+        return list(dict.fromkeys(style.column for style in self.styles if style.column))
+
     def asked(
         self, conversations: Iterable[Conversation], *, rows: Literal["one", "all"], seed: int, answer_tokens: int = 0
     ) -> list[Asked]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -192,32 +193,58 @@ def _chat_in_context(
     path: Path,
     answer_tokens: int,
 ) -> Prepared:
-    styles = [read_style(style, number=number) for number, style in enumerate(wanted.styles)]
-    columns = list(dict.fromkeys(style.column for style in styles if style.column))
-    chats = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking)
-    reader = ContextReader(chats, styles, max_tokens=config.sequence_tokens)
-    train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key, notes=columns))
+    reader, judging = (
+        _context_reader(config, wanted, tokenizer) for _ in range(2)
+    )  # what is judged twice is counted once
+    read = partial(read_conversations, notes=reader.columns)
+    train, held_out = _two_sides(config, path, lambda path, key: read(path, key=key))
     others, elsewhere = _replayed(config, wanted.replay, {row.text for row in [*train, *held_out]})
     told = reader.asked(train, rows=wanted.rows, seed=wanted.seed, answer_tokens=answer_tokens)
     judged = reader.asked(held_out, rows="one", seed=wanted.seed)
-    under_each = reader.asked(held_out, rows="all", seed=wanted.seed) if len(styles) > 1 else judged
-    notes = _notes([*train, *held_out, *others, *elsewhere], chats)
-    notes += [f"left out: {count:,} with {reason}" for reason, count in reader.left_out.items()]
-    if not told or not judged:
-        raise DataError(
-            f"of {len(train):,} conversations to train on and {len(held_out):,} held out, {len(told):,} and {len(judged):,} "
-            f"can be shown to the teacher in its context: {'; '.join(notes)}. Raise data.sequence_tokens, or mend data.path."
-        )
-    replayed = _drawn(reader.alike(others), len(told), wanted)
-    if replayed:
-        notes.append(f"replayed without context: {len(replayed):,} rows beside {len(told):,} with one")
-    notes += [_more_read(style.name, under_each, number) for number, style in enumerate(styles)]
-    asked = (*told, *replayed)
+    _refuse_to_tell_nothing(reader, told, judged, (len(train), len(held_out)))
+    asked = (*told, *_drawn(reader.alike(others), len(told), wanted))
+    context = HeldOutContext(
+        tuple(style.name for style in reader.styles),
+        tuple(views_of(judging.asked(held_out, rows="all", seed=wanted.seed))),
+        tuple(view.student for view in views_of(judging.alike(elsewhere))),
+    )
     learnt, held = (ContextRows(views_of(side), row_tokens=config.sequence_tokens) for side in (asked, judged))
-    unrelated = tuple(view.student for view in views_of(reader.alike(elsewhere)))
-    context = HeldOutContext(tuple(style.name for style in styles), tuple(views_of(under_each)), unrelated)
-    counts = len(train) + len(replayed), len(held_out)
+    counts = len(train) + len(asked) - len(told), len(held_out)
+    notes = _notes([*train, *held_out, *others, *elsewhere], reader.reader) + _notes_in_context(reader, asked, context)
     return Prepared(config.task, learnt, held, *counts, notes=tuple(notes), asked=asked, context=context)
+
+
+def _context_reader(
+    config: ChatDataConfig, wanted: TeacherContextConfig, tokenizer: PreTrainedTokenizerBase
+) -> ContextReader:
+    styles = [read_style(style, number=number) for number, style in enumerate(wanted.styles)]
+    chats = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking)
+    return ContextReader(chats, styles, max_tokens=config.sequence_tokens)
+
+
+def _refuse_to_tell_nothing(
+    reader: ContextReader, told: Sequence[Asked], judged: Sequence[Asked], counts: tuple[int, int]
+) -> None:
+    if told and judged:
+        return
+    reasons = reader.reader.dropped + reader.left_out
+    why = "; ".join(f"{count:,} have {reason}" for reason, count in reasons.items())
+    raise DataError(
+        f"of {counts[0]:,} conversations to train on and {counts[1]:,} held out, {len(told):,} and {len(judged):,} can be "
+        f"shown to the teacher in its context: {why}. Raise data.sequence_tokens, or mend data.path."
+    )
+
+
+def _notes_in_context(reader: ContextReader, asked: Sequence[Asked], held_out: HeldOutContext) -> list[str]:
+    """What could not be shown, how many rows are replayed, and how much more the teacher reads."""
+    notes = [f"left out: {count:,} with {reason}" for reason, count in reader.left_out.items()]
+    num_told = sum(one.told is not None and one.told.style is not None for one in asked)
+    if num_told < len(asked):
+        notes.append(f"replayed without context: {len(asked) - num_told:,} rows beside {num_told:,} with one")
+    for number, name in enumerate(held_out.styles):
+        more = [len(view.teacher.ids) - len(view.student.ids) for view in held_out.views if view.style == number]
+        notes.append(f"style {name}: the teacher reads {sum(more) / max(1, len(more)):,.1f} tokens more a prompt")
+    return notes
 
 
 def _replayed(
@@ -241,11 +268,6 @@ def _drawn(rows: Sequence[Asked], num_told: int, wanted: TeacherContextConfig) -
             f"has {len(rows):,} to train on. Give more, or lower the share."
         )
     return [rows[number] for number in sorted(Random(wanted.seed).sample(range(len(rows)), needed))]
-
-
-def _more_read(name: str, asked: Sequence[Asked], number: int) -> str:
-    more = [len(one.told.prompt) - len(one.prompt) for one in asked if one.told and one.told.style == number]
-    return f"style {name}: the teacher reads {sum(more) / max(1, len(more)):,.1f} tokens more a prompt"
 
 
 def _spoken(
