@@ -81,6 +81,8 @@ def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path, *, stude
     elif recipe.data.kind == "chat":
         changes["data.sequence_tokens"] = 96  # in which a prompt leaves room for an answer
         changes["data.path"] = write_rows(folder / "rows.jsonl", CHATS)
+        if recipe.data.teacher_context is not None:
+            return changes | in_context(folder, teacher)
     elif recipe.task == "causal_lm":
         changes["data.path"] = texts_file
     else:
@@ -92,6 +94,18 @@ def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path, *, stude
     elif depth_for(recipe) < PUBLISHED_DEPTH:
         changes |= {"student.keep": 2}
     return changes
+
+
+def in_context(folder: Path, teacher: Path) -> dict[str, Any]:
+    """What else a recipe needs whose teacher reads a prompt that its student, the same model, does not."""
+    (folder / "prompt.txt").write_text("sing of the sea", encoding="utf-8")
+    general = write_rows(folder / "general.jsonl", [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(20)])
+    return {
+        "student.model": teacher,
+        "source.sampling.max_new_tokens": 16,
+        "data.teacher_context.styles.0.system_path": folder / "prompt.txt",
+        "data.teacher_context.replay.path": general,
+    }
 
 
 @pytest.mark.parametrize("name", RECIPES)

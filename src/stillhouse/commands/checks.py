@@ -176,6 +176,11 @@ def _check_crossing(recipe: Recipe) -> None:
             f"{differ}, but with source.kind {recipe.source.kind} the teacher must read the student's own tokens. Choose a "
             "student with the teacher's tokenizer, or leave source out."
         )
+    if recipe.data.kind == "chat" and recipe.data.teacher_context is not None:
+        raise ModelError(
+            f"{differ}, but with data.teacher_context both must write the same tokens. Choose a student with the teacher's "
+            "tokenizer, or leave teacher_context out."
+        )
     by_token = [
         chosen.name
         for chosen in recipe.objectives

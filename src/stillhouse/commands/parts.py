@@ -20,12 +20,14 @@ from stillhouse.core.results import Role
 from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Pooling
 from stillhouse.data.asked import Asked
+from stillhouse.data.context import ContextRows
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows, to_batch
 from stillhouse.data.paired import PairedRows
 from stillhouse.data.prepare import Prepared, prepare
 from stillhouse.data.rowset import PaddedRows
 from stillhouse.data.text import read_rows
+from stillhouse.evaluation.context import InContext
 from stillhouse.labelling import Recorder
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.models.anatomy import num_layers, text_config
@@ -50,6 +52,7 @@ from stillhouse.students.layer_choice import LayerChoice, choose_layers
 from stillhouse.students.projections import Projections
 from stillhouse.students.save import save_student
 from stillhouse.training.features import FeatureTerm, projection_widths
+from stillhouse.training.sources import OfflineConfig
 from stillhouse.training.terms import Scheduled
 
 
@@ -188,6 +191,7 @@ class Parts:
     @cached_property
     def data(self) -> Prepared:
         """Rows to train on, and rows held out."""
+        source = self.recipe.source
         seed, answers = self.recipe.training.seed, answers_of(self._teacher_config) if self._names_answers else ()
         return prepare(
             self.recipe.data,
@@ -196,6 +200,7 @@ class Parts:
             seed=seed,
             answers=answers,
             teacher_tokenizer=self.teacher_tokenizer if self.is_paired else None,
+            answer_tokens=0 if isinstance(source, OfflineConfig) else source.sampling.max_new_tokens,
         )
 
     def check_data(self) -> None:
@@ -238,7 +243,7 @@ class Parts:
     def label_examples(self) -> list[Example]:
         """The same as the teacher reads them."""
         rows = self.data.train
-        return rows.teacher_examples if isinstance(rows, PairedRows) else self.train_examples
+        return rows.teacher_examples if isinstance(rows, PairedRows | ContextRows) else self.train_examples
 
     @cached_property
     def asked(self) -> list[Asked]:
@@ -263,6 +268,15 @@ class Parts:
     def held_out_examples(self) -> list[Example]:
         """Documents of causal text held out."""
         return _examples(self.data.held_out)
+
+    @property
+    def in_context(self) -> InContext | None:
+        """What is held out as the teacher reads it, where it reads more than the student."""
+        rows, held_out = self.data.held_out, self.data.context
+        if held_out is None:
+            return None
+        assert isinstance(rows, ContextRows)
+        return InContext(rows.teacher_examples, held_out.views, held_out.styles, held_out.elsewhere)
 
     @property
     def held_out_as_the_teacher_reads(self) -> list[Example] | None:

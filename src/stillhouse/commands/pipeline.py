@@ -293,6 +293,7 @@ class Pipeline:
                 parts.tokenizer,
                 num_samples=self.recipe.evaluation.samples,
                 teacher_reads=None if theirs is None else OwnTokens(theirs, parts.teacher_tokenizer),
+                in_context=parts.in_context,
                 progress=self.progress,
             )
         if task == "sentence_embedding":

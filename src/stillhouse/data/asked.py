@@ -13,11 +13,33 @@ PROMPT_TOKENS = 32
 
 
 @dataclass(frozen=True)
+class Told:
+    """A prompt as the teacher alone reads it, with more before the answer than the student's."""
+
+    prompt: tuple[int, ...]
+    answered: tuple[Example, ...]
+    """Piece by piece the same answers as the student's, at other places."""
+    style: int | None = None
+    """Which of the contexts it has read, from 0; None for none."""
+
+
+@dataclass(frozen=True)
 class Asked:
     """A prompt in tokens, and what the data says: the prompt with its answer, in pieces where that is long."""
 
     prompt: tuple[int, ...]
     answered: tuple[Example, ...]
+    told: Told | None = None
+    """What the teacher reads; None where it is the same."""
+
+    def answer(self, tokens: tuple[int, ...]) -> "Asked":
+        """The same prompts on both sides, with another answer, all of which is learnt."""
+        told = self.told
+        return Asked(
+            self.prompt,
+            (_answered(self.prompt, tokens),),
+            told and Told(told.prompt, (_answered(told.prompt, tokens),), told.style),
+        )
 
 
 def ask_in_turn(read: ReadConversation, *, max_tokens: int) -> Asked:
@@ -31,6 +53,10 @@ def ask_to_go_on(row: Row, document: Example, *, max_tokens: int) -> Asked:
     """A row of text, tokenised whole: its own prompt, or else how it begins."""
     given = document.weights.index(1.0) if row.prompt else max(1, min(PROMPT_TOKENS, len(document.ids) // 2))
     return Asked(document.ids[:given], tuple(windows(document, max_tokens=max_tokens)))
+
+
+def _answered(prompt: tuple[int, ...], answer: tuple[int, ...]) -> Example:
+    return Example((*prompt, *answer), (0.0,) * len(prompt) + (1.0,) * len(answer))
 
 
 def packed(rows: Iterable[Asked], *, row_tokens: int) -> PackedRows:

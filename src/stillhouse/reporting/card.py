@@ -10,6 +10,7 @@ from typing import Any
 from stillhouse.core.results import ROLE_TITLES, EvaluationResult, ModelResult
 from stillhouse.core.task import Task
 from stillhouse.reporting import formatting
+from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.html import write_whole
 from stillhouse.reporting.verdicts import (
@@ -96,6 +97,7 @@ def render_card(
         _figures_section(result),
         _results_section(result),
         _gains_section(result),
+        _context_section(result),
         _layers_section(layers),
         _data_section(data),
         _samples_section(result),
@@ -220,6 +222,13 @@ def _gains_section(result: EvaluationResult) -> str:
         return ""
     note = f"Paired over the same {counted_documents(result)}; positive means that the student is better."
     return f"### What the student gained\n\n{_table(['metric', 'gain', 'verdict'], rows)}\n\n{note}"
+
+
+def _context_section(result: EvaluationResult) -> str:
+    if result.context is None:
+        return ""
+    lines = "\n".join(f"- {escaped(line)}" for line in context_lines(result.context))
+    return f"## What the teacher alone had read\n\nIn the tables above, the teacher has read its context.\n\n{lines}"
 
 
 def _layers_section(layers: Mapping[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stillhouse.data.asked import Asked
-from stillhouse.data.examples import Example
+from stillhouse.data.context import collated, views_of
 from stillhouse.data.packing import to_batch
 from stillhouse.data.rowset import RowSet
 from stillhouse.models.generate import Sampling, sample
@@ -64,8 +64,9 @@ class AskedRows(RowSet):
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Tokens of each prompt with the data's own answer: the student's has yet to be written."""
-        return [sum(len(piece.ids) for piece in row.answered) for row in self.asked]
+        """Tokens of each prompt with the data's own answer, on its longer side: the student's has yet to be written."""
+        sides = [(row.answered, row.told.answered if row.told else ()) for row in self.asked]
+        return [max(sum(len(piece.ids) for piece in side) for side in both) for both in sides]
 
     def collate(self, items: Sequence[int]) -> dict[str, Tensor]:
         """Which rows these are: what is in them, the step decides."""
@@ -75,19 +76,21 @@ class AskedRows(RowSet):
         """Each batch with the answers that this step learns from, a document a row."""
         rows = [row for batch in batches for row in batch["rows"].tolist()]
         written = self._answers([row for row in dict.fromkeys(rows) if self._is_the_students(row, step)], step)
-        return [
-            to_batch(
-                [[piece] for row in batch["rows"].tolist() for piece in written.get(row, self.asked[row].answered)]
-            )
-            .to(batch["rows"].device)
-            .tensors()
-            for batch in batches
-        ]
+        return [self._learnt(written, batch["rows"]) for batch in batches]
+
+    def _learnt(self, written: dict[int, Asked], rows: Tensor) -> dict[str, Tensor]:
+        """These rows with their answers, as both sides read them where the teacher is told more."""
+        asked = [written.get(row, self.asked[row]) for row in rows.tolist()]
+        if any(one.told for one in asked):
+            tensors = collated([[views] for views in views_of(asked)])
+        else:
+            tensors = to_batch([[piece] for one in asked for piece in one.answered]).tensors()
+        return {name: tensor.to(rows.device) for name, tensor in tensors.items()}
 
     def _is_the_students(self, row: int, step: int) -> bool:
         return Random(f"{self.seed}, step {step}, row {row}").random() < self.student_share
 
-    def _answers(self, rows: Sequence[int], step: int) -> dict[int, tuple[Example, ...]]:
+    def _answers(self, rows: Sequence[int], step: int) -> dict[int, Asked]:
         """What the student writes now in these rows."""
         found = sample(
             self.student,
@@ -100,9 +103,9 @@ class AskedRows(RowSet):
             max_tokens=self.max_tokens,
             batch_size=self.batch_size,
         )
-        written: dict[int, tuple[Example, ...]] = {}
+        written: dict[int, Asked] = {}
         for row, one in zip(rows, found, strict=True):
             prompt, answer = self.asked[row].prompt, tuple(one.tokens)
             self.tell(Rollout(step, row, prompt, answer, tuple(one.logprobs), answer[-1] in self.stop_ids))
-            written[row] = (Example((*prompt, *answer), (0.0,) * len(prompt) + (1.0,) * len(answer)),)
+            written[row] = self.asked[row].answer(answer)
         return written
