@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from stillhouse.commands.adapters import adapter_faults, with_own_teacher
 from stillhouse.commands.labels import label_faults
 from stillhouse.commands.sources import source_faults
 from stillhouse.core.config import Config
@@ -15,7 +16,7 @@ from stillhouse.labelling.config import LabelsConfig
 from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective, objective
 from stillhouse.students.config import StudentConfig
 from stillhouse.synthesis.config import PromptSynthesisConfig
-from stillhouse.teachers import LocalTeacherConfig
+from stillhouse.teachers import TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.sources import OfflineConfig, SourceConfig
 from stillhouse.training.trainer import Schedule
@@ -51,7 +52,7 @@ class Recipe(Config):
 
     run: Path
     """The folder that this recipe fills."""
-    teacher: LocalTeacherConfig
+    teacher: TeacherConfig
     student: StudentConfig
     synthesis: PromptSynthesisConfig | None = None
     """Where it is given, the teacher writes the training text."""
@@ -64,6 +65,11 @@ class Recipe(Config):
     objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
     training: Schedule = Schedule()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_teacher_is_named(cls, values: Any) -> Any:
+        return with_own_teacher(values)
 
     @model_validator(mode="after")
     def _there_is_text(self) -> "Recipe":
@@ -146,6 +152,13 @@ class Recipe(Config):
             return self
         has_labels, kind = self.labels is not None, self.source.kind
         faults = source_faults(kind, data=self.data.kind, has_labels=has_labels, objectives=self.objectives)
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _an_adapter_can_learn(self) -> "Recipe":
+        faults = adapter_faults(self.student, self.teacher, control=self.control, objectives=self.objectives)
         if faults:
             raise ValueError(" ".join(faults))
         return self
