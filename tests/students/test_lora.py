@@ -131,6 +131,7 @@ def _first(batch):
     return Example(tuple(ids), (0.0,) + (1.0,) * (len(ids) - 1))
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 def test_a_model_that_peft_has_wrapped_is_read_like_its_inside(build_model, batch):
     torch.manual_seed(0)
     wrapped = get_peft_model(build_model("qwen3", layers=2), PeftConfig(target_modules=["q_proj", "lm_head"], r=4))

@@ -1,6 +1,6 @@
-"""What a recipe with a low-rank adapter must not say, and what such a recipe is completed by."""
+"""What a recipe with a low-rank adapter must not say, and what such an adapter is called."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,17 +16,6 @@ from stillhouse.training.config import ObjectiveConfig
 
 ADAPTER_FOLDER = "adapter"
 """In the run folder: what the student learnt, alone."""
-
-
-def with_own_teacher(values: Any) -> Any:
-    """A teacher runs here where nothing else is said, and one that is the student itself is named after its model."""
-    teacher = values.get("teacher") if isinstance(values, Mapping) else None
-    if not isinstance(teacher, Mapping):
-        return values
-    student, teacher = values.get("student"), {"kind": "local", **teacher}
-    if teacher["kind"] == "self" and not teacher.get("model") and isinstance(student, Mapping):
-        teacher["model"] = student.get("model") or ""
-    return {**values, "teacher": teacher}
 
 
 def adapter_faults(
@@ -73,6 +62,13 @@ def _own_teacher_faults(
             "compare the two: there is nothing to learn. Add one that learns from the data, such as next_token."
         )
     return faults
+
+
+def named(wanted: LoraConfig | None) -> dict[str, Any]:
+    """What to call an adapter in front of people."""
+    assert wanted is not None
+    kind = f"{'rs' if wanted.rslora else ''}{'DoRA' if wanted.dora else 'LoRA'}"
+    return {"kind": f"Q{kind}" if wanted.quantize == "4bit" else kind, "rank": wanted.rank}
 
 
 def check_adapter(wanted: LoraConfig, student: PretrainedConfig, task: Task) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from stillhouse.commands.adapters import ADAPTER_FOLDER
+from stillhouse.commands.adapters import ADAPTER_FOLDER, named
 from stillhouse.commands.checks import check_models
 from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
@@ -241,10 +241,14 @@ class Pipeline:
         """What an arm's adapter is, kept where it is the student's, and then merged into the weights that it was trained on."""
         if adapter_config(trained) is None:
             return {}
-        account = {"trainable_parameters": trainable_count(trained), "parameters": parameter_count(trained)}
+        account: dict[str, Any] = {
+            "trainable_parameters": trainable_count(trained),
+            "parameters": parameter_count(trained),
+        }
         if arm == "student":
             with atomic_path(self.run.path / ADAPTER_FOLDER) as part:
                 account["disk_bytes"] = save_adapter(trained, part, base=self.parts.adapter_base)
+            account |= {"base": self.parts.adapter_base, **named(self.recipe.student.lora)}
         merge_adapter(trained)
         return {"adapter": account}
 
@@ -365,11 +369,13 @@ class Pipeline:
             return {}
 
         makes = [self.run.report, card]
+        if ADAPTER_FOLDER in self._made_beside_the_student():
+            makes.append(self.run.path / ADAPTER_FOLDER / "README.md")
         self._stage("report", "the report is written", made_from=self._everything, work=work, makes=makes)
         return result
 
     def _write_report(self, result: EvaluationResult, card: Path) -> None:
-        from stillhouse.reporting import write_card, write_report
+        from stillhouse.reporting import write_adapter_card, write_card, write_report
 
         stages = self.run.stages()
         layers = self._layers(stages["student"].get("layers"))
@@ -395,6 +401,14 @@ class Pipeline:
             data=data,
             licence=None,
         )
+        if "adapter" in data:
+            write_adapter_card(
+                self.run.path / ADAPTER_FOLDER / "README.md",
+                student_name=self.run.path.name,
+                result=result,
+                adapter=data["adapter"],
+                licence=None,
+            )
 
     @staticmethod
     def _layers(choice: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -412,6 +426,8 @@ class Pipeline:
             account["labels"] = {
                 name: stages["label"][name] for name in ("signal", "bytes", "bytes_per_token", "seconds")
             }
+        if "adapter" in stages["train"]:
+            account["adapter"] = stages["train"]["adapter"]
         return account
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stillhouse.commands.adapters import adapter_faults, with_own_teacher
+from stillhouse.commands.adapters import adapter_faults
 from stillhouse.commands.labels import label_faults
 from stillhouse.commands.sources import source_faults
 from stillhouse.core.config import Config
@@ -14,7 +14,7 @@ from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective, objective
-from stillhouse.students.config import StudentConfig
+from stillhouse.students.config import CheckpointConfig, StudentConfig
 from stillhouse.synthesis.config import PromptSynthesisConfig
 from stillhouse.teachers import TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
@@ -66,10 +66,13 @@ class Recipe(Config):
     training: Schedule = Schedule()
     evaluation: EvaluationConfig = EvaluationConfig()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _a_teacher_is_named(cls, values: Any) -> Any:
-        return with_own_teacher(values)
+    @model_validator(mode="after")
+    def _a_teacher_is_named(self) -> "Recipe":
+        """A resolved recipe says which model it is that teaches itself."""
+        teacher, student = self.teacher, self.student
+        if teacher.model or not isinstance(student, CheckpointConfig):
+            return self
+        return self.model_copy(update={"teacher": teacher.model_copy(update={"model": student.model})})
 
     @model_validator(mode="after")
     def _there_is_text(self) -> "Recipe":
