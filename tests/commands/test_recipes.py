@@ -88,7 +88,11 @@ def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path, *, stude
     else:
         changes["data.path"] = write_rows(folder / "rows.jsonl", KINDS[recipe.data.kind].rows)
     if isinstance(recipe.student, CheckpointConfig):
-        changes |= {"student.model": student, "data.sequence_tokens": 96}  # in which whole turns have room
+        own = recipe.teacher.kind == "self"
+        changes |= {
+            "student.model": teacher if own else student,
+            "data.sequence_tokens": 96,
+        }  # in which whole turns have room
     elif isinstance(recipe.student, FromConfigConfig):
         changes |= {"student.changes.hidden_size": NARROW, "student.changes.intermediate_size": NARROW}
     elif depth_for(recipe) < PUBLISHED_DEPTH:
@@ -134,7 +138,7 @@ def test_every_recipe_opens_with_what_it_is_and_the_command_that_runs_it(name):
     assert all(line.startswith("#") for line in opening.splitlines())
     path, *changes = next(commands_in(opening))
     assert path == f"recipes/{name}.yaml"
-    assert "teacher.model=PATH_OR_HUB_ID" in changes
+    assert {"teacher.model=PATH_OR_HUB_ID", "student.model=PATH_OR_HUB_ID"} & set(changes)
     assert rest.startswith(f"run: runs/{name}\n")
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from stillhouse.commands.adapters import adapter_faults
 from stillhouse.commands.labels import label_faults
 from stillhouse.commands.sources import context_faults, source_faults
 from stillhouse.core.config import Config
@@ -13,9 +14,9 @@ from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective, objective
-from stillhouse.students.config import StudentConfig
+from stillhouse.students.config import CheckpointConfig, StudentConfig
 from stillhouse.synthesis.config import PromptSynthesisConfig
-from stillhouse.teachers import LocalTeacherConfig
+from stillhouse.teachers import TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.sources import OfflineConfig, SourceConfig
 from stillhouse.training.trainer import Schedule
@@ -51,7 +52,7 @@ class Recipe(Config):
 
     run: Path
     """The folder that this recipe fills."""
-    teacher: LocalTeacherConfig
+    teacher: TeacherConfig
     student: StudentConfig
     synthesis: PromptSynthesisConfig | None = None
     """Where it is given, the teacher writes the training text."""
@@ -64,6 +65,14 @@ class Recipe(Config):
     objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
     training: Schedule = Schedule()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _a_teacher_is_named(self) -> "Recipe":
+        """A resolved recipe says which model it is that teaches itself."""
+        teacher, student = self.teacher, self.student
+        if teacher.model or not isinstance(student, CheckpointConfig):
+            return self
+        return self.model_copy(update={"teacher": teacher.model_copy(update={"model": student.model})})
 
     @model_validator(mode="after")
     def _there_is_text(self) -> "Recipe":
@@ -153,6 +162,13 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _the_teacher_can_be_told_more(self) -> "Recipe":
         faults = context_faults(self.data, self.objectives)
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _an_adapter_can_learn(self) -> "Recipe":
+        faults = adapter_faults(self.student, self.teacher, control=self.control, objectives=self.objectives)
         if faults:
             raise ValueError(" ".join(faults))
         return self
