@@ -160,10 +160,36 @@ class PairedBatch(Batch):
         return self.weights[(self.spans >= 0) & (self.spans != before)]
 
 
+@dataclass(frozen=True)
+class DrawnBatch(Batch):
+    """Answers that a model drew token by token, beside others that are the data's own."""
+
+    drawn: Bool[Tensor, "batch seq"]
+    """Which tokens were drawn: the answers, without their prompts."""
+    draw_logprobs: Float[Tensor, "batch seq"]
+    """With which probability each token that was drawn was drawn, in nats."""
+
+    @property
+    def answers(self) -> Int[Tensor, " tokens"]:
+        """The document that each of `targets` belongs to, numbered through all rows."""
+        numbers = (
+            self.documents + self.documents.shape[1] * torch.arange(len(self.ids), device=self.ids.device)[:, None]
+        )
+        return numbers[:, 1:][self.weights[:, 1:] > 0]
+
+    @property
+    def draws(self) -> tuple[Bool[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+        """Whether each of `targets` was drawn, and with which probability, in nats."""
+        judged = self.weights[:, 1:] > 0
+        return self.drawn[:, 1:][judged], self.draw_logprobs[:, 1:][judged]
+
+
 def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
     """The batch that these tensors were made from."""
     if "teacher_ids" in tensors:
         return PairedBatch(**tensors)
+    if "draw_logprobs" in tensors:
+        return DrawnBatch(**tensors)
     if "label_weights" in tensors:
         return LabelledBatch(**tensors)
     return TaggedBatch(**tensors) if "labels" in tensors else Batch(**tensors)

@@ -8,11 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stillhouse.core.alignment import CommonOutcomes
-from stillhouse.core.batch import Batch, PairedBatch, one_document_a_row
+from stillhouse.core.batch import Batch, DrawnBatch, PairedBatch, one_document_a_row
 from stillhouse.core.errors import ModelError
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import DenseLogits, FactoredLogits, Pooling, Signals, Wanted
 from stillhouse.kernels.chunked import chunked_losses
+from stillhouse.kernels.policy import Drawn, PolicyTerm, policy_losses
 from stillhouse.kernels.spans import Side, SpanTerm, span_losses
 from stillhouse.kernels.terms import Term, Where, plain_losses
 from stillhouse.models.signals import read_signals
@@ -42,7 +43,8 @@ def distillation_loss(
     `counts`), and each term's own sum [terms], which nothing divides.
 
     Both heads are cut to `vocab_size`, the tokenizer's or the number of classes: what pads a head beyond it is no token.
-    Objectives across tokenizers read a `PairedBatch`, and need to know what both vocabularies have in `common`.
+    Objectives across tokenizers read a `PairedBatch`, and need to know what both vocabularies have in `common`. Policy
+    gradients read a `DrawnBatch`.
     """
     if any(isinstance(term, FeatureTerm) and term.needs_documents_alone for term in terms):
         batch = one_document_a_row(batch)
@@ -65,6 +67,13 @@ def distillation_loss(
         part, found = _on_spans(answer, teacher, batch, list(on_spans.values()), common)
         loss = loss + part
         for index, total in zip(on_spans, found, strict=True):
+            sums[index] = total
+    on_draws = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, PolicyTerm)}
+    if on_draws:
+        assert isinstance(batch, DrawnBatch)
+        part, found = _on_draws(answer, said, batch, list(on_draws.values()), vocab_size)
+        loss = loss + part
+        for index, total in zip(on_draws, found, strict=True):
             sums[index] = total
     for index, term in enumerate(terms):
         if isinstance(term, FeatureTerm):
@@ -109,6 +118,21 @@ def _on_spans(
         terms=[replace(term, weight=term.weight * share) for term, share in chosen],
         common=common.to(batch.ids.device),
         span_weights=batch.span_weights,
+    )
+
+
+def _on_draws(
+    answer: Signals, said: Signals, batch: DrawnBatch, chosen: Sequence[tuple[PolicyTerm, float]], vocab_size: int
+) -> Sums:
+    """The terms that learn from what was drawn, and what came after it."""
+    assert isinstance(answer.logits, FactoredLogits) and isinstance(said.logits, FactoredLogits)
+    ours, theirs = (side.at(batch.predicts).first(vocab_size) for side in (answer.logits, said.logits))
+    return policy_losses(
+        ours,
+        theirs,
+        Drawn(batch.targets, batch.answers, *batch.draws),
+        terms=[replace(term, weight=term.weight * share) for term, share in chosen],
+        token_weights=batch.target_weights,
     )
 
 
