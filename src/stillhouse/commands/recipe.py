@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stillhouse.commands.labels import label_faults
-from stillhouse.commands.sources import source_faults
+from stillhouse.commands.sources import policy_faults, source_faults
 from stillhouse.core.config import Config
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
@@ -146,6 +146,13 @@ class Recipe(Config):
             return self
         has_labels, kind = self.labels is not None, self.source.kind
         faults = source_faults(kind, data=self.data.kind, has_labels=has_labels, objectives=self.objectives)
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _there_are_draws_to_learn_from(self) -> "Recipe":
+        faults = policy_faults(self.source, self.objectives)
         if faults:
             raise ValueError(" ".join(faults))
         return self

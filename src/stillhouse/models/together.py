@@ -112,7 +112,7 @@ def sample_together(
     written = [Continuation() for _ in prompts]
     with in_use(student), in_use(teacher):
         for some in _batches(prompts, batch_size):
-            sides = [_Reading(model, some, vocab_size) for model in (student, teacher)]
+            sides = _Reading(student, some, vocab_size), _Reading(teacher, some, vocab_size)
             for _ in range(sampling.max_new_tokens):
                 chosen = _write(*sides, written, way=way, sampling=sampling, draws=draws)
                 going = ~torch.isin(chosen, stops.to(chosen.device)) & (sides[0].num_read < most_read)

@@ -1,18 +1,20 @@
 """On-policy distillation as a data source: the student answers prompts in the step in which it learns from its answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from stillhouse.core.batch import DrawnBatch
 from stillhouse.data.asked import Asked
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import to_batch
 from stillhouse.data.rowset import RowSet
-from stillhouse.models.generate import Sampling, sample
+from stillhouse.models.generate import Continuation, Sampling, sample
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,15 @@ class Rollout:
     """Its end included, where it is finished."""
     logprobs: tuple[float, ...]
     """What the student gave each token of the answer when it wrote it, in nats."""
+    draw_logprobs: tuple[float, ...]
+    """With which probability each was drawn, in nats: the teacher may have had a say in it."""
     finished: bool
+
+    @property
+    def example(self) -> Example:
+        """The prompt, without weight, and the answer."""
+        weights = (0.0,) * len(self.prompt) + (1.0,) * len(self.answer)
+        return Example((*self.prompt, *self.answer), weights)
 
 
 class AskedRows(RowSet):
@@ -51,8 +61,11 @@ class AskedRows(RowSet):
         max_tokens: int,
         batch_size: int | None = None,
         tell: Callable[[Rollout], None] = lambda rollout: None,
+        write: Callable[..., list[Continuation]] | None = None,
     ) -> None:
-        self.asked, self.student, self.student_share, self.sampling = asked, student, student_share, sampling
+        """`write` writes after prompts as `sample` does of the student, whom it may help."""
+        self.asked, self.student_share, self.sampling = asked, student_share, sampling
+        self.write = write or partial(sample, student)
         self.seed, self.stop_ids, self.vocab_size, self.tell = seed, stop_ids, vocab_size, tell
         self.max_tokens, self.batch_size = max_tokens, batch_size
 
@@ -75,22 +88,30 @@ class AskedRows(RowSet):
         """Each batch with the answers that this step learns from, a document a row."""
         rows = [row for batch in batches for row in batch["rows"].tolist()]
         written = self._answers([row for row in dict.fromkeys(rows) if self._is_the_students(row, step)], step)
-        return [
-            to_batch(
-                [[piece] for row in batch["rows"].tolist() for piece in written.get(row, self.asked[row].answered)]
-            )
-            .to(batch["rows"].device)
-            .tensors()
-            for batch in batches
-        ]
+        return [self._batch(batch["rows"].tolist(), written).to(batch["rows"].device).tensors() for batch in batches]
+
+    def _batch(self, rows: Sequence[int], written: Mapping[int, Rollout]) -> DrawnBatch:
+        """The answers of these rows, each piece in a row of its own, and how those that were drawn were drawn."""
+        lines: list[tuple[Example, tuple[float, ...]]] = []
+        for row in rows:
+            if row in written:
+                lines.append((written[row].example, written[row].draw_logprobs))
+            else:
+                lines += [(piece, ()) for piece in self.asked[row].answered]
+        batch = to_batch([[example] for example, _ in lines])
+        drawn, draw_logprobs = torch.zeros_like(batch.ids, dtype=torch.bool), torch.zeros(batch.ids.shape)
+        for number, (example, logprobs) in enumerate(lines):
+            answer = slice(len(example.ids) - len(logprobs), len(example.ids))
+            drawn[number, answer] = True
+            draw_logprobs[number, answer] = torch.tensor(logprobs)
+        return DrawnBatch(**batch.tensors(), drawn=drawn, draw_logprobs=draw_logprobs)
 
     def _is_the_students(self, row: int, step: int) -> bool:
         return Random(f"{self.seed}, step {step}, row {row}").random() < self.student_share
 
-    def _answers(self, rows: Sequence[int], step: int) -> dict[int, tuple[Example, ...]]:
+    def _answers(self, rows: Sequence[int], step: int) -> dict[int, Rollout]:
         """What the student writes now in these rows."""
-        found = sample(
-            self.student,
+        found = self.write(
             [self.asked[row].prompt for row in rows],
             sampling=self.sampling,
             seed=f"{self.seed}, step {step}",
@@ -100,9 +121,9 @@ class AskedRows(RowSet):
             max_tokens=self.max_tokens,
             batch_size=self.batch_size,
         )
-        written: dict[int, tuple[Example, ...]] = {}
+        written: dict[int, Rollout] = {}
         for row, one in zip(rows, found, strict=True):
-            prompt, answer = self.asked[row].prompt, tuple(one.tokens)
-            self.tell(Rollout(step, row, prompt, answer, tuple(one.logprobs), answer[-1] in self.stop_ids))
-            written[row] = (Example((*prompt, *answer), (0.0,) * len(prompt) + (1.0,) * len(answer)),)
+            answer, logprobs = tuple(one.tokens), (tuple(one.logprobs), tuple(one.draw_logprobs))
+            written[row] = Rollout(step, row, self.asked[row].prompt, answer, *logprobs, answer[-1] in self.stop_ids)
+            self.tell(written[row])
         return written
