@@ -25,6 +25,8 @@ class World:
     student: torch.Tensor
     teacher: torch.Tensor
     teacher_share: float = 0.0
+    temperature: float = 1.0
+    """At which is drawn."""
     end: int | None = None
 
     def answers(self) -> Iterator[tuple[int, ...]]:
@@ -42,7 +44,8 @@ class World:
     def draw(self, answer: tuple[int, ...]) -> Draws:
         """An answer with the probabilities of both sides, and with which it is drawn."""
         ours, theirs = self.logits(self.student, answer), self.logits(self.teacher, answer)
-        mixture = (self.teacher_share * theirs.softmax(-1) + (1 - self.teacher_share) * ours.softmax(-1)).detach().log()
+        q, p = ((side / self.temperature).softmax(-1).detach() for side in (ours, theirs))
+        mixture = (self.teacher_share * p + (1 - self.teacher_share) * q).log()
         said = [
             logprobs.gather(-1, torch.tensor(answer)[:, None])[:, 0]
             for logprobs in (ours.log_softmax(-1), theirs.log_softmax(-1), mixture)
@@ -96,9 +99,9 @@ def test_all_that_comes_is_the_exact_gradient(world):
     assert_close(world.mean_gradient(lambda draws: sampled_reverse_kl(draws, gamma=1.0)), world.exact_gradient())
 
 
-@pytest.mark.parametrize("teacher_share", [0.2, 0.7, 1.0])
-def test_where_the_teacher_helps_to_draw_whole_weights_are_exact(world, teacher_share):
-    helped = replace(world, teacher_share=teacher_share)
+@pytest.mark.parametrize(("teacher_share", "temperature"), [(0.2, 1.0), (0.7, 1.0), (1.0, 1.0), (0.0, 2.0), (0.3, 0.5)])
+def test_whatever_is_drawn_from_whole_weights_are_exact(world, teacher_share, temperature):
+    helped = replace(world, teacher_share=teacher_share, temperature=temperature)
     assert_close(helped.mean_gradient(lambda draws: minillm(draws, path_power=1.0, **EXACT)), world.exact_gradient())
     one_weight = helped.mean_gradient(lambda draws: minillm(draws, **EXACT))
     assert not torch.allclose(one_weight, world.exact_gradient(), atol=1e-3)

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _MOST_LOG_WEIGHT = 40.0
-"""As far as single costs of 100 nats, a few thousand of them added up, still stay in float32."""
+"""Beyond it nothing can be learnt anyway, and thousands of costs, so weighted and added up, are still numbers in float32."""
 
 
 @dataclass(frozen=True)
