@@ -10,13 +10,22 @@ from stillhouse.commands.objectives import READS
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.config import parse_recipe
 from stillhouse.core.yaml_text import from_yaml
-from stillhouse.objectives import CATALOGUE, FEATURES, SPANS, AnyObjective, FeatureObjective, Objective, names
+from stillhouse.objectives import (
+    CATALOGUE,
+    FEATURES,
+    POLICIES,
+    SPANS,
+    AnyObjective,
+    FeatureObjective,
+    Objective,
+    names,
+)
 from stillhouse.training.config import ObjectiveConfig
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in sorted((DOCS / "objectives").glob("*.md"))}
-ENTRIES: Mapping[str, AnyObjective] = {**CATALOGUE, **FEATURES, **SPANS}
+ENTRIES: Mapping[str, AnyObjective] = {**CATALOGUE, **FEATURES, **SPANS, **POLICIES}
 BLOCKS = [
     (page, from_yaml(block))
     for page, text in TEXTS.items()

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from stillhouse.core.errors import ModelError
-from stillhouse.models.generate import Sampling, _draw, generate, sample, stop_ids_of
+from stillhouse.models.generate import Sampling, drawn_at, generate, probabilities, sample, stop_ids_of
 
 GREEDY = Sampling(temperature=0, max_new_tokens=16)
 LENGTHS = (3, 14, 7, 1)
@@ -148,7 +148,7 @@ def test_successive_tokens_of_a_row_are_drawn_independently(build_model):
 def test_no_draw_falls_on_a_token_without_probability(seed, point, top_p):
     logits = 5 * torch.randn(4, 50, generator=torch.Generator().manual_seed(seed))
     logits[:, :7] = logits[:, 40:] = -torch.inf
-    chosen = _draw(logits, Sampling(top_p=top_p), torch.full((4, 1), point))
+    chosen = drawn_at(probabilities(logits, Sampling(top_p=top_p)), torch.full((4, 1), point))
     assert ((chosen >= 7) & (chosen < 40)).all()
 
 
@@ -179,6 +179,29 @@ def test_the_log_probabilities_are_those_of_one_forward_pass(any_family, build_m
             logprobs = model(ids[:, :-1]).logits[0].float().log_softmax(-1)
         own = logprobs[len(prompt) - 1 :].gather(-1, ids[0, len(prompt) :, None])[:, 0]
         assert_close(torch.tensor(written.logprobs), own, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_new_tokens=12),
+        Sampling(temperature=2.0, top_k=9, top_p=0.7, max_new_tokens=12),
+        Sampling(temperature=0.5, top_p=0.9, max_new_tokens=12),
+        Sampling(temperature=0, max_new_tokens=12),
+    ],
+)
+def test_each_token_comes_with_the_probability_of_its_draw(build_model, build_example, sampling):
+    model, prompts = build_model(vocab=20), _prompts(build_example, vocab=20)
+    for prompt, written in zip(prompts, sample(model, prompts, sampling=sampling, seed=0), strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + written.tokens])).logits[0, len(prompt) - 1 : -1]
+        if sampling.temperature == 0:
+            assert written.draw_logprobs == [0.0] * len(written.tokens)
+            continue
+        drawn = [_by_transformers(row, sampling)[token] for row, token in zip(logits, written.tokens, strict=True)]
+        assert_close(torch.tensor(written.draw_logprobs), torch.stack(drawn).log(), atol=1e-4, rtol=1e-4)
+        if sampling == Sampling(max_new_tokens=12):
+            assert_close(written.draw_logprobs, written.logprobs, atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_in_training_writes_as_in_use_and_goes_on_training(build_model, build_example):

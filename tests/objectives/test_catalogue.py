@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from stillhouse.objectives import (
     CATALOGUE,
     FEATURES,
+    POLICIES,
     SPANS,
     alpha_beta,
     decoupled_kd,
@@ -20,6 +21,7 @@ from stillhouse.objectives import (
     names,
     next_token,
     objective,
+    policy,
     relations,
     responses,
     spans,
@@ -84,8 +86,17 @@ def test_every_objective_across_tokenizers_is_in_the_catalogue_under_its_own_nam
         assert "arXiv:" in entry.source
 
 
+def test_every_policy_gradient_is_in_the_catalogue_under_its_own_name():
+    assert set(POLICIES) == public_objectives(policy, "draws")
+    assert len(POLICIES) == 2
+    for name, entry in POLICIES.items():
+        assert (entry.name, entry.function.__name__) == (name, name)
+        arguments = inspect.signature(entry.function).parameters.values()
+        assert [argument.name for argument in arguments if argument.default is argument.empty] == ["draws"]
+
+
 def test_no_name_is_in_two_families():
-    assert names() == (*CATALOGUE, *FEATURES, *SPANS)
+    assert names() == (*CATALOGUE, *FEATURES, *SPANS, *POLICIES)
     assert len(set(names())) == len(names())
     assert all(objective(name).name == name for name in names())
 

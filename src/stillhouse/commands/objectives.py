@@ -8,7 +8,17 @@ from collections.abc import Iterable, Mapping
 from rich.console import Console
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.objectives import CATALOGUE, FEATURES, SPANS, AnyObjective, FeatureObjective, Objective, objective
+from stillhouse.objectives import (
+    CATALOGUE,
+    FEATURES,
+    POLICIES,
+    SPANS,
+    AnyObjective,
+    FeatureObjective,
+    Objective,
+    SpanObjective,
+    objective,
+)
 
 READS = {
     "teacher_logits": "teacher's logits",
@@ -22,6 +32,8 @@ READS = {
     "flow": "hidden states of layer pairs",
     "embeddings": "sentence embeddings",
     "spans": "spans of text, by their own tokens",
+    "draws": "own answers, the drawn tokens",
+    "draws_and_distributions": "own answers, whole distributions",
 }
 """What each signal is called in front of people."""
 
@@ -47,6 +59,7 @@ def _show_all() -> None:
         "What the student answers": CATALOGUE,
         "What happens inside it": FEATURES,
         "What it answers in other tokens": SPANS,
+        "What it draws": POLICIES,
     }
     for title, entries in families.items():
         _print(title, style="bold")
@@ -92,7 +105,7 @@ def _show_one(name: str) -> None:
 
 def _explanation(name: str) -> list[str]:
     """The paragraphs of the function's own words, without what is only for programmers and what is shown beside them."""
-    families: tuple[Mapping[str, AnyObjective], ...] = (CATALOGUE, FEATURES, SPANS)
+    families: tuple[Mapping[str, AnyObjective], ...] = (CATALOGUE, FEATURES, SPANS, POLICIES)
     (known,) = (family[name] for family in families if name in family)
     words = re.split(r"^(?:Raises|Source):", inspect.getdoc(known.function) or "", maxsplit=1, flags=re.MULTILINE)[0]
     return [" ".join(paragraph.split()) for paragraph in words.strip().split("\n\n")]
@@ -112,9 +125,9 @@ def _keys(entry: AnyObjective) -> Mapping[str, object]:
     if isinstance(entry, Objective):
         own = {} if entry.reads_labels else {"where": "targets"}
         own |= {"temperature": 1.0} if entry.takes_temperature else {}
-    elif not isinstance(entry, FeatureObjective):
+    elif isinstance(entry, SpanObjective):
         own = {"temperature": 1.0}
-    elif entry.reads != "embeddings":
+    elif isinstance(entry, FeatureObjective) and entry.reads != "embeddings":
         own = {"layers": entry.default_layers}
     return {"weight": 1.0, **own, **entry.parameters}
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from stillhouse.labelling import label
 from stillhouse.labelling.config import SparseConfig
 from stillhouse.models.adapters import adapter_config, merge_adapter, save_adapter, trainable_count
 from stillhouse.models.anatomy import parameter_count
+from stillhouse.models.generate import Continuation
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
+from stillhouse.models.together import sample_together
 from stillhouse.students.build import randomised
 from stillhouse.students.config import FromLayersConfig
 from stillhouse.students.distilbert import freeze_position_embeddings
@@ -270,7 +273,15 @@ class Pipeline:
             max_tokens=self.recipe.data.sequence_tokens,
             batch_size=source.batch_size,
             tell=tell,
+            write=self._helped(student) if is_student else None,
         )
+
+    def _helped(self, student: PreTrainedModel) -> Callable[..., list[Continuation]] | None:
+        """How the student writes with its teacher at its side; None where it writes alone."""
+        source = self.recipe.source
+        if isinstance(source, OfflineConfig) or source.way is None:
+            return None
+        return partial(sample_together, student, self.parts.teacher.model, way=source.way)
 
     @property
     def _keeps_positions(self) -> bool:

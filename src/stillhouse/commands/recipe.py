@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from stillhouse.commands.adapters import adapter_faults
 from stillhouse.commands.labels import label_faults
-from stillhouse.commands.sources import context_faults, source_faults
+from stillhouse.commands.sources import context_faults, policy_faults, source_faults
 from stillhouse.core.config import Config
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
@@ -171,6 +171,13 @@ class Recipe(Config):
         faults = adapter_faults(
             self.student, self.teacher, control=self.control, data=self.data, objectives=self.objectives
         )
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _there_are_draws_to_learn_from(self) -> "Recipe":
+        faults = policy_faults(self.source, self.objectives)
         if faults:
             raise ValueError(" ".join(faults))
         return self

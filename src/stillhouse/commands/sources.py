@@ -13,6 +13,7 @@ from stillhouse.data.config import ChatDataConfig, DataConfig
 from stillhouse.objectives import objective
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.rollouts import Rollout
+from stillhouse.training.sources import MixedConfig, OnPolicyConfig, SourceConfig
 
 ROLLOUTS = "rollouts.jsonl"
 """In the run folder: what the student said, an answer a line."""
@@ -63,6 +64,30 @@ def context_faults(data: DataConfig, objectives: Sequence[ObjectiveConfig]) -> l
                 f"{chosen.name} {why}, but with data.teacher_context teacher and student share the answers' tokens alone. Use "
                 "objectives on logits, such as forward_kl or reverse_kl, and leave where out."
             )
+    return faults
+
+
+def policy_faults(source: SourceConfig, objectives: Sequence[ObjectiveConfig]) -> list[str]:
+    """Why there is nothing that policy gradients could learn from: one sentence a fault, naming the keys."""
+    chosen = [found.name for found in objectives if found.reads_draws]
+    if not chosen:
+        return []
+    if not isinstance(source, OnPolicyConfig | MixedConfig):
+        return [
+            f"{chosen[0]} learns from answers that the student draws while it trains, but source.kind is {source.kind}. Use "
+            "source {kind: student} or {kind: mixed}, or reverse_kl."
+        ]
+    sampling, faults = source.sampling, []
+    if sampling.temperature == 0:
+        faults.append(
+            f"{chosen[0]} learns from chance, and with source.sampling.temperature 0 there is none. Leave it at 1."
+        )
+    if sampling.top_k is not None or sampling.top_p < 1:
+        key = "top_p" if sampling.top_k is None else "top_k"
+        faults.append(
+            f"{chosen[0]} weighs each token by how likely it was to be drawn, but source.sampling.{key} keeps some from "
+            f"ever being drawn. Leave {key} out."
+        )
     return faults
 
 

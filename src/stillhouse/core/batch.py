@@ -1,7 +1,7 @@
 """A batch of rows: what is read, where each document stands, and what is judged by how much."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 import torch
@@ -25,6 +25,9 @@ class Batch:
     documents: Int[Tensor, "batch seq"]
     """Number of the document within its row; -1 for padding."""
     weights: Float[Tensor, "batch seq"]
+    draw_logprobs: Float[Tensor, "batch seq"] | None = field(default=None, kw_only=True)
+    """Of answers that a model drew token by token, with which probability each token was drawn, in nats; NaN for all others.
+    None where nobody drew anything."""
 
     @property
     def real(self) -> Bool[Tensor, "batch seq"]:
@@ -54,6 +57,19 @@ class Batch:
         return self.weights[:, 1:][self.weights[:, 1:] > 0]
 
     @property
+    def answers(self) -> Int[Tensor, " tokens"]:
+        """The document that each of `targets` belongs to, numbered through all rows."""
+        rows = torch.arange(len(self.ids), device=self.ids.device)[:, None]
+        return (self.documents + self.documents.shape[1] * rows)[:, 1:][self.weights[:, 1:] > 0]
+
+    @property
+    def draws(self) -> tuple[Bool[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+        """Whether each of `targets` was drawn, and with which probability, in nats; 0 where nobody drew."""
+        assert self.draw_logprobs is not None, "nobody drew anything in this batch"
+        logprobs = self.draw_logprobs[:, 1:][self.weights[:, 1:] > 0]
+        return ~logprobs.isnan(), logprobs.nan_to_num(nan=0.0)
+
+    @property
     def total_weight(self) -> Float[Tensor, ""]:
         """The sum that a mean over this batch is divided by."""
         return self.weights[:, 1:].sum()
@@ -64,7 +80,7 @@ class Batch:
 
     def tensors(self) -> dict[str, Tensor]:
         """The batch as the dict of tensors that data loaders move between devices; `as_batch` is its inverse."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 

@@ -54,6 +54,31 @@ def chunked_losses(
     return _ChunkedLosses.apply(student.hidden, student.weight, student.bias, student, work)
 
 
+def chunked_values(
+    student: FactoredLogits,
+    teacher: Teacher,
+    *,
+    terms: Sequence[Term],
+    target_ids: Int[Tensor, " tokens"],
+    chunk_tokens: int | None = None,
+) -> Float[Tensor, "terms tokens"]:
+    """Each term at each token, without its weight, for a loss that must know all before it can say what each counts for.
+
+    The same values and gradients as building all logits, to rounding. Logits are built a chunk at a time, and once more when
+    the gradient is asked for, so memory does not grow with the number of tokens.
+
+    Raises: ModelError where a term cannot be had from what the teacher said.
+    """
+    check_answer(terms, teacher, vocab_size=student.vocab_size)
+    chunk = chunk_tokens or max(1, CHUNK_ELEMENTS // student.vocab_size)
+    plain = tuple(replace(term, weight=1.0) for term in terms)
+    unknown = student.hidden.new_zeros(()).expand(
+        len(terms), len(target_ids)
+    )  # what a value counts for, until backward
+    work = _Work(teacher, plain, target_ids, unknown, chunk, torch.is_grad_enabled())
+    return _ChunkedValues.apply(student.hidden, student.weight, student.bias, student, work)
+
+
 @dataclass(frozen=True)
 class _Work:
     """What the loss needs and no gradient flows to."""
@@ -95,13 +120,9 @@ class _ChunkedLosses(torch.autograd.Function):
         precision = precision_of(head, work.teacher)
         term_weights = torch.tensor([term.weight for term in work.terms], dtype=precision, device=hidden.device)
         sums = torch.zeros_like(term_weights)
-        ours, theirs = _buffers(head, work, precision)
-        for piece in work.pieces():
-            num_tokens = piece.stop - piece.start
-            logits = project(head, hidden[piece], out=ours[:num_tokens])
-            values = _values(logits, work.said(piece, theirs[:num_tokens]), head, work, piece, learns=gradients.wanted)
+        for piece, slope, values in _chunks(head, work, learns=gradients.wanted):
             sums += weighted_sums(values, work.token_weights[:, piece].to(precision))
-            gradients.add(logits, head, piece)
+            gradients.add(slope, head, piece)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(sums)
         return weighted_total(sums, term_weights), sums
@@ -112,6 +133,43 @@ class _ChunkedLosses(torch.autograd.Function):
         found, ctx.gradients = ctx.gradients, None
         assert found is not None, "the gradient of chunked_losses can be asked for once"
         return (*found.scaled(upstream[0]), None, None)
+
+
+class _ChunkedValues(torch.autograd.Function):
+    """Builds logits chunk by chunk in both directions: backwards with what each value then counts for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: FactoredLogits, work: _Work
+    ) -> Float[Tensor, "terms tokens"]:
+        ctx.save_for_backward(hidden, weight, bias)
+        ctx.head, ctx.work = head, work
+        found = hidden.new_empty(work.token_weights.shape, dtype=precision_of(head, work.teacher))
+        for piece, _, values in _chunks(head, work, learns=False):
+            found[:, piece] = values
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias = ctx.saved_tensors
+        gradients = HeadGradients.of(hidden, weight, bias, wanted=ctx.needs_input_grad[:3], learns=True)
+        head = replace(ctx.head, hidden=hidden, weight=weight, bias=bias)
+        for piece, slope, _ in _chunks(head, replace(ctx.work, token_weights=upstream[0]), learns=True):
+            gradients.add(slope, head, piece)
+        return gradients.hidden, gradients.weight, gradients.bias, None, None
+
+
+def _chunks(
+    head: FactoredLogits, work: _Work, *, learns: bool
+) -> Iterator[tuple[slice, Float[Tensor, "tokens vocab"], Float[Tensor, "terms tokens"]]]:
+    """A few tokens at a time: their logits, or where a gradient is wanted the gradient at those, and each term at each."""
+    ours, theirs = _buffers(head, work, precision_of(head, work.teacher))
+    for piece in work.pieces():
+        num_tokens = piece.stop - piece.start
+        logits = project(head, head.hidden[piece], out=ours[:num_tokens])
+        values = _values(logits, work.said(piece, theirs[:num_tokens]), head, work, piece, learns=learns)
+        yield piece, logits, values
 
 
 def _values(

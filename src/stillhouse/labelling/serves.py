@@ -1,6 +1,6 @@
 """Which objectives can learn from which stored signal."""
 
-from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective
+from stillhouse.objectives import AnyObjective, FeatureObjective, PolicyObjective, SpanObjective
 from stillhouse.objectives.sparse import StoredAnswer, refusal
 
 _IN_PART: dict[str, StoredAnswer] = {"sparse": "sparse", "sampled": "sampled"}
@@ -13,6 +13,10 @@ def why_not(chosen: AnyObjective, signal: str) -> str | None:
         return _why_no_features(chosen, signal)
     if isinstance(chosen, SpanObjective):
         return _why_no_spans(chosen, signal)
+    if isinstance(chosen, PolicyObjective):
+        return (
+            f"{chosen.name} learns from answers that are drawn while it trains, which no label is of. Leave labels out."
+        )
     return refusal(chosen, stored=_IN_PART[signal]) if signal in _IN_PART else None
 
 

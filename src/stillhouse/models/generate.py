@@ -42,6 +42,8 @@ class Continuation:
     """The stop token included, where one was drawn."""
     logprobs: list[float] = field(default_factory=list)
     """What the model gives each of them, in nats: at temperature 1, and with no token left out by `top_k` or `top_p`."""
+    draw_logprobs: list[float] = field(default_factory=list)
+    """With which probability each was drawn, in nats: 0 where nothing was left to chance."""
 
 
 def stop_ids_of(model: PreTrainedModel) -> set[int]:
@@ -98,7 +100,7 @@ def sample(
     written = [Continuation() for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     size = batch_size or max(1, len(order))
-    with _in_use(model):
+    with in_use(model):
         for start in range(0, len(order), size):
             rows = {row: prompts[row] for row in order[start : start + size]}
             writing = _Writing(model, rows, stops, vocab_size=vocab_size, max_tokens=max_tokens)
@@ -110,7 +112,7 @@ def sample(
 
 
 @contextmanager
-def _in_use(model: PreTrainedModel) -> Iterator[None]:
+def in_use(model: PreTrainedModel) -> Iterator[None]:
     """The model without dropout or gradient checkpointing, which only a model in training does."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -137,7 +139,7 @@ class _Writing:
         self.model, self.stops, self.vocab_size = model, stops.to(model.device), vocab_size
         self.alive = list(prompts)
         self.cache: Any = DynamicCache(config=model.config)
-        self.ids, self.mask = _left_padded(list(prompts.values()), device=model.device)
+        self.ids, self.mask = left_padded(list(prompts.values()), device=model.device)
         self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
         readable = most_tokens(model)
         # The last token of a text is written, and never read.
@@ -148,34 +150,19 @@ class _Writing:
     def goes_on(self, written: Sequence[Continuation], draws: Sequence[Random], sampling: Sampling) -> bool:
         """Write one more token in each row that is alive; whether there is any left to go on with."""
         logits = self._next_logits()
-        points = torch.tensor([[draws[row].getrandbits(DRAW_BITS) / 2**DRAW_BITS] for row in self.alive])
-        chosen = _draw(logits, sampling, points)  # [alive]
-        logprobs = logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
-        for row, token, logprob in zip(self.alive, chosen.tolist(), logprobs.tolist(), strict=True):
-            written[row].tokens.append(token)
-            written[row].logprobs.append(logprob)
+        probs = probabilities(logits, sampling)
+        chosen = drawn_at(probs, points_of(draws, self.alive))  # [alive]
+        write_down(written, self.alive, chosen, logits=logits, probs=probs)
         going = ~torch.isin(chosen, self.stops) & self._has_room()
         if not going.any():
             return False
         self._read(chosen, going)
         return True
 
-    @torch.no_grad()
     def _next_logits(self) -> Float[Tensor, "alive vocab"]:
         """What the model says comes next in each row."""
-        output = self.model(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            past_key_values=self.cache,
-            use_cache=True,
-            **understood(self.model, position_ids=self.positions, logits_to_keep=1),
-        )
-        if getattr(output, "past_key_values", None) is not self.cache:
-            raise ModelError(
-                f"{type(self.model).__name__} keeps no key-value cache that stillhouse can use, so it cannot write text. "
-                "As a teacher it can still label text that you have."
-            )
-        return output.logits[:, -1, : self.vocab_size].float()
+        logits = logits_of(self.model, self.ids, self.mask, self.positions, self.cache)
+        return logits[:, -1, : self.vocab_size].float()
 
     def _has_room(self) -> Bool[Tensor, " alive"]:
         """Where the model still has a position for one more token: beyond its last, GPT-2 fails and others rave."""
@@ -191,33 +178,84 @@ class _Writing:
         self.mask = torch.cat([self.mask[going], self.mask.new_ones(len(self.alive), 1)], dim=-1)
 
 
-def _left_padded(
+@torch.no_grad()
+def logits_of(
+    model: PreTrainedModel,
+    ids: Int[Tensor, "rows seq"],
+    mask: Int[Tensor, "rows columns"],
+    positions: Int[Tensor, "rows seq"],
+    cache: Any,
+) -> Float[Tensor, "rows some vocab"]:
+    """What the model says comes next after the last token of each row: last of all that it says."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+        **understood(model, position_ids=positions, logits_to_keep=1),
+    )
+    if getattr(output, "past_key_values", None) is not cache:
+        raise ModelError(
+            f"{type(model).__name__} keeps no key-value cache that stillhouse can use, so it cannot write text. "
+            "As a teacher it can still label text that you have."
+        )
+    logits: Tensor = output.logits
+    return logits
+
+
+def left_padded(
     prompts: Sequence[Sequence[int]], *, device: torch.device
 ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+    """Ids that end together, and where there are any."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     return ids, mask
 
 
-def _draw(
-    logits: Float[Tensor, "batch vocab"], sampling: Sampling, points: Float[Tensor, "batch 1"]
-) -> Int[Tensor, " batch"]:
-    """One token a row, by inverting the cumulative distribution at `points` in [0, 1): one random number a row, where
-    `multinomial` takes one a token.
-    """
+def points_of(draws: Sequence[Random], rows: Sequence[int]) -> Float[Tensor, "rows 1"]:
+    """The next random number in [0, 1) of each of these rows."""
+    return torch.tensor([[draws[row].getrandbits(DRAW_BITS) / 2**DRAW_BITS] for row in rows])
+
+
+def probabilities(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Float[Tensor, "batch vocab"]:
+    """With which each token is drawn."""
     if sampling.temperature == 0:
-        return logits.argmax(-1)
+        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
     logits = logits / sampling.temperature
     if sampling.top_k is not None:
         logits = _likeliest(logits, sampling.top_k)
     probs = logits.softmax(-1)
-    if sampling.top_p < 1:
-        probs = _nucleus(probs, sampling.top_p)
+    return probs if sampling.top_p == 1 else _nucleus(probs, sampling.top_p)
+
+
+def drawn_at(probs: Float[Tensor, "batch vocab"], points: Float[Tensor, "batch 1"]) -> Int[Tensor, " batch"]:
+    """One token a row, by inverting the cumulative distribution at `points` in [0, 1): one random number a row, where
+    `multinomial` takes one a token.
+    """
     cumulative = probs.cumsum(-1)
     # A float32 below 1 is at most 1 - 2^-24, whose product rounds to less than the total: some token is always beyond it.
     point = points.to(cumulative.device) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, point, right=True).squeeze(-1)
+
+
+def write_down(
+    written: Sequence[Continuation],
+    rows: Sequence[int],
+    chosen: Int[Tensor, " rows"],
+    *,
+    logits: Float[Tensor, "rows vocab"],
+    probs: Float[Tensor, "rows vocab"],
+) -> None:
+    """Add a token to each of these rows: what the model gives it by its logits, and with which probability it was drawn."""
+    at_chosen = chosen[:, None]
+    logprobs = logits.gather(-1, at_chosen).squeeze(-1) - logits.logsumexp(-1)
+    draw_logprobs = probs.gather(-1, at_chosen).squeeze(-1).log()
+    told = zip(rows, chosen.tolist(), logprobs.tolist(), draw_logprobs.tolist(), strict=True)
+    for row, token, logprob, draw_logprob in told:
+        written[row].tokens.append(token)
+        written[row].logprobs.append(logprob)
+        written[row].draw_logprobs.append(draw_logprob)
 
 
 def _likeliest(logits: Float[Tensor, "batch vocab"], top_k: int) -> Float[Tensor, "batch vocab"]:
@@ -227,7 +265,8 @@ def _likeliest(logits: Float[Tensor, "batch vocab"], top_k: int) -> Float[Tensor
 
 
 def _nucleus(probs: Float[Tensor, "batch vocab"], top_p: float) -> Float[Tensor, "batch vocab"]:
-    """Zero for all but the likeliest tokens that together reach `top_p`; not renormalised."""
+    """Zero for all but the likeliest tokens that together reach `top_p`; those sum to 1 again."""
     ranked, order = probs.sort(dim=-1, descending=True)
     outside = ranked.cumsum(-1) - ranked >= top_p
-    return probs.masked_fill(outside.gather(-1, order.argsort(-1)), 0.0)
+    inside = probs.masked_fill(outside.gather(-1, order.argsort(-1)), 0.0)
+    return inside / inside.sum(-1, keepdim=True)

@@ -1,8 +1,9 @@
 """Objectives: what a student is asked to match, as pure functions, and a catalogue of them by name.
 
-Three families. Objectives of **logits** compare answers, and give one number per position. Objectives of **features**
+Four families. Objectives of **logits** compare answers, and give one number per position. Objectives of **features**
 compare what happens inside, and give one number per token or per document. Objectives across tokenizers compare answers in
-other tokens, and give one number per **span** of text. Conventions, the same for all:
+other tokens, and give one number per **span** of text. **Policy** gradients learn from tokens that the student drew, and
+give one number per token. Conventions, the same for all:
 
 - **Order.** The student comes first, then what it is compared with. p is the teacher, q the student.
 - **One number each.** `[*batch, vocab]` in, `[*batch]` out; `[*tokens, hidden]` in, `[*tokens]` out: no reduction, no
@@ -28,15 +29,18 @@ other tokens, and give one number per **span** of text. Conventions, the same fo
 from stillhouse.objectives.catalogue import (
     CATALOGUE,
     FEATURES,
+    POLICIES,
     SPANS,
     AnyObjective,
     BoundFeatureObjective,
     BoundObjective,
+    BoundPolicyObjective,
     BoundSpanObjective,
     FeatureObjective,
     FeatureSignal,
     Objective,
     OutcomeKind,
+    PolicyObjective,
     Signal,
     SpanObjective,
     Unit,
@@ -68,6 +72,7 @@ from stillhouse.objectives.features import (
 )
 from stillhouse.objectives.layer_maps import LayerMap, LayerPairs, layer_pairs
 from stillhouse.objectives.logprobs import to_logprobs
+from stillhouse.objectives.policy import Draws, minillm, sampled_reverse_kl, sums_after
 from stillhouse.objectives.ramps import AdaptiveRamp, Pace, Ramp, RampShape
 from stillhouse.objectives.relations import (
     multi_head_relation_kl,
@@ -82,13 +87,16 @@ from stillhouse.objectives.supervised import cross_entropy, next_token, squared_
 __all__ = [
     "CATALOGUE",
     "FEATURES",
+    "POLICIES",
     "SPANS",
     "AdaptiveRamp",
     "AnyObjective",
     "BoundFeatureObjective",
     "BoundObjective",
+    "BoundPolicyObjective",
     "BoundSpanObjective",
     "Divergence",
+    "Draws",
     "FeatureObjective",
     "FeatureSignal",
     "LayerMap",
@@ -96,6 +104,7 @@ __all__ = [
     "Objective",
     "OutcomeKind",
     "Pace",
+    "PolicyObjective",
     "Ramp",
     "RampShape",
     "Reading",
@@ -119,6 +128,7 @@ __all__ = [
     "linear_cka",
     "linear_cka_similarity",
     "logit_mse",
+    "minillm",
     "multi_head_relation_kl",
     "names",
     "next_token",
@@ -126,6 +136,7 @@ __all__ = [
     "objective",
     "relation_scores",
     "reverse_kl",
+    "sampled_reverse_kl",
     "skewed_forward_kl",
     "skewed_reverse_kl",
     "sorted_mass",
@@ -138,6 +149,7 @@ __all__ = [
     "span_starts",
     "split_into_relation_heads",
     "squared_error",
+    "sums_after",
     "taid",
     "tempered",
     "to_logprobs",

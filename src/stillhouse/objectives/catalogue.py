@@ -35,6 +35,7 @@ from stillhouse.objectives.features import (
     normalized_mse,
 )
 from stillhouse.objectives.layer_maps import LayerMap, LayerPairs, layer_pairs
+from stillhouse.objectives.policy import Draws, minillm, sampled_reverse_kl
 from stillhouse.objectives.relations import multi_head_relation_kl, value_relation_kl
 from stillhouse.objectives.responses import adaptive_kl, centred_logit_mse, decoupled_kd, logit_mse, taid
 from stillhouse.objectives.spans import span_forward_kl, span_hybrid, span_reverse_kl, span_sorted_mass
@@ -76,6 +77,9 @@ OutcomeKind = Literal["joined", "matched"]
 
 BoundSpanObjective = Callable[[Reading, Reading, int], Tensor]
 """(student's reading, teacher's, number of outcomes) -> one number per span."""
+
+BoundPolicyObjective = Callable[[Draws], Tensor]
+"""What was drawn -> one number per token."""
 
 BoundFeatureObjective = Callable[..., Tensor]
 """What the feature signal says -> one number per unit."""
@@ -328,7 +332,59 @@ class SpanObjective(_Parametrised):
         return per_span
 
 
-AnyObjective = Objective | FeatureObjective | SpanObjective
+@dataclass(frozen=True)
+class PolicyObjective(_Parametrised):
+    """What the student learns from tokens that it drew itself, by a policy gradient."""
+
+    name: str
+    function: Callable[..., Tensor]
+    reads: Literal["draws", "draws_and_distributions"]
+    summary: str
+    """When to choose it."""
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether training must run the teacher: always."""
+        return True
+
+    @property
+    def reads_distributions(self) -> bool:
+        """Whether it reads the whole vocabulary at each token, and not only the token that was drawn."""
+        return self.reads == "draws_and_distributions"
+
+    @property
+    def cost(self) -> str:
+        """What must be had beside the student's own logits."""
+        return "Answers drawn in every step, and the teacher's logits on them."
+
+    @property
+    def unit(self) -> Literal["prediction"]:
+        """What there is one number for: each token that is predicted, drawn or not."""
+        return "prediction"
+
+    def with_parameters(self, **parameters: object) -> "PolicyObjective":
+        """This objective with some of its defaults replaced.
+
+        Raises: ValueError, at once, for an unknown parameter, for one that is no number, and for one out of range.
+        """
+        fixed = replace(self, function=self._with(parameters))
+        fixed.function(_NO_DRAWS)  # as for logits: runs the function's own range checks
+        return fixed
+
+    def bind(self, temperature: float = 1.0, **parameters: object) -> BoundPolicyObjective:
+        """The objective as a recipe asks for it.
+
+        Raises: ValueError, before any model is loaded, for a parameter that it cannot have, or a temperature.
+        """
+        if temperature != 1:
+            raise ValueError(
+                f"{self.name} is about the distribution that answers are drawn from, which a temperature of its own would "
+                f"make another one, but its temperature is {temperature}. Remove it; source.sampling has one for drawing."
+            )
+        return self.with_parameters(**parameters).function
+
+
+AnyObjective = Objective | FeatureObjective | SpanObjective | PolicyObjective
 
 
 def objective(name: str, **parameters: object) -> AnyObjective:
@@ -342,16 +398,18 @@ def objective(name: str, **parameters: object) -> AnyObjective:
         return FEATURES[name].with_parameters(**parameters)
     if name in SPANS:
         return SPANS[name].with_parameters(**parameters)
+    if name in POLICIES:
+        return POLICIES[name].with_parameters(**parameters)
     (nearest,) = get_close_matches(name.lower(), names(), n=1, cutoff=0.0)
     raise ValueError(f"There is no objective {name!r}. Did you mean {nearest!r}? Known: {', '.join(names())}.")
 
 
 def names() -> tuple[str, ...]:
-    """The names of all objectives: those of logits, of features, then across tokenizers, in the order of the catalogue."""
-    return (*CATALOGUE, *FEATURES, *SPANS)
+    """The names of all objectives: of logits, of features, across tokenizers, then of draws, in the order of the catalogue."""
+    return (*CATALOGUE, *FEATURES, *SPANS, *POLICIES)
 
 
-Named = TypeVar("Named", Objective, FeatureObjective, SpanObjective)
+Named = TypeVar("Named", Objective, FeatureObjective, SpanObjective, PolicyObjective)
 
 
 def _known_parameters(parameters: Mapping[str, float]) -> str:
@@ -369,6 +427,8 @@ _NO_POSITIONS = {
     "target_values": torch.zeros(0),
 }
 _NO_READING = Reading(torch.zeros(0, 1), *(torch.zeros(length, dtype=torch.long) for length in (0, 0, 1)))
+_NO_NUMBERS, _NO_IDS = torch.zeros(0), torch.zeros(0, dtype=torch.long)
+_NO_DRAWS = Draws(_NO_NUMBERS, _NO_NUMBERS, _NO_NUMBERS, _NO_IDS, _NO_IDS.bool(), _NO_NUMBERS)
 _NO_STATES, _NO_DOCUMENTS, _NO_HEADS = torch.zeros(0, 1), torch.zeros(0, 1, 1), torch.zeros(0, 1, 1, 0)
 _NO_RELATIONS = (_NO_HEADS, _NO_HEADS, torch.zeros(0, 1, 1, dtype=torch.bool))
 _NO_FEATURES: Mapping[FeatureSignal, tuple[Tensor, ...]] = {
@@ -456,4 +516,12 @@ SPANS: Mapping[str, SpanObjective] = _by_name([
         "Little in common, beside next_token: the teacher's probabilities by rank alone, as ULD does."),
 ])
 """Objectives across tokenizers: every one by name."""
+
+POLICIES: Mapping[str, PolicyObjective] = _by_name([
+    PolicyObjective("sampled_reverse_kl", sampled_reverse_kl, "draws",
+        "On-policy distillation: reverse KL from the drawn tokens alone, as reinforcement learning does."),
+    PolicyObjective("minillm", minillm, "draws_and_distributions",
+        "Reverse KL between whole answers: a token also answers for what comes after it."),
+])
+"""Objectives of what the student draws: every one by name."""
 # fmt: on

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_v
 
 from stillhouse.core.config import Config
 from stillhouse.core.faults import nearest
+from stillhouse.kernels.policy import PolicyTerm
 from stillhouse.kernels.spans import SpanTerm
 from stillhouse.kernels.terms import Term, Where
 from stillhouse.objectives import (
@@ -14,6 +15,7 @@ from stillhouse.objectives import (
     FeatureObjective,
     LayerMap,
     LayerPairs,
+    PolicyObjective,
     Ramp,
     RampShape,
     SpanObjective,
@@ -134,6 +136,11 @@ class ObjectiveConfig(Config):
         return isinstance(objective(self.name), SpanObjective)
 
     @property
+    def reads_draws(self) -> bool:
+        """Whether it learns from what the student itself drew, by a policy gradient."""
+        return isinstance(objective(self.name), PolicyObjective)
+
+    @property
     def has_weight(self) -> bool:
         """Whether it teaches anything at any time."""
         ends = (self.weight.start, self.weight.end) if isinstance(self.weight, RampConfig) else (self.weight,)
@@ -152,13 +159,15 @@ class ObjectiveConfig(Config):
 
     def _term(self, pairs: LayerPairs) -> Scheduled:
         numbers = {"weight": self.weight, **(self.model_extra or {})}
-        if not self.reads_features:
+        if not (self.reads_features or self.reads_draws):
             numbers["temperature"] = self.temperature
         ramps = {name: value.build() for name, value in numbers.items() if isinstance(value, RampConfig)}
         fixed = {name: ramps[name].at(0.0) if name in ramps else value for name, value in numbers.items()}
         weight = fixed.pop("weight")
         if self.reads_features:
             return Scheduled(FeatureTerm(self.name, weight, pairs, fixed), ramps)
+        if self.reads_draws:
+            return Scheduled(PolicyTerm(self.name, weight, fixed), ramps)
         if self.compares_spans:
             return Scheduled(SpanTerm(self.name, weight, fixed.pop("temperature"), fixed), ramps)
         return Scheduled(Term(self.name, weight, fixed.pop("temperature"), fixed, self.where), ramps)
@@ -168,6 +177,8 @@ def _own_keys(chosen: AnyObjective) -> list[str]:
     """What can be said about this kind of objective beside its name, weight and parameters."""
     if isinstance(chosen, FeatureObjective):
         return [] if chosen.reads == "embeddings" else ["layers"]
+    if isinstance(chosen, PolicyObjective):
+        return []
     if isinstance(chosen, SpanObjective):
         return ["temperature"]
     return ["where", "temperature"]  # where a temperature means nothing, the objective says why

@@ -13,6 +13,7 @@ from stillhouse.core.errors import ModelError
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import DenseLogits, FactoredLogits, Pooling, Signals, Wanted
 from stillhouse.kernels.chunked import chunked_losses
+from stillhouse.kernels.policy import Drawn, PolicyTerm, policy_losses
 from stillhouse.kernels.spans import Side, SpanTerm, span_losses
 from stillhouse.kernels.terms import Term, Where, plain_losses
 from stillhouse.models.signals import read_signals
@@ -43,7 +44,8 @@ def distillation_loss(
 
     Both heads are cut to `vocab_size`, the tokenizer's or the number of classes: what pads a head beyond it is no token.
     Objectives across tokenizers read a `PairedBatch`, and need to know what both vocabularies have in `common`. Of a
-    `ContextBatch` the teacher reads its own side; what both say of the answers' tokens is compared.
+    `ContextBatch` the teacher reads its own side; what both say of the answers' tokens is compared. Policy gradients read with
+    which probability tokens were drawn.
     """
     if isinstance(batch, ContextBatch):
         _refuse_other_places(terms)
@@ -68,6 +70,12 @@ def distillation_loss(
         part, found = _on_spans(answer, teacher, batch, list(on_spans.values()), common)
         loss = loss + part
         for index, total in zip(on_spans, found, strict=True):
+            sums[index] = total
+    on_draws = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, PolicyTerm)}
+    if on_draws:
+        part, found = _on_draws(answer, said, batch, list(on_draws.values()), vocab_size)
+        loss = loss + part
+        for index, total in zip(on_draws, found, strict=True):
             sums[index] = total
     for index, term in enumerate(terms):
         if isinstance(term, FeatureTerm):
@@ -106,7 +114,8 @@ def _teachers_places(batch: Batch, places: Tensor) -> Tensor:
 
 def _refuse_other_places(terms: Sequence[AnyTerm]) -> None:
     """Both share the tokens of the answers alone: elsewhere nothing of one stands beside anything of the other."""
-    other = [term.name for term in terms if not isinstance(term, Term) or term.where == "tokens"]
+    by_target = (Term, PolicyTerm)
+    other = [term.name for term in terms if not isinstance(term, by_target) or getattr(term, "where", "") == "tokens"]
     if other:
         raise ModelError(
             f"{other[0]} compares more than the tokens that are learnt, but the teacher has read more than the student. Use "
@@ -131,6 +140,21 @@ def _on_spans(
         terms=[replace(term, weight=term.weight * share) for term, share in chosen],
         common=common.to(batch.ids.device),
         span_weights=batch.span_weights,
+    )
+
+
+def _on_draws(
+    answer: Signals, said: Signals, batch: Batch, chosen: Sequence[tuple[PolicyTerm, float]], vocab_size: int
+) -> Sums:
+    """The terms that learn from what was drawn, and what came after it."""
+    assert isinstance(answer.logits, FactoredLogits) and isinstance(said.logits, FactoredLogits)
+    places = batch.predicts
+    return policy_losses(
+        answer.logits.at(places).first(vocab_size),
+        said.logits.at(_teachers_places(batch, places)).first(vocab_size),
+        Drawn(batch.targets, batch.answers, *batch.draws),
+        terms=[replace(term, weight=term.weight * share) for term, share in chosen],
+        token_weights=batch.target_weights,
     )
 
 

@@ -1,18 +1,21 @@
 """On-policy distillation as a data source: the student answers prompts in the step in which it learns from its answers."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from stillhouse.core.batch import Batch, as_batch
 from stillhouse.data.asked import Asked
 from stillhouse.data.context import collated, views_of
 from stillhouse.data.packing import to_batch
 from stillhouse.data.rowset import RowSet
-from stillhouse.models.generate import Sampling, sample
+from stillhouse.models.generate import Continuation, Sampling, sample
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Rollout:
     """Its end included, where it is finished."""
     logprobs: tuple[float, ...]
     """What the student gave each token of the answer when it wrote it, in nats."""
+    draw_logprobs: tuple[float, ...]
+    """With which probability each was drawn, in nats: the teacher may have had a say in it."""
     finished: bool
 
 
@@ -51,8 +56,11 @@ class AskedRows(RowSet):
         max_tokens: int,
         batch_size: int | None = None,
         tell: Callable[[Rollout], None] = lambda rollout: None,
+        write: Callable[..., list[Continuation]] | None = None,
     ) -> None:
-        self.asked, self.student, self.student_share, self.sampling = asked, student, student_share, sampling
+        """`write` writes after prompts as `sample` does of the student, whom it may help."""
+        self.asked, self.student_share, self.sampling = asked, student_share, sampling
+        self.write = write or partial(sample, student)
         self.seed, self.stop_ids, self.vocab_size, self.tell = seed, stop_ids, vocab_size, tell
         self.max_tokens, self.batch_size = max_tokens, batch_size
 
@@ -76,24 +84,28 @@ class AskedRows(RowSet):
         """Each batch with the answers that this step learns from, a document a row."""
         rows = [row for batch in batches for row in batch["rows"].tolist()]
         written = self._answers([row for row in dict.fromkeys(rows) if self._is_the_students(row, step)], step)
-        return [self._learnt(written, batch["rows"]) for batch in batches]
+        return [self._learnt(batch["rows"].tolist(), written, batch["rows"].device) for batch in batches]
 
-    def _learnt(self, written: dict[int, Asked], rows: Tensor) -> dict[str, Tensor]:
-        """These rows with their answers, as both sides read them where the teacher is told more."""
-        asked = [written.get(row, self.asked[row]) for row in rows.tolist()]
+    def _learnt(self, rows: Sequence[int], written: Mapping[int, Rollout], device: torch.device) -> dict[str, Tensor]:
+        """The answers of these rows as both sides read them, each piece in a row of its own, and how they were drawn."""
+        asked = [self.asked[row].answer(written[row].answer) if row in written else self.asked[row] for row in rows]
         if any(one.told for one in asked):
-            tensors = collated([[views] for views in views_of(asked)])
+            batch = as_batch(collated([[views] for views in views_of(asked)]))
         else:
-            tensors = to_batch([[piece] for one in asked for piece in one.answered]).tensors()
-        return {name: tensor.to(rows.device) for name, tensor in tensors.items()}
+            batch = to_batch([[piece] for one in asked for piece in one.answered])
+        drawn = [
+            written[row].draw_logprobs if row in written else ()
+            for row, one in zip(rows, asked, strict=True)
+            for _ in one.answered
+        ]
+        return replace(batch, draw_logprobs=_placed(drawn, batch)).to(device).tensors()
 
     def _is_the_students(self, row: int, step: int) -> bool:
         return Random(f"{self.seed}, step {step}, row {row}").random() < self.student_share
 
-    def _answers(self, rows: Sequence[int], step: int) -> dict[int, Asked]:
+    def _answers(self, rows: Sequence[int], step: int) -> dict[int, Rollout]:
         """What the student writes now in these rows."""
-        found = sample(
-            self.student,
+        found = self.write(
             [self.asked[row].prompt for row in rows],
             sampling=self.sampling,
             seed=f"{self.seed}, step {step}",
@@ -103,9 +115,18 @@ class AskedRows(RowSet):
             max_tokens=self.max_tokens,
             batch_size=self.batch_size,
         )
-        written: dict[int, Asked] = {}
+        written: dict[int, Rollout] = {}
         for row, one in zip(rows, found, strict=True):
-            prompt, answer = self.asked[row].prompt, tuple(one.tokens)
-            self.tell(Rollout(step, row, prompt, answer, tuple(one.logprobs), answer[-1] in self.stop_ids))
-            written[row] = self.asked[row].answer(answer)
+            answer, logprobs = tuple(one.tokens), (tuple(one.logprobs), tuple(one.draw_logprobs))
+            written[row] = Rollout(step, row, self.asked[row].prompt, answer, *logprobs, answer[-1] in self.stop_ids)
+            self.tell(written[row])
         return written
+
+
+def _placed(drawn: Sequence[tuple[float, ...]], batch: Batch) -> Float[Tensor, "batch seq"]:
+    """The draws of each row where its answer stands, at the end of it, and NaN elsewhere."""
+    placed = torch.full(batch.ids.shape, torch.nan)
+    for row, logprobs in enumerate(drawn):
+        end = int(batch.real[row].sum())
+        placed[row, end - len(logprobs) : end] = torch.tensor(logprobs)
+    return placed

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from stillhouse.core.batch import Batch, PairedBatch
 from stillhouse.core.signals import Pooling, Wanted
+from stillhouse.kernels.policy import PolicyTerm
 from stillhouse.kernels.spans import SpanTerm
 from stillhouse.kernels.terms import Term
 from stillhouse.objectives import AdaptiveRamp, Pace, Ramp, Unit
 from stillhouse.training.features import FeatureTerm, Side
 
-AnyTerm = Term | FeatureTerm | SpanTerm
+AnyTerm = Term | FeatureTerm | SpanTerm | PolicyTerm
 TermUnit = Literal["target"] | Unit
 UNITS: tuple[TermUnit, ...] = ("target", "token", "document", "span")
 """What a term's values are one each of, and what its sum is divided by the number of."""
@@ -45,7 +46,7 @@ class Scheduled:
             return self.term
         now = self.numbers(progress, paces)
         weight = now.pop("weight", self.term.weight)
-        if isinstance(self.term, FeatureTerm):
+        if isinstance(self.term, FeatureTerm | PolicyTerm):
             return replace(self.term, weight=weight, parameters={**self.term.parameters, **now})
         temperature = now.pop("temperature", self.term.temperature)
         return replace(self.term, weight=weight, temperature=temperature, parameters={**self.term.parameters, **now})
@@ -68,6 +69,8 @@ def unit_of(term: AnyTerm) -> TermUnit:
     """What the term's values are one each of."""
     if isinstance(term, Term):
         return "target" if term.where == "targets" else "token"
+    if isinstance(term, PolicyTerm):
+        return "target"
     return "span" if isinstance(term, SpanTerm) else term.objective.unit
 
 
