@@ -72,7 +72,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=["full", "lora"])
     parser.add_argument("--learning-rate", type=float, default=5e-5, help="of every weight")
     parser.add_argument("--adapter-rate", type=float, default=5e-4, help="of an adapter: usually ten times the other")
-    parser.add_argument("--row-tokens", type=int, default=512)
+    parser.add_argument("--row-tokens", type=int, default=256)
     parser.add_argument("--rows", type=int, default=4, help="of a step")
     parser.add_argument("--rows-at-once", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6, help="that are timed")
@@ -222,14 +222,10 @@ def _start(options: argparse.Namespace, loaded: LoadedModel) -> Any:
 
 
 def _rows(options: argparse.Namespace, loaded: LoadedModel, text: Path) -> PackedRows:
-    """Enough full rows for the steps."""
-    wanted = (WARM_UP + options.steps) * options.rows
+    """The longest texts, one a row, for as many steps as are run: all rows are full, or nearly so."""
     examples = to_examples(read_rows(text), loaded.tokenizer, max_tokens=options.row_tokens)
-    rows = PackedRows(examples, row_tokens=options.row_tokens)
-    while len(rows) > wanted:
-        examples = examples[: len(examples) * wanted // len(rows)]
-        rows = PackedRows(examples, row_tokens=options.row_tokens)
-    return rows
+    longest = sorted(examples, key=lambda example: -len(example.ids))
+    return PackedRows(longest[: (WARM_UP + options.steps) * options.rows], row_tokens=options.row_tokens)
 
 
 if __name__ == "__main__":

@@ -217,3 +217,19 @@ def test_an_adapter_that_cannot_be_is_refused_before_a_model_is_loaded(
 ):
     monkeypatch.setattr("stillhouse.students.lora.find_spec", lambda name: None)
     assert_refused(stillhouse("distill", lora_recipe(**changes)), *words)
+
+
+def test_an_adapter_can_learn_on_4_bits_and_ends_on_all(lora_recipe, tmp_path, teacher_folder):
+    pytest.importorskip("bitsandbytes")
+    path = lora_recipe(own=True, **{"student.lora": {**LORA, "quantize": "4bit"}})
+    said = stillhouse("train", path)
+    assert said.code == 0, said.err
+    run = tmp_path / "run"
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["forward_kl"] == 0.0
+    whole = add_adapter(AutoModelForCausalLM.from_pretrained(teacher_folder), LoraConfig(**LORA), seed=9)
+    load_adapter(whole, run / "adapter")
+    ids = torch.arange(3, 12)[None]
+    with torch.no_grad():
+        expected = merge_adapter(whole)(input_ids=ids).logits
+        assert_close(AutoModelForCausalLM.from_pretrained(run / "student")(input_ids=ids).logits, expected)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +31,7 @@ from stillhouse.data.text import read_rows
 from stillhouse.evaluation.context import InContext
 from stillhouse.labelling import Recorder
 from stillhouse.labelling.config import LabelsConfig
+from stillhouse.models.adapters import load_adapter, save_adapter
 from stillhouse.models.anatomy import num_layers, text_config
 from stillhouse.models.generate import stop_ids_of
 from stillhouse.models.labels import answers_of, check_labels, labels_of
@@ -38,6 +40,7 @@ from stillhouse.models.load import (
     LoadedModel,
     display_name,
     load_config,
+    load_in_4_bits,
     load_model,
     load_student,
     load_tokenizer,
@@ -177,8 +180,23 @@ class Parts:
 
     def start(self) -> PreTrainedModel:
         """The student before training, with its adapter if the recipe gives it one."""
-        student, wanted = self.load("student_before"), self.recipe.student.lora
-        return student if wanted is None else add_adapter(student, wanted, seed=self.recipe.training.seed)
+        wanted = self.recipe.student.lora
+        if wanted is None:
+            return self.load("student_before")
+        in_4_bits = wanted.quantize == "4bit"
+        student = load_in_4_bits(str(self.run.path / "student_before"), self.recipe.task) if in_4_bits else None
+        return add_adapter(student or self.load("student_before"), wanted, seed=self.recipe.training.seed)
+
+    def in_full(self, trained: PreTrainedModel) -> PreTrainedModel:
+        """The same student on weights that nothing was taken from: of an adapter that learnt on 4 bits, on the start's own."""
+        wanted = self.recipe.student.lora
+        if wanted is None or wanted.quantize == "none":
+            return trained
+        whole = add_adapter(self.load("student_before"), wanted, seed=self.recipe.training.seed)
+        with TemporaryDirectory() as folder:
+            save_adapter(trained, Path(folder))
+            load_adapter(whole, Path(folder))
+        return whole.eval()
 
     @property
     def adapter_base(self) -> str:

@@ -232,6 +232,7 @@ class Pipeline:
             title=arm.replace("_", " ") + " learns",
         )
         assert frozen is None or frozen == frozen_hash(trained), "what is frozen has changed"
+        trained = self.parts.in_full(trained)
         account = self._save_adapter(trained, arm)
         self.parts.save(trained, arm)
         remove(checkpoints)  # several times the student's size, and of no use any more

@@ -26,6 +26,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -118,6 +119,21 @@ def load_model(
         raise ModelError(_no_head(source, task))
     _refuse_random_parts(source, [*missing, *mismatched])
     return loaded
+
+
+def load_in_4_bits(source: str, task: Task) -> PreTrainedModel:
+    """Load what `source` names with the weights of its linear layers in 4 bits (NF4, constants too), all but the head's: a
+    base for an adapter, and nothing else. Needs bitsandbytes.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    check_weights(source)
+    wanted = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    options = {"quantization_config": wanted, "device_map": {"": device()}}
+    loaded, missing, mismatched = _loaded(source, load_config(source), task, dtype=torch.float32, **options)
+    _refuse_random_parts(source, [*missing, *mismatched])
+    return loaded.model
 
 
 def load_student(
@@ -228,7 +244,7 @@ def _reads_both_ways(config: PretrainedConfig) -> bool:
 
 
 def _loaded(
-    source: str, config: PretrainedConfig, task: Task, *, dtype: torch.dtype
+    source: str, config: PretrainedConfig, task: Task, *, dtype: torch.dtype, **options: Any
 ) -> tuple[LoadedModel, list[str], list[str]]:
     """The model, the names of its weights that the checkpoint lacks, and of those that have another shape there."""
     place, tokenizer = _place(source), load_tokenizer(source)
@@ -244,6 +260,7 @@ def _loaded(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **_class_options(config, task),
+            **options,
         )
         embedding = read_embedding(place) if task == "sentence_embedding" else None
     model, found = loaded

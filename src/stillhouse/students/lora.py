@@ -56,6 +56,8 @@ def add_adapter(model: PreTrainedModel, wanted: LoraConfig, *, seed: int) -> Pre
     torch.manual_seed(seed)
     with _at_peace():
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    if getattr(model, "is_quantized", False):
+        model._hf_peft_config_loaded = True  # by which the Trainer knows that not the 4-bit weights are to learn
     config.target_modules = sorted(config.target_modules or ())  # a set's order differs from run to run
     return model
 
