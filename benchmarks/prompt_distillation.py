@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=80)
     parser.add_argument("--dialogues", type=int, default=200, help="of people, to replay and to measure drift by")
     parser.add_argument("--answer-tokens", type=int, default=128, help="longer answers are left out")
+    parser.add_argument("--sequence-tokens", type=int, default=1024, help="room for prompt, question and answer")
     parser.add_argument("--share", type=float, default=0.25, help="of replayed rows")
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=["offline", "mixed"])
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=["forward_kl"])
@@ -135,7 +136,7 @@ def _distil(options: argparse.Namespace, source: str, objective: str, seed: int)
             "path": str(options.runs / "questions.jsonl"),
             "held_out_path": str(options.runs / "held-out.jsonl"),
             "weight": "last",
-            "sequence_tokens": 1024,
+            "sequence_tokens": options.sequence_tokens,
             "teacher_context": {
                 "styles": [{"system_path": str(options.prompt)}],
                 "replay": {"path": str(options.runs / "dialogues.jsonl"), "share": options.share},

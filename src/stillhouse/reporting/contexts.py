@@ -37,8 +37,8 @@ def context_lines(found: ContextResult) -> list[str]:
         change = formatting.interval_text(drift.change, "share")
         kl = formatting.interval_text(drift.forward_kl, "nats")
         lines.append(
-            f"On {formatting.count(found.elsewhere)} held-out conversations about other things, its bits per byte changed by "
-            f"{change}, and it is {kl} a token from the teacher without any context."
+            f"On {formatting.count(found.elsewhere)} held-out conversations about other things, the student's bits per byte "
+            f"changed by {change}, and it is {kl} a token from the teacher without any context."
         )
     return lines
 
@@ -53,7 +53,8 @@ def _style_line(style: StyleResult) -> str:
     else:
         line += ", which is no gain that a student could keep."
     if "kl" in kept:
-        line += f" By KL it has gone {_share(kept['kl'])} of the way from the teacher without the context to the one with it."
+        way = "of the way from the teacher without the context to the one with it"
+        line += f" By KL the student has gone {_share(kept['kl'])} {way}."
     return line
 
 
