@@ -60,9 +60,9 @@ def sampled_reverse_kl(draws: Draws, *, gamma: float = 0.0, ratio_limit: float =
     teacher no more than the probability of that token. Its mean is reverse KL; a single value may be negative.
 
     With gamma 0 a token answers for its own cost alone, and the mean gradient is that of reverse_kl at every token, with more
-    noise. With gamma 1 it answers for all that comes after, too, and the mean gradient is that of the reverse KL between whole
-    answers, where the student draws alone. Costs beyond ratio_limit, as of a token that the teacher bans, are cut. Tokens that
-    nobody drew count 0.
+    noise. With gamma 1 it answers for all that comes after, too, and, where the student draws alone, the mean gradient is that
+    of the reverse KL between whole answers. Costs beyond ratio_limit, as of a token that the teacher bans, are cut. Tokens
+    that nobody drew count 0.
 
     Source: Lu and Thinking Machines Lab, 2025, "On-Policy Distillation"; the gradient after Williams, 1992,
     doi:10.1007/BF00992696.
