@@ -146,7 +146,9 @@ def _text(config: TextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
 
 
 def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
-    reader = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking)
+    train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
+    has_messages = any(not one.segments for one in (*train, *held_out))
+    reader = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking, needs_template=has_messages)
 
     def asked(rows: Sequence[Conversation], side: str) -> tuple[Asked, ...]:
         before = reader.dropped.copy()
@@ -158,7 +160,6 @@ def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
             )
         return found
 
-    train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
     sides = asked(train, "to train on"), asked(held_out, "held out")
     return _spoken(config, *sides, (len(train), len(held_out)), _notes([*train, *held_out], reader))
 
