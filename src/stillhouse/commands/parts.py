@@ -216,6 +216,11 @@ class Parts:
         if self.recipe.source.kind != "offline" and len(self.asked) < len(self.data.asked):
             too_long = len(self.data.asked) - len(self.asked)
             notes.append(f"left out: {too_long:,} with a prompt that fills data.sequence_tokens")
+        with_tools = sum(one.calls_tools for one in self.data.asked) if self.recipe.source.kind != "offline" else 0
+        if with_tools:
+            notes.append(
+                f"{with_tools:,} call tools: the student answers only their last turn, all before stays as it is"
+            )
         for note in notes:
             self.progress.say(note)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stillhouse.data.chat import ReadConversation
+from stillhouse.data.chat import ReadConversation, ReadTurn
 from stillhouse.data.examples import Example, windows
 from stillhouse.data.packing import PackedRows
 from stillhouse.data.text import Row
@@ -13,18 +13,46 @@ PROMPT_TOKENS = 32
 
 
 @dataclass(frozen=True)
+class Followup:
+    """What comes between two answers of one conversation."""
+
+    closing: tuple[int, ...]
+    """What ends the answer before, where its writer did not end it."""
+    prompt: tuple[int, ...]
+    """What follows up to where the next answer is due."""
+
+
+@dataclass(frozen=True)
 class Asked:
-    """A prompt in tokens, and what the data says: the prompt with its answer, in pieces where that is long."""
+    """A prompt in tokens, and what the data says: the prompt with its answer, in pieces where that is long. A conversation
+    may go on behind the answer and ask again."""
 
     prompt: tuple[int, ...]
     answered: tuple[Example, ...]
+    followups: tuple[Followup, ...] = ()
+    weights: tuple[float, ...] = (1.0,)
+    """What a token of each answer counts for."""
+    calls_tools: bool = False
+    """Whether turns before the answer stay as they are because tools answer in them."""
 
 
 def ask_in_turn(read: ReadConversation, *, max_tokens: int) -> Asked:
-    """A conversation up to the last turn that is learnt."""
-    places = [[*turn.tokens, *turn.closing] for turn in read.turns]
-    start = min(next(found for found in reversed(places) if found))
-    return Asked(read.example.ids[:start], tuple(windows(read.example, max_tokens=max_tokens)))
+    """A conversation up to the first turn that is learnt, and on from turn to turn; what is not learnt stays as it is. Where
+    tools answer, all before the last turn stays: they answer what was called, not what another would have called."""
+    turns = [turn for turn in read.turns if turn.tokens or turn.closing]
+    stays = read.calls_tools and len(turns) > 1
+    turns = turns[-1:] if stays else turns
+    ids, answered = read.example.ids, tuple(windows(read.example, max_tokens=max_tokens))
+    starts, ends = [min(_places(turn)) for turn in turns], [max(_places(turn)) + 1 for turn in turns]
+    followups = (
+        Followup(tuple(ids[token] for token in turn.closing), ids[end:start])
+        for turn, end, start in zip(turns[:-1], ends[:-1], starts[1:], strict=True)
+    )
+    return Asked(ids[: max(1, starts[0])], answered, tuple(followups), tuple(turn.weight for turn in turns), stays)
+
+
+def _places(turn: ReadTurn) -> list[int]:
+    return [*turn.tokens, *turn.closing]
 
 
 def ask_to_go_on(row: Row, document: Example, *, max_tokens: int) -> Asked:

@@ -27,6 +27,8 @@ class Rollout:
     logprobs: tuple[float, ...]
     """What the student gave each token of the answer when it wrote it, in nats."""
     finished: bool
+    turn: int = 0
+    """Which answer of its conversation it is; the prompt is then all before it, the student's former answers included."""
 
 
 class AskedRows(RowSet):
@@ -35,7 +37,8 @@ class AskedRows(RowSet):
 
     An answer depends on the student's weights, the seed, the row and the step alone: a run that goes on from a checkpoint
     makes the same ones again. All of a step are made before anything is learnt from it. Only the answer has weight, an end
-    that the student drew included.
+    that the student drew included. A conversation is answered turn by turn, each behind the answers that the student gave
+    before, as long as there is room.
     """
 
     def __init__(
@@ -89,20 +92,56 @@ class AskedRows(RowSet):
 
     def _answers(self, rows: Sequence[int], step: int) -> dict[int, tuple[Example, ...]]:
         """What the student writes now in these rows."""
-        found = sample(
-            self.student,
-            [self.asked[row].prompt for row in rows],
-            sampling=self.sampling,
-            seed=f"{self.seed}, step {step}",
-            numbers=rows,
-            stop_ids=self.stop_ids,
-            vocab_size=self.vocab_size,
-            max_tokens=self.max_tokens,
-            batch_size=self.batch_size,
-        )
-        written: dict[int, tuple[Example, ...]] = {}
-        for row, one in zip(rows, found, strict=True):
-            prompt, answer = self.asked[row].prompt, tuple(one.tokens)
-            self.tell(Rollout(step, row, prompt, answer, tuple(one.logprobs), answer[-1] in self.stop_ids))
-            written[row] = (Example((*prompt, *answer), (0.0,) * len(prompt) + (1.0,) * len(answer)),)
-        return written
+        talks = {row: _Talk(self.asked[row]) for row in rows}
+        turn, speaking = 0, list(rows)
+        while speaking:
+            found = sample(
+                self.student,
+                [talks[row].ids for row in speaking],
+                sampling=self.sampling,
+                seed=f"{self.seed}, step {step}" + (f", turn {turn}" if turn else ""),
+                numbers=speaking,
+                stop_ids=self.stop_ids,
+                vocab_size=self.vocab_size,
+                max_tokens=self.max_tokens,
+                batch_size=self.batch_size,
+            )
+            for row, one in zip(speaking, found, strict=True):
+                prompt, answer = tuple(talks[row].ids), tuple(one.tokens)
+                finished = answer[-1] in self.stop_ids
+                self.tell(Rollout(step, row, prompt, answer, tuple(one.logprobs), finished, turn))
+                talks[row].answer(answer, finished=finished)
+            turn += 1
+            speaking = [row for row in speaking if talks[row].asks_again(turn, max_tokens=self.max_tokens)]
+        return {row: (talk.example,) for row, talk in talks.items()}
+
+
+class _Talk:
+    """One conversation while the student answers in it."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked, self.ids, self.weights = asked, list(asked.prompt), [0.0] * len(asked.prompt)
+        self.num_answers, self.learnt_until = 0, len(asked.prompt)
+        self.is_finished = True
+
+    def answer(self, tokens: Sequence[int], *, finished: bool) -> None:
+        """Add what the student says."""
+        self._add(tokens, self.asked.weights[self.num_answers])
+        self.num_answers, self.learnt_until, self.is_finished = self.num_answers + 1, len(self.ids), finished
+
+    def asks_again(self, turn: int, *, max_tokens: int) -> bool:
+        """Add what the data asks behind the answer before this turn; False where there is nothing, or no room for an answer."""
+        if turn > len(self.asked.followups):
+            return False
+        followup = self.asked.followups[turn - 1]
+        self._add(followup.prompt if self.is_finished else (*followup.closing, *followup.prompt), 0.0)
+        return len(self.ids) < max_tokens
+
+    def _add(self, tokens: Sequence[int], weight: float) -> None:
+        self.ids += tokens
+        self.weights += [weight] * len(tokens)
+
+    @property
+    def example(self) -> Example:
+        """The conversation up to the end of the last answer."""
+        return Example(tuple(self.ids[: self.learnt_until]), tuple(self.weights[: self.learnt_until]))
