@@ -1,7 +1,7 @@
 """Conversations in the forms that people keep them in, each told by its keys."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -122,6 +122,28 @@ def written_out(segments: Sequence[tuple[str, bool]], *, where: str = "it", form
     """One conversation from texts that need no template, each learnt or not."""
     values = {"messages": [], "tools": [], "segments": [list(segment) for segment in segments]}
     return Conversation(_as_json(values, where=where), (), where=where, form=form)
+
+
+def as_row(
+    one: Conversation, *, messages: Sequence[Message] | None = None, unfinished: Collection[int] | None = None
+) -> dict[str, Any]:
+    """The conversation as a row of a file, which reads to the same again; other `messages` take the place of its own."""
+    if one.segments:
+        return {"segments": [{"text": text, "label": learnt} for text, learnt in one.segments]}
+    cut_off = one.unfinished if unfinished is None else unfinished
+    rows = [dict(message) for message in (one.messages if messages is None else messages)]
+    for number, (row, weight) in enumerate(zip(rows, one.weights, strict=True)):
+        if row["role"] == "assistant" and weight != 1:
+            row["weight"] = weight
+        if number in cut_off:
+            row["finished"] = False
+        parts = one.parts_of(number) if messages is None else None
+        if parts is not None:
+            named = parts or ((0, len(row["content"])),)
+            row[DETAIL_KEYS[0]] = [
+                {"begin_offset": start, "end_offset": stop - 1, "train": bool(parts)} for start, stop in named
+            ]
+    return {"messages": rows, **({"tools": one.tools} if one.tools else {})}
 
 
 def _as_json(values: Mapping[str, Any], *, where: str) -> str:
