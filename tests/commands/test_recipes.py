@@ -81,17 +81,35 @@ def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path, *, stude
     elif recipe.data.kind == "chat":
         changes["data.sequence_tokens"] = 96  # in which a prompt leaves room for an answer
         changes["data.path"] = write_rows(folder / "rows.jsonl", CHATS)
+        if recipe.data.teacher_context is not None:
+            return changes | in_context(folder, teacher)
     elif recipe.task == "causal_lm":
         changes["data.path"] = texts_file
     else:
         changes["data.path"] = write_rows(folder / "rows.jsonl", KINDS[recipe.data.kind].rows)
     if isinstance(recipe.student, CheckpointConfig):
-        changes |= {"student.model": student, "data.sequence_tokens": 96}  # in which whole turns have room
+        own = recipe.teacher.kind == "self"
+        changes |= {
+            "student.model": teacher if own else student,
+            "data.sequence_tokens": 96,
+        }  # in which whole turns have room
     elif isinstance(recipe.student, FromConfigConfig):
         changes |= {"student.changes.hidden_size": NARROW, "student.changes.intermediate_size": NARROW}
     elif depth_for(recipe) < PUBLISHED_DEPTH:
         changes |= {"student.keep": 2}
     return changes
+
+
+def in_context(folder: Path, teacher: Path) -> dict[str, Any]:
+    """What else a recipe needs whose teacher reads a prompt that its student, the same model, does not."""
+    (folder / "prompt.txt").write_text("sing of the sea", encoding="utf-8")
+    general = write_rows(folder / "general.jsonl", [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(20)])
+    return {
+        "student.model": teacher,
+        "source.sampling.max_new_tokens": 16,
+        "data.teacher_context.styles.0.system_path": folder / "prompt.txt",
+        "data.teacher_context.replay.path": general,
+    }
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -120,7 +138,7 @@ def test_every_recipe_opens_with_what_it_is_and_the_command_that_runs_it(name):
     assert all(line.startswith("#") for line in opening.splitlines())
     path, *changes = next(commands_in(opening))
     assert path == f"recipes/{name}.yaml"
-    assert "teacher.model=PATH_OR_HUB_ID" in changes
+    assert {"teacher.model=PATH_OR_HUB_ID", "student.model=PATH_OR_HUB_ID"} & set(changes)
     assert rest.startswith(f"run: runs/{name}\n")
 
 

@@ -1,5 +1,6 @@
 """A student that answers prompts in the step in which it learns from its answers: the loop cannot tell."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from stillhouse.core.batch import as_batch
-from stillhouse.data.asked import Asked, Followup
+from stillhouse.data.asked import Asked, Followup, Told
 from stillhouse.data.packing import to_batch
 from stillhouse.kernels.terms import Term
 from stillhouse.models.generate import Sampling, sample
@@ -67,8 +68,8 @@ def test_a_step_learns_from_what_the_student_says_now_and_from_nothing_else(aske
 
 
 TALKS = [
-    Asked((5, 6, 7), (), (Followup((1, 8), (9, 10)), Followup((1,), (11,))), (1.0, 0.5, 2.0)),
-    Asked((12, 13), (), (Followup((1,), (14, 15, 16)),), (1.0, 1.0)),
+    Asked((5, 6, 7), (), followups=(Followup((1, 8), (9, 10)), Followup((1,), (11,))), weights=(1.0, 0.5, 2.0)),
+    Asked((12, 13), (), followups=(Followup((1,), (14, 15, 16)),), weights=(1.0, 1.0)),
     Asked((17,), ()),
 ]
 """Conversations of three, two and one answers: each asks on behind the answer before."""
@@ -111,6 +112,24 @@ def test_every_turn_of_a_conversation_is_answered_behind_the_students_own_answer
             ends |= {(one.turn, one.finished) for one in mine}
     assert {(0, True), (0, False), (1, True), (1, False)} <= ends
     assert most == 12 or {turn for turn, _ in ends} == {0, 1, 2}
+
+
+def test_a_teacher_that_is_told_more_reads_the_same_turns_behind_it(build_student):
+    """And a conversation ends where the teacher's side has no room for any answer that may come."""
+    sampling, more = Sampling(max_new_tokens=5, temperature=3.0), (20, 21, 22, 23)
+    talks = [replace(talk, told=Told((*more, *talk.prompt), ())) for talk in TALKS]
+    for most, expected in ((64, {0, 1, 2}), (20, {0, 1})):
+        told = []
+        rows = _rows(talks, build_student(), told, sampling=sampling, max_tokens=most)
+        tensors = rows.at_step([rows.collate([0, 1, 2])], step=1)[0]
+        for row in range(3):
+            ours, theirs = (
+                tensors[f"{side}ids"][row][tensors[f"{side}documents"][row] == 0].tolist() for side in ("", "teacher_")
+            )
+            assert theirs == [*more, *ours] and len(theirs) <= most
+            weights = tensors["weights"][row].tolist(), tensors["teacher_weights"][row].tolist()
+            assert [w for w in weights[0] if w] == [w for w in weights[1] if w]
+        assert {rollout.turn for rollout in told} == expected
 
 
 def test_a_step_on_its_own_conversations_has_the_gradient_of_the_sum_over_their_answers(

@@ -37,7 +37,8 @@ class KeepGradients(TrainerCallback):
         self.steps = []
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.steps.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+        learning = [pair for pair in model.named_parameters() if pair[1].requires_grad]
+        self.steps.append({name: parameter.grad.clone() for name, parameter in learning})
 
 
 def steps(folder, *, num_ranks, rows_per_micro_batch):

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from transformers import PretrainedConfig
 
+from stillhouse.commands.adapters import check_adapter
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.batch import Batch
 from stillhouse.core.errors import ModelError
@@ -36,7 +37,7 @@ from stillhouse.models.tokenizers import compare_tokenizers, read_speaker
 from stillhouse.objectives import SPANS, FeatureObjective, objective
 from stillhouse.students.build import changed_config
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig, StudentConfig
-from stillhouse.students.distilbert import check_bert, freeze_position_embeddings
+from stillhouse.students.distilbert import check_bert, distilbert_config, freeze_position_embeddings
 from stillhouse.students.layer_choice import check_keep
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.features import FeatureTerm
@@ -56,6 +57,8 @@ def check_models(recipe: Recipe) -> None:
     if recipe.task == "sentence_embedding":
         read_embedding(teacher)  # refuses what is pooled in a way that we do not have
     student_config = _student_config(recipe.student, teacher_config, recipe.task)
+    if recipe.student.lora is not None:
+        check_adapter(recipe.student.lora, _built_config(recipe.student, student_config), recipe.task)
     crosses = tokenizer_source(recipe) != teacher
     if crosses:
         _check_crossing(recipe)
@@ -154,6 +157,12 @@ def _student_config(wanted: StudentConfig, teacher: PretrainedConfig, task: Task
             return config
 
 
+def _built_config(wanted: StudentConfig, config: PretrainedConfig) -> PretrainedConfig:
+    """The family that the student will be of, if not as deep."""
+    is_distilbert = isinstance(wanted, FromLayersConfig) and wanted.architecture == "distilbert"
+    return distilbert_config(config, range(num_layers(config))) if is_distilbert else config
+
+
 def _check_positions(config: PretrainedConfig, task: Task) -> None:
     """Refuse to freeze what this family does not have. A model without weights tells."""
     with torch.device("meta"):
@@ -175,6 +184,11 @@ def _check_crossing(recipe: Recipe) -> None:
         raise ModelError(
             f"{differ}, but with source.kind {recipe.source.kind} the teacher must read the student's own tokens. Choose a "
             "student with the teacher's tokenizer, or leave source out."
+        )
+    if recipe.data.kind == "chat" and recipe.data.teacher_context is not None:
+        raise ModelError(
+            f"{differ}, but with data.teacher_context both must write the same tokens. Choose a student with the teacher's "
+            "tokenizer, or leave teacher_context out."
         )
     by_token = [
         chosen.name

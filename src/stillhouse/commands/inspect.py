@@ -17,6 +17,8 @@ from stillhouse.core.config import load_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.progress import SILENT
 from stillhouse.core.run import RunFolder
+from stillhouse.data.context import ContextRows
+from stillhouse.data.examples import Example
 from stillhouse.data.masking import MaskedRows
 from stillhouse.data.packing import PackedRows
 from stillhouse.data.rowset import PaddedRows, RowSet
@@ -37,6 +39,9 @@ class Shown:
     learnt: tuple[bool, ...]
     answer: str = ""
     """What is to be said about the whole of it."""
+    teacher_ids: tuple[int, ...] = ()
+    """What the teacher reads in its place, where that is more."""
+    teacher_learnt: tuple[bool, ...] = ()
 
 
 def show(recipe_path: str, overrides: Sequence[str], *, num_examples: int) -> None:
@@ -102,7 +107,8 @@ def _losses(rows: RowSet, pieces: Sequence[Shown], num_documents: int, parts: Pa
         if cut:
             yield f"{count(cut)} longer than data.sequence_tokens ({limit}): cut into pieces, which do not see each other"
         if kept < num_documents:
-            yield f"{count(num_documents - kept)} left out: nothing to learn, or the same tokens as another"
+            or_no_room = ", or no room for the context" if isinstance(rows, ContextRows) else ""
+            yield f"{count(num_documents - kept)} left out: nothing to learn, or the same tokens as another{or_no_room}"
     elif not isinstance(rows, MaskedRows):
         full = sum(len(piece.ids) >= limit for piece in pieces)
         if full:
@@ -111,10 +117,14 @@ def _losses(rows: RowSet, pieces: Sequence[Shown], num_documents: int, parts: Pa
 
 def _pieces(rows: RowSet, parts: Parts) -> Iterator[Shown]:
     """Documents in the order of the files, or of their rows."""
+    if isinstance(rows, ContextRows):
+        for view in rows.views:
+            told = (view.teacher.ids, _learnt(view.teacher)) if view.style is not None else ((), ())
+            yield Shown(view.student.document, view.student.ids, _learnt(view.student), "", *told)
+        return
     if isinstance(rows, PackedRows):
         for example in rows.examples:
-            learnt = (False, *(weight > 0 for weight in example.weights[1:]))
-            yield Shown(example.document, example.ids, learnt)
+            yield Shown(example.document, example.ids, _learnt(example))
         return
     assert isinstance(rows, PaddedRows)
     for number in range(len(rows)):
@@ -122,6 +132,10 @@ def _pieces(rows: RowSet, parts: Parts) -> Iterator[Shown]:
         ids = tuple(batch.ids[0][batch.real[0]].tolist())
         learnt = tuple((batch.weights[0][batch.real[0]] > 0).tolist())
         yield Shown(str(number), ids, learnt, _answer(batch, parts))
+
+
+def _learnt(example: Example) -> tuple[bool, ...]:
+    return (False, *(weight > 0 for weight in example.weights[1:]))
 
 
 def _answer(batch: object, parts: Parts) -> str:
@@ -142,13 +156,28 @@ def _show_one(console: Console, shown: Shown, number: int, tokenizer: PreTrained
     )
     console.print()
     console.print(title, style="bold" if colours else None, markup=False)
+    _show_tokens(console, shown.ids, shown.learnt, tokenizer, colours=colours)
+    if shown.answer:
+        console.print(Text(f"answer: {clean(shown.answer)}", style=LEARNT if colours else ""), soft_wrap=True)
+    if shown.teacher_ids:
+        title = f"the teacher reads in its place: {len(shown.teacher_ids)} tokens"
+        console.print(title, style="bold" if colours else None, markup=False)
+        _show_tokens(console, shown.teacher_ids, shown.teacher_learnt, tokenizer, colours=colours)
+
+
+def _show_tokens(
+    console: Console,
+    ids: Sequence[int],
+    learnt: Sequence[bool],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    colours: bool,
+) -> None:
     written = Text()
-    for is_learnt, run in groupby(zip(shown.learnt, shown.ids, strict=True), key=lambda pair: pair[0]):
+    for is_learnt, run in groupby(zip(learnt, ids, strict=True), key=lambda pair: pair[0]):
         text = clean(str(tokenizer.decode([token for _, token in run], clean_up_tokenization_spaces=False)))
         if colours:
             written.append(text, style=LEARNT if is_learnt else READ)
         else:
             written.append(f"{BRACKETS[0]}{text}{BRACKETS[1]}" if is_learnt else text)
     console.print(written, soft_wrap=True)
-    if shown.answer:
-        console.print(Text(f"answer: {clean(shown.answer)}", style=LEARNT if colours else ""), soft_wrap=True)

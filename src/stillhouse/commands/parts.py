@@ -23,18 +23,21 @@ from stillhouse.core.signals import Pooling
 from stillhouse.data.asked import Asked
 from stillhouse.data.chat_forms import Conversation
 from stillhouse.data.config import ChatDataConfig
+from stillhouse.data.context import ContextRows
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows, to_batch
 from stillhouse.data.paired import PairedRows
 from stillhouse.data.prepare import Prepared, chat_sides, prepare
 from stillhouse.data.rowset import PaddedRows
 from stillhouse.data.text import read_rows
+from stillhouse.evaluation.context import InContext
 from stillhouse.labelling import Recorder
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.models.anatomy import num_layers, text_config
 from stillhouse.models.generate import stop_ids_of
 from stillhouse.models.labels import answers_of, check_labels, labels_of
 from stillhouse.models.load import (
+    LABELLED_TASKS,
     LoadedModel,
     display_name,
     load_config,
@@ -50,9 +53,11 @@ from stillhouse.students.build import student_from_config, student_from_layers
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig
 from stillhouse.students.distilbert import distilbert_from_layers
 from stillhouse.students.layer_choice import LayerChoice, choose_layers
+from stillhouse.students.lora import add_adapter
 from stillhouse.students.projections import Projections
 from stillhouse.students.save import save_student
 from stillhouse.training.features import FeatureTerm, projection_widths
+from stillhouse.training.sources import OfflineConfig
 from stillhouse.training.terms import Scheduled
 
 
@@ -118,7 +123,11 @@ class Parts:
     @property
     def pooling(self) -> Pooling | None:
         """How embeddings are pooled; None where none are."""
-        return self.teacher.pooling
+        return self.teacher.pooling if self._embeds else None
+
+    @property
+    def _embeds(self) -> bool:
+        return self.recipe.task == "sentence_embedding"
 
     @property
     def num_answers(self) -> int:
@@ -129,14 +138,16 @@ class Parts:
 
     def new_student(self) -> tuple[PreTrainedModel, LayerChoice | None]:
         """The student before training, and how its layers were chosen."""
-        teacher, seed = self.teacher.model, self.recipe.training.seed
+        seed = self.recipe.training.seed
         match self.recipe.student:
             case FromLayersConfig() as wanted:
+                teacher = self.teacher.model
                 batch = self._calibration_batch(wanted.calibration_tokens)
                 choice = choose_layers(teacher, batch, keep=wanted.keep, method=wanted.choose, progress=self.progress)
                 make = distilbert_from_layers if wanted.architecture == "distilbert" else student_from_layers
                 return make(teacher, choice.kept), choice
             case FromConfigConfig() as wanted:
+                teacher = self.teacher.model
                 return student_from_config(teacher, seed=seed, changes=wanted.changes, config=wanted.config), None
             case CheckpointConfig() as wanted:
                 return load_student(wanted.model, self.recipe.task, seed=seed, labels=self._labels).model, None
@@ -153,8 +164,7 @@ class Parts:
 
     def load(self, role: Role) -> PreTrainedModel:
         """A model that a stage saved."""
-        loaded = load_model(str(self.run.path / role), self.recipe.task, dtype=self.teacher.model.dtype)
-        return loaded.model
+        return load_model(str(self.run.path / role), self.recipe.task).model
 
     def save(self, model: PreTrainedModel, role: Role) -> None:
         """Write a model down: whole, or not at all."""
@@ -164,25 +174,40 @@ class Parts:
                 self.tokenizer,
                 part,
                 pooling=self.pooling,
-                normalizes=self.teacher.normalizes,
+                normalizes=self._embeds and self.teacher.normalizes,
                 max_tokens=self.recipe.data.sequence_tokens,
             )
 
+    def start(self) -> PreTrainedModel:
+        """The student before training, with its adapter if the recipe gives it one."""
+        student, wanted = self.load("student_before"), self.recipe.student.lora
+        return student if wanted is None else add_adapter(student, wanted, seed=self.recipe.training.seed)
+
+    @property
+    def adapter_base(self) -> str:
+        """What an adapter was trained on: a checkpoint of the hub if that is all of it, or the student before training."""
+        student, is_whole = self.recipe.student, self.recipe.task not in LABELLED_TASKS
+        on_hub = isinstance(student, CheckpointConfig) and not Path(student.model).expanduser().exists()
+        if on_hub and is_whole:
+            assert isinstance(student, CheckpointConfig)
+            return student.model
+        return str(self.run.path / "student_before")
+
     def terms(self, student: PreTrainedModel) -> list[Scheduled]:
         """What this student is asked to match, layer by layer."""
-        depths = {"student_layers": num_layers(student), "teacher_layers": num_layers(self.teacher.model)}
+        depths = {"student_layers": num_layers(student), "teacher_layers": num_layers(self._teacher_config)}
         return [chosen.build(**depths) for chosen in self.recipe.objectives]
 
     def recorder(self, labels: LabelsConfig) -> Recorder:
         """What is to be kept of the teacher's answers: the student need not be made yet."""
-        depths = {"student_layers": student_depth(self.recipe), "teacher_layers": num_layers(self.teacher.model)}
+        depths = {"student_layers": student_depth(self.recipe), "teacher_layers": num_layers(self._teacher_config)}
         terms = [chosen.build(**depths) for chosen in self.recipe.objectives]
         return recorder_of(labels, self.recipe.objectives, terms, vocab_size=self.num_answers)
 
     def projections(self, student: PreTrainedModel, terms: Sequence[Scheduled]) -> Projections:
         """Maps from the student's width to the teacher's, wherever the terms compare states that differ in it."""
         features = [term.term for term in terms if isinstance(term.term, FeatureTerm)]
-        ours, theirs = text_config(student).hidden_size, text_config(self.teacher.model).hidden_size
+        ours, theirs = text_config(student).hidden_size, text_config(self._teacher_config).hidden_size
         widths = projection_widths(features, student_width=ours, teacher_width=theirs)
         return Projections(widths, seed=self.recipe.training.seed)
 
@@ -191,6 +216,7 @@ class Parts:
     @cached_property
     def data(self) -> Prepared:
         """Rows to train on, and rows held out."""
+        source = self.recipe.source
         seed, answers = self.recipe.training.seed, answers_of(self._teacher_config) if self._names_answers else ()
         return prepare(
             self.recipe.data,
@@ -200,6 +226,7 @@ class Parts:
             answers=answers,
             teacher_tokenizer=self.teacher_tokenizer if self.is_paired else None,
             rewritten=self.rewritten if self.recipe.history is not None and self.rewritten.exists() else None,
+            answer_tokens=0 if isinstance(source, OfflineConfig) else source.sampling.max_new_tokens,
         )
 
     def read_anew(self) -> None:
@@ -272,7 +299,7 @@ class Parts:
     def label_examples(self) -> list[Example]:
         """The same as the teacher reads them."""
         rows = self.data.train
-        return rows.teacher_examples if isinstance(rows, PairedRows) else self.train_examples
+        return rows.teacher_examples if isinstance(rows, PairedRows | ContextRows) else self.train_examples
 
     @cached_property
     def asked(self) -> list[Asked]:
@@ -297,6 +324,15 @@ class Parts:
     def held_out_examples(self) -> list[Example]:
         """Documents of causal text held out."""
         return _examples(self.data.held_out)
+
+    @property
+    def in_context(self) -> InContext | None:
+        """What is held out as the teacher reads it, where it reads more than the student."""
+        rows, held_out = self.data.held_out, self.data.context
+        if held_out is None:
+            return None
+        assert isinstance(rows, ContextRows)
+        return InContext(rows.teacher_examples, held_out.views, held_out.styles, held_out.elsewhere)
 
     @property
     def held_out_as_the_teacher_reads(self) -> list[Example] | None:

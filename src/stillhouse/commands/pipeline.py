@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from stillhouse.commands.adapters import ADAPTER_FOLDER, named
 from stillhouse.commands.checks import check_models
 from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
@@ -16,7 +17,7 @@ from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
 from stillhouse.commands.sources import ROLLOUTS, rollout_log
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import to_yaml
-from stillhouse.core.files import fingerprint, remove
+from stillhouse.core.files import atomic_path, fingerprint, remove
 from stillhouse.core.label_store import damaged
 from stillhouse.core.progress import Progress
 from stillhouse.core.protocols import Teacher
@@ -27,15 +28,18 @@ from stillhouse.evaluation import Contestant, OwnTokens, ScoredBatches, evaluate
 from stillhouse.kernels.terms import Term
 from stillhouse.labelling import label
 from stillhouse.labelling.config import SparseConfig
+from stillhouse.models.adapters import adapter_config, merge_adapter, save_adapter, trainable_count
+from stillhouse.models.anatomy import parameter_count
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
 from stillhouse.students.build import randomised
 from stillhouse.students.config import FromLayersConfig
 from stillhouse.students.distilbert import freeze_position_embeddings
+from stillhouse.students.lora import frozen_hash
 from stillhouse.students.projections import FILE_NAME as PROJECTIONS
 from stillhouse.students.projections import Projections
 from stillhouse.synthesis import filled_templates, rewrite, synthesize
 from stillhouse.synthesis.config import HistoryConfig
-from stillhouse.teachers import LocalTeacher, StoredTeacher
+from stillhouse.teachers import LocalTeacher, SelfTeacher, SelfTeacherConfig, StoredTeacher
 from stillhouse.training import train
 from stillhouse.training.rollouts import AskedRows, Rollout
 from stillhouse.training.sources import OfflineConfig
@@ -188,14 +192,15 @@ class Pipeline:
         self.make_student()
 
         def work() -> dict[str, Any]:
-            student = self.parts.load("student_before")
+            student = self.parts.start()
             terms = self.parts.terms(student)
             projections = self.parts.projections(student, terms)
-            done = self._train_arm("student", student, terms, self._signals(), projections)
-            if not projections.maps:
-                return done
-            projections.save(self.run.path)
-            return {**done, "beside": [PROJECTIONS]}
+            done = self._train_arm("student", student, terms, self._signals(student), projections)
+            beside = [ADAPTER_FOLDER] if "adapter" in done else []
+            if projections.maps:
+                projections.save(self.run.path)
+                beside.append(PROJECTIONS)
+            return {**done, "beside": beside} if beside else done
 
         made_from = [*self._arms_are_made_from, self.recipe.objectives, self.recipe.labels]
         return self._stage("train", "the student learns", made_from=made_from, work=work, makes=makes)
@@ -209,8 +214,10 @@ class Pipeline:
         source = [] if isinstance(self.recipe.source, OfflineConfig) else [self.recipe.source]
         return [self.parts.data_fingerprint, self.parts.student_fingerprint, self.recipe.training, *source]
 
-    def _signals(self) -> Teacher:
+    def _signals(self, student: PreTrainedModel) -> Teacher:
         labels = self.recipe.labels
+        if labels is None and isinstance(self.recipe.teacher, SelfTeacherConfig):
+            return SelfTeacher(student)
         if labels is None:
             return LocalTeacher(self.parts.teacher.model)
         return StoredTeacher(
@@ -231,6 +238,7 @@ class Pipeline:
         checkpoints = self.run.path / "checkpoints" / arm
         if self._keeps_positions and arm != "control_from_scratch":  # whose positions nobody has learnt yet
             freeze_position_embeddings(student)
+        frozen = frozen_hash(student) if adapter_config(student) else None
         trained = train(
             student,
             self._rows(arm, student, checkpoints),
@@ -246,12 +254,29 @@ class Pipeline:
             progress=self.progress,
             title=arm.replace("_", " ") + " learns",
         )
+        assert frozen is None or frozen == frozen_hash(trained), "what is frozen has changed"
+        account = self._save_adapter(trained, arm)
         self.parts.save(trained, arm)
         remove(checkpoints)  # several times the student's size, and of no use any more
         if checkpoints.parent.is_dir() and not any(checkpoints.parent.iterdir()):
             remove(checkpoints.parent)
         lines = [line for line in self.run.metric_lines() if line.get("arm") == arm]
-        return {"steps": lines[-1]["step"], "tokens": lines[-1]["tokens"], "final_loss": lines[-1]["loss"]}
+        return {"steps": lines[-1]["step"], "tokens": lines[-1]["tokens"], "final_loss": lines[-1]["loss"], **account}
+
+    def _save_adapter(self, trained: PreTrainedModel, arm: Role) -> dict[str, Any]:
+        """What an arm's adapter is, kept where it is the student's, and then merged into the weights that it was trained on."""
+        if adapter_config(trained) is None:
+            return {}
+        account: dict[str, Any] = {
+            "trainable_parameters": trainable_count(trained),
+            "parameters": parameter_count(trained),
+        }
+        if arm == "student":
+            with atomic_path(self.run.path / ADAPTER_FOLDER) as part:
+                account["disk_bytes"] = save_adapter(trained, part, base=self.parts.adapter_base)
+            account |= {"base": self.parts.adapter_base, **named(self.recipe.student.lora)}
+        merge_adapter(trained)
+        return {"adapter": account}
 
     def _rows(self, arm: Role, student: PreTrainedModel, checkpoints: Path) -> RowSet:
         """What this arm learns from: where the student answers for itself, its control gets the data's answers."""
@@ -287,7 +312,7 @@ class Pipeline:
         assert hard is not None, "a recipe whose data has nothing to learn from has no control"
 
         def work() -> dict[str, Any]:
-            start = self.parts.load("student_before")
+            start = self.parts.start()
             if role == "control_from_scratch":
                 start = randomised(start, seed=self.recipe.training.seed)
             return self._train_arm(role, start, [Term(hard)], None)
@@ -319,6 +344,7 @@ class Pipeline:
                 parts.tokenizer,
                 num_samples=self.recipe.evaluation.samples,
                 teacher_reads=None if theirs is None else OwnTokens(theirs, parts.teacher_tokenizer),
+                in_context=parts.in_context,
                 progress=self.progress,
             )
         if task == "sentence_embedding":
@@ -370,11 +396,13 @@ class Pipeline:
             return {}
 
         makes = [self.run.report, card]
+        if ADAPTER_FOLDER in self._made_beside_the_student():
+            makes.append(self.run.path / ADAPTER_FOLDER / "README.md")
         self._stage("report", "the report is written", made_from=self._everything, work=work, makes=makes)
         return result
 
     def _write_report(self, result: EvaluationResult, card: Path) -> None:
-        from stillhouse.reporting import write_card, write_report
+        from stillhouse.reporting import write_adapter_card, write_card, write_report
 
         stages = self.run.stages()
         layers = self._layers(stages["student"].get("layers"))
@@ -400,6 +428,14 @@ class Pipeline:
             data=data,
             licence=None,
         )
+        if "adapter" in data:
+            write_adapter_card(
+                self.run.path / ADAPTER_FOLDER / "README.md",
+                student_name=self.run.path.name,
+                result=result,
+                adapter=data["adapter"],
+                licence=None,
+            )
 
     @staticmethod
     def _layers(choice: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -417,6 +453,8 @@ class Pipeline:
             account["labels"] = {
                 name: stages["label"][name] for name in ("signal", "bytes", "bytes_per_token", "seconds")
             }
+        if "adapter" in stages["train"]:
+            account["adapter"] = stages["train"]["adapter"]
         return account
 
 

@@ -6,16 +6,17 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from stillhouse.commands.adapters import adapter_faults
 from stillhouse.commands.labels import label_faults
-from stillhouse.commands.sources import source_faults
+from stillhouse.commands.sources import context_faults, source_faults
 from stillhouse.core.config import Config
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective, objective
-from stillhouse.students.config import StudentConfig
+from stillhouse.students.config import CheckpointConfig, StudentConfig
 from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
-from stillhouse.teachers import LocalTeacherConfig
+from stillhouse.teachers import TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.sources import OfflineConfig, SourceConfig
 from stillhouse.training.trainer import Schedule
@@ -51,7 +52,7 @@ class Recipe(Config):
 
     run: Path
     """The folder that this recipe fills."""
-    teacher: LocalTeacherConfig
+    teacher: TeacherConfig
     student: StudentConfig
     synthesis: PromptSynthesisConfig | None = None
     """Where it is given, the teacher writes the training text."""
@@ -66,6 +67,14 @@ class Recipe(Config):
     objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
     training: Schedule = Schedule()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _a_teacher_is_named(self) -> "Recipe":
+        """A resolved recipe says which model it is that teaches itself."""
+        teacher, student = self.teacher, self.student
+        if teacher.model or not isinstance(student, CheckpointConfig):
+            return self
+        return self.model_copy(update={"teacher": teacher.model_copy(update={"model": student.model})})
 
     @model_validator(mode="after")
     def _there_is_text(self) -> "Recipe":
@@ -102,6 +111,10 @@ class Recipe(Config):
             raise ValueError(
                 f"history lets the teacher answer in conversations, but data is of kind {self.data.kind!r}. Leave history "
                 "out, or use data of kind chat."
+            )
+        if self.history is not None and getattr(self.data, "teacher_context", None) is not None:
+            raise ValueError(
+                "history lets the teacher answer as a student does, without data.teacher_context. Leave one of the two out."
             )
         return self
 
@@ -157,6 +170,20 @@ class Recipe(Config):
             return self
         has_labels, kind = self.labels is not None, self.source.kind
         faults = source_faults(kind, data=self.data.kind, has_labels=has_labels, objectives=self.objectives)
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _the_teacher_can_be_told_more(self) -> "Recipe":
+        faults = context_faults(self.data, self.objectives)
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _an_adapter_can_learn(self) -> "Recipe":
+        faults = adapter_faults(self.student, self.teacher, control=self.control, objectives=self.objectives)
         if faults:
             raise ValueError(" ".join(faults))
         return self

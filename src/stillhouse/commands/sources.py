@@ -1,4 +1,4 @@
-"""Where answers come from that the student writes itself: what such a recipe must not say, and where they are kept."""
+"""Where answers come from that the student writes itself, and what the teacher is told: what a recipe must not say of them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from stillhouse.commands.metrics_log import last_saved_step
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import append_line, json_line, read_lines, write_atomic
 from stillhouse.data.asked import Asked
+from stillhouse.data.config import ChatDataConfig, DataConfig
 from stillhouse.objectives import objective
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.rollouts import Rollout
@@ -40,6 +41,27 @@ def source_faults(source: str, *, data: str, has_labels: bool, objectives: Seque
             faults.append(
                 f"{chosen.name} learns the text itself, which the student writes with source.kind {source}: it would only "
                 f"repeat itself. Leave {chosen.name} or source out."
+            )
+    return faults
+
+
+def context_faults(data: DataConfig, objectives: Sequence[ObjectiveConfig]) -> list[str]:
+    """Why nothing can be learnt from a teacher that reads more than the student: one sentence a fault."""
+    if not isinstance(data, ChatDataConfig) or data.teacher_context is None:
+        return []
+    faults: list[str] = []
+    for chosen in objectives:
+        why = ""
+        if chosen.compares_spans:
+            why = "compares across tokenizers"
+        elif chosen.reads_features:
+            why = "compares states at every token"
+        elif chosen.where == "tokens":
+            why = "has where: tokens"
+        if why:
+            faults.append(
+                f"{chosen.name} {why}, but with data.teacher_context teacher and student share the answers' tokens alone. Use "
+                "objectives on logits, such as forward_kl or reverse_kl, and leave where out."
             )
     return faults
 

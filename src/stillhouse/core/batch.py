@@ -160,8 +160,29 @@ class PairedBatch(Batch):
         return self.weights[(self.spans >= 0) & (self.spans != before)]
 
 
+@dataclass(frozen=True)
+class ContextBatch(Batch):
+    """Documents of which the teacher reads more than the student: both end in the same answers, in the same tokens.
+
+    Row by row and in the same order, both sides hold the same documents, and give weight to the same tokens. So the n-th
+    place of `predicts` is the n-th of `teacher.predicts`, wherever the two stand.
+    """
+
+    teacher_ids: Int[Tensor, "batch teacher_seq"]
+    teacher_positions: Int[Tensor, "batch teacher_seq"]
+    teacher_documents: Int[Tensor, "batch teacher_seq"]
+    teacher_weights: Float[Tensor, "batch teacher_seq"]
+
+    @property
+    def teacher(self) -> Batch:
+        """What the teacher reads."""
+        return Batch(self.teacher_ids, self.teacher_positions, self.teacher_documents, self.teacher_weights)
+
+
 def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
     """The batch that these tensors were made from."""
+    if "teacher_weights" in tensors:
+        return ContextBatch(**tensors)
     if "teacher_ids" in tensors:
         return PairedBatch(**tensors)
     if "label_weights" in tensors:

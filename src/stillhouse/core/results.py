@@ -187,6 +187,64 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a model answers held-out prompts, with a context before them or without."""
+
+    role: Role
+    reads_context: bool
+    metrics: Mapping[str, Interval]
+    """Beside the teacher that has read the context."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How far a model that has not read a context comes from the teacher without it (0) towards the teacher with it (1).
+
+    By `loss`, on the held-out answers; by `kl`, from what the teacher says that has read it.
+    """
+
+    role: Role
+    measure: Literal["loss", "kl"]
+    share: Interval
+
+
+@dataclass(frozen=True)
+class StyleResult:
+    """What one context is worth, and who acts as if it had read it."""
+
+    name: str
+    documents: int
+    tokens_saved: Interval
+    """Tokens a call that need not be read any more."""
+    gain: Interval
+    """By how much the context lowers the teacher's loss on the held-out answers, in nats a token."""
+    readings: Sequence[Reading]
+    kept: Sequence[Kept] = ()
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How a model answers held-out prompts about other things, which the context has nothing to do with."""
+
+    role: Role
+    forward_kl: Interval
+    """From the teacher without any context, in nats a token."""
+    bits_per_byte: Interval
+    change: Interval
+    """Bits per byte over those of the student before training, less 1: 0.02 is 2 % worse."""
+
+
+@dataclass(frozen=True)
+class ContextResult:
+    """Whether a student has learnt what its teacher alone has read, and what it cost elsewhere."""
+
+    styles: Sequence[StyleResult]
+    drift: Sequence[Drift] = ()
+    elsewhere: int = 0
+    """Documents that the drift is measured on."""
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """Everything that one evaluation found."""
 
@@ -200,6 +258,8 @@ class EvaluationResult:
     speeds: Sequence[SpeedUp] = ()
     teacher_tokens: int | None = None
     """Tokens of the held-out text as the teacher cuts it, where its tokenizer is not the student's; None where it is."""
+    context: ContextResult | None = None
+    """Where the teacher has read more than the student; `models` then has the teacher with its context."""
 
     def model(self, role: Role) -> ModelResult | None:
         """The model in this role, if it was measured."""
@@ -234,6 +294,7 @@ class EvaluationResult:
             ],
             speeds=[SpeedUp(row["role"], row["work"], Interval(**row["ratio"])) for row in values.get("speeds", ())],
             teacher_tokens=values.get("teacher_tokens"),
+            context=_context_result(values["context"]) if values.get("context") else None,
         )
 
 
@@ -247,3 +308,29 @@ def _model_result(values: Mapping[str, Any]) -> ModelResult:
         metrics={name: Interval(**interval) for name, interval in values["metrics"].items()},
         cost=Cost(**cost),
     )
+
+
+def _context_result(values: Mapping[str, Any]) -> ContextResult:
+    return ContextResult(
+        [_style_result(style) for style in values["styles"]],
+        [Drift(row["role"], *(Interval(**row[n]) for n in _DRIFTS)) for row in values["drift"]],
+        values["elsewhere"],
+    )
+
+
+_DRIFTS = ("forward_kl", "bits_per_byte", "change")
+
+
+def _style_result(values: Mapping[str, Any]) -> StyleResult:
+    return StyleResult(
+        values["name"],
+        values["documents"],
+        Interval(**values["tokens_saved"]),
+        Interval(**values["gain"]),
+        [Reading(row["role"], row["reads_context"], _intervals(row["metrics"])) for row in values["readings"]],
+        [Kept(row["role"], row["measure"], Interval(**row["share"])) for row in values["kept"]],
+    )
+
+
+def _intervals(values: Mapping[str, Mapping[str, float]]) -> dict[str, Interval]:
+    return {name: Interval(**interval) for name, interval in values.items()}

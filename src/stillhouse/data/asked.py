@@ -1,7 +1,7 @@
 """Prompts that a student answers anew in each step, beside the answers that the data has."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from stillhouse.data.chat import ReadConversation, ReadTurn
 from stillhouse.data.examples import Example, windows
@@ -23,17 +23,44 @@ class Followup:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A prompt as the teacher alone reads it, with more before the answer than the student's."""
+
+    prompt: tuple[int, ...]
+    answered: tuple[Example, ...]
+    """Piece by piece the same answers as the student's, at other places."""
+    style: int | None = None
+    """Which of the contexts it has read, from 0; None for none."""
+
+
+@dataclass(frozen=True)
 class Asked:
     """A prompt in tokens, and what the data says: the prompt with its answer, in pieces where that is long. A conversation
     may go on behind the answer and ask again."""
 
     prompt: tuple[int, ...]
     answered: tuple[Example, ...]
+    told: Told | None = None
+    """What the teacher reads; None where it is the same."""
     followups: tuple[Followup, ...] = ()
     weights: tuple[float, ...] = (1.0,)
     """What a token of each answer counts for."""
     calls_tools: bool = False
     """Whether turns before the answer stay as they are because tools answer in them."""
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens before the first answer, on the longer side."""
+        return max(len(self.prompt), len(self.told.prompt) if self.told else 0)
+
+    def answer(self, tokens: Sequence[int], weights: Sequence[float] | None = None) -> "Asked":
+        """The same prompts on both sides, with all that was said behind them; each counts for its weight, or all for 1."""
+        told, weights = self.told, weights or (1.0,) * len(tokens)
+        return replace(
+            self,
+            answered=(_answered(self.prompt, tokens, weights),),
+            told=told and replace(told, answered=(_answered(told.prompt, tokens, weights),)),
+        )
 
 
 def ask_in_turn(read: ReadConversation, *, max_tokens: int) -> Asked:
@@ -48,7 +75,8 @@ def ask_in_turn(read: ReadConversation, *, max_tokens: int) -> Asked:
         Followup(tuple(ids[token] for token in turn.closing), ids[end:start])
         for turn, end, start in zip(turns[:-1], ends[:-1], starts[1:], strict=True)
     )
-    return Asked(ids[: max(1, starts[0])], answered, tuple(followups), tuple(turn.weight for turn in turns), stays)
+    weights = tuple(turn.weight for turn in turns)
+    return Asked(ids[: max(1, starts[0])], answered, followups=tuple(followups), weights=weights, calls_tools=stays)
 
 
 def _places(turn: ReadTurn) -> list[int]:
@@ -59,6 +87,10 @@ def ask_to_go_on(row: Row, document: Example, *, max_tokens: int) -> Asked:
     """A row of text, tokenised whole: its own prompt, or else how it begins."""
     given = document.weights.index(1.0) if row.prompt else max(1, min(PROMPT_TOKENS, len(document.ids) // 2))
     return Asked(document.ids[:given], tuple(windows(document, max_tokens=max_tokens)))
+
+
+def _answered(prompt: tuple[int, ...], tokens: Sequence[int], weights: Sequence[float]) -> Example:
+    return Example((*prompt, *tokens), ((0.0,) * len(prompt) + tuple(weights)))
 
 
 def packed(rows: Iterable[Asked], *, row_tokens: int) -> PackedRows:

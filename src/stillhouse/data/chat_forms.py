@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,14 @@ class Conversation:
     """Messages and tools as JSON: what a conversation is known again by."""
     weights: tuple[float, ...]
     """One a message; what is not the assistant's has 0."""
+    where: str = field(default="it", compare=False)
+    form: str = field(default="", compare=False)
+    notes: tuple[tuple[str, str], ...] = ()
+    """Columns that were asked for beside the messages, and what the row has there."""
     parts: tuple[tuple[Span, ...] | None, ...] = ()
     """Of each message the characters that are learnt, where these are not all; empty where all are in all messages."""
     unfinished: frozenset[int] = frozenset()
     """Numbers of messages that a limit cut off: their ends of turn are not learnt."""
-    where: str = field(default="it", compare=False)
-    form: str = field(default="", compare=False)
 
     @property
     def messages(self) -> list[Message]:
@@ -84,8 +86,9 @@ class Form:
     read: Callable[[Mapping[str, Any], str], list[Message]]
 
 
-def read_conversations(path: Path, *, key: str = "data.path") -> list[Conversation]:
-    """The conversations of a file or folder; each file keeps to one form, which is told by its keys.
+def read_conversations(path: Path, *, key: str = "data.path", notes: Sequence[str] = ()) -> list[Conversation]:
+    """The conversations of a file or folder; each file keeps to one form, which is told by its keys. `notes` names columns
+    beside it that every row must have: each a text, or a list of them.
 
     Raises:
         DataError: naming file and line, if a row is in no form that is known, or in another than the rows before it.
@@ -95,7 +98,7 @@ def read_conversations(path: Path, *, key: str = "data.path") -> list[Conversati
     records = read_records(path, key=key, formats=FORMATS)
     found: list[Conversation] = []
     for _, rows in groupby(records, key=lambda record: record.where.rpartition(", ")[0]):
-        found += _read_file(list(rows))
+        found += _read_file(list(rows), notes)
     return found
 
 
@@ -115,7 +118,9 @@ def conversation(
     parts = [_parts_of(m, r, n, where=where) for n, (m, r) in enumerate(zip(messages, read, strict=True), start=1)]
     unfinished = frozenset(number for number, message in enumerate(messages) if message.get("finished") is False)
     has_parts = any(part is not None for part in parts)
-    return Conversation(text, tuple(weights), tuple(parts) if has_parts else (), unfinished, where, form)
+    return Conversation(
+        text, tuple(weights), where, form, parts=tuple(parts) if has_parts else (), unfinished=unfinished
+    )
 
 
 def written_out(segments: Sequence[tuple[str, bool]], *, where: str = "it", form: str = "") -> Conversation:
@@ -148,14 +153,14 @@ def as_row(
 
 def _as_json(values: Mapping[str, Any], *, where: str) -> str:
     text = json.dumps(values, ensure_ascii=False)
-    if not is_whole(text) or MARK in text or CUT in text:
+    if not is_speakable(text):
         raise DataError(
             f"{where} holds half a character, or U+10FFF0 or U+10FFF1, which mark turns here: cut or mend it."
         )
     return text
 
 
-def _read_file(records: Sequence[Record]) -> list[Conversation]:
+def _read_file(records: Sequence[Record], notes: Sequence[str]) -> list[Conversation]:
     form = _form_of(records[0])
     for record in records:
         if _form_of(record) is not form:
@@ -163,13 +168,40 @@ def _read_file(records: Sequence[Record]) -> list[Conversation]:
                 f"{record.where} has the keys {_keys(record)} ({_form_of(record).name}), but the file begins as {form.name}. "
                 "Keep to one form a file."
             )
-    return [_read_record(record, form) for record in records]
+    found = [_read_record(record, form) for record in records]
+    if not notes:
+        return found
+    return [replace(one, notes=_notes_of(record, notes)) for one, record in zip(found, records, strict=True)]
 
 
 def _read_record(record: Record, form: Form) -> Conversation:
     if form is SEGMENTS:
         return written_out(_read_segments(record.values, record.where), where=record.where, form=form.name)
     return conversation(_with_system(record, form), tools=_tools(record), where=record.where, form=form.name)
+
+
+def _notes_of(record: Record, columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """What the row has in these columns, as text."""
+    return tuple((column, _note(record, column)) for column in columns)
+
+
+def _note(record: Record, column: str) -> str:
+    value = record.values.get(column)
+    parts = value if isinstance(value, list) else [value]
+    text = "\n\n".join(part for part in parts if isinstance(part, str))
+    if not all(isinstance(part, str) for part in parts):
+        raise DataError(
+            f"{record.where} has {said(value)} under {column!r}, which data.teacher_context names. Expected a text or a list "
+            "of texts."
+        )
+    if not is_speakable(text):
+        raise DataError(f"{record.where} holds half a character, or a mark of ours, under {column!r}: cut or mend it.")
+    return text
+
+
+def is_speakable(text: str) -> bool:
+    """Whether a template can be given it: whole characters, and none of the two that mark turns here."""
+    return is_whole(text) and MARK not in text and CUT not in text
 
 
 def _form_of(record: Record) -> Form:

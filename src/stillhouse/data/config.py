@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, NonNegativeFloat, Tag, model_validator
 
-from stillhouse.core.config import Config
+from stillhouse.core.config import Config, Seed
 from stillhouse.core.task import Task
 
 HELD_OUT_SHARE = 0.1
@@ -62,6 +62,66 @@ class TextDataConfig(_SplitConfig):
     """A `.jsonl` or `.txt` file, or a folder of them. May be left out where the recipe synthesises its text."""
 
 
+class MessageConfig(Config):
+    """One message of an example."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class StyleConfig(Config):
+    """One way to tell the teacher what the student is to know without being told. With nothing in it, it tells nothing."""
+
+    system: str = ""
+    """A system prompt. Where a conversation has one of its own, this one comes before it."""
+    system_path: Path | None = None
+    """A text file with the system prompt, in the place of `system`."""
+    examples: tuple[MessageConfig, ...] = ()
+    """Turns that come before the conversation, as if they had been said in it."""
+    examples_path: Path | None = None
+    """A file of conversations in any form that `path` may have, in the place of `examples`: all, one after the other."""
+    before_question: str = ""
+    """A text at the beginning of the question that the first turn to be learnt answers."""
+    column: str = ""
+    """A column of `path`: what each row has there comes before its question, too, behind `before_question`."""
+
+    @model_validator(mode="after")
+    def _each_is_said_once(self) -> "StyleConfig":
+        for name, said, path in (
+            ("system", self.system, self.system_path),
+            ("examples", self.examples, self.examples_path),
+        ):
+            if said and path is not None:
+                raise ValueError(f"{name} and {name}_path are both given. Give one.")
+        return self
+
+
+class ReplayConfig(Config):
+    """Conversations about other things, which teacher and student read alike, so that the student stays as it is there."""
+
+    path: Path
+    """A file or folder as `data.path`. A share of it, as large as `data.held_out`, is held out to measure drift by."""
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of all rows that are learnt from; 0 only measures."""
+
+
+class TeacherContextConfig(Config):
+    """What the teacher reads and the student does not."""
+
+    styles: tuple[StyleConfig, ...] = Field(min_length=1)
+    """One context, or several ways to say the same."""
+    rows: Literal["one", "all"] = "one"
+    """Whether a row is learnt under one of the styles, drawn by `seed`, or once under each."""
+    seed: Seed = 0
+    replay: ReplayConfig | None = None
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every file or folder that is read."""
+        named = [path for style in self.styles for path in (style.system_path, style.examples_path)]
+        return tuple(path for path in [*named, self.replay.path if self.replay else None] if path is not None)
+
+
 class ChatDataConfig(_SplitConfig):
     """Conversations, written out by the teacher's chat template; what the assistant says in them is learnt."""
 
@@ -74,6 +134,13 @@ class ChatDataConfig(_SplitConfig):
     """Which turns are learnt: all of the assistant's, or only its last. What the data says of a turn counts too."""
     thinking: bool = False
     """Whether an empty thinking block is learnt that the template puts before an answer; one in the data always is."""
+    teacher_context: TeacherContextConfig | None = None
+    """What the teacher alone reads, such as a system prompt; the student learns to act as if it had read it."""
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every file or folder that is read."""
+        return (*super().sources, *(self.teacher_context.sources if self.teacher_context else ()))
 
 
 class MaskedTextDataConfig(_SplitConfig):

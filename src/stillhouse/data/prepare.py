@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -20,10 +23,14 @@ from stillhouse.data.config import (
     LabelledDataConfig,
     MaskedTextDataConfig,
     RegressionDataConfig,
+    ReplayConfig,
     SentencesDataConfig,
     TagsDataConfig,
+    TeacherContextConfig,
     TextDataConfig,
 )
+from stillhouse.data.context import ContextReader, ContextRows, Views, read_style, views_of
+from stillhouse.data.examples import Example
 from stillhouse.data.labelled import LabelledRow, label_ids, label_names, labelled_rows, read_labelled
 from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, masking_for
 from stillhouse.data.paired import Pair, PairedRows, share_compared
@@ -56,10 +63,22 @@ class Prepared:
     """Names of classes or tags, in the order of their numbers; empty where the answer is none of several."""
     asked: tuple[Asked, ...] = ()
     """For text and conversations in one tokenizer's tokens: the rows to train on as prompts, with their answers."""
+    context: "HeldOutContext | None" = None
+    """What is held out where the teacher reads more than the student."""
     pairs: tuple[ScoredPairs, ...] = ()
     """For sentences: sets of pairs to judge by."""
     notes: tuple[str, ...] = ()
     """What was found in the files that a user may want to know, a line each."""
+
+
+@dataclass(frozen=True)
+class HeldOutContext:
+    """What tells whether a student has learnt a context: held-out documents under each of its styles, and unrelated ones."""
+
+    styles: tuple[str, ...]
+    views: tuple[Views, ...]
+    elsewhere: tuple[Example, ...] = ()
+    """Held-out conversations about other things; empty where there is no replay."""
 
 
 def prepare(
@@ -70,11 +89,13 @@ def prepare(
     seed: int = 0,
     answers: Sequence[str] = (),
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    answer_tokens: int = 0,
     rewritten: Path | None = None,
 ) -> Prepared:
     """Read, split and tokenise what `config` names; `path` takes the place of its own, as where text was synthesised. With a
-    `teacher_tokenizer`, texts and conversations become `PairedRows`: the `tokenizer` is then the student's own. Conversations
-    that were `rewritten` take the place of those to train on.
+    `teacher_tokenizer`, texts and conversations become `PairedRows`: the `tokenizer` is then the student's own. Behind a
+    context of the teacher's there is room for answers of `answer_tokens`, which are yet to be written. Conversations that were
+    `rewritten` take the place of those to train on.
 
     Only masks depend on the seed. Classes and tags are numbered as among the `answers`, a model's own, if all are there; else
     in the order of their names.
@@ -94,6 +115,8 @@ def prepare(
         case ChatDataConfig():
             if teacher_tokenizer is not None:
                 return _paired_chat(config, tokenizer, teacher_tokenizer, chat_sides(config, path, rewritten=rewritten))
+            if config.teacher_context is not None:
+                return _chat_in_context(config, config.teacher_context, tokenizer, path, answer_tokens)
             return _chat(config, tokenizer, chat_sides(config, path, rewritten=rewritten))
         case MaskedTextDataConfig():
             return _masked_text(config, tokenizer, path, seed)
@@ -176,6 +199,90 @@ def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, both: Chat
 
     sides = asked(train, "to train on"), asked(held_out, "held out")
     return _spoken(config, *sides, (len(train), len(held_out)), _notes([*train, *held_out], reader))
+
+
+def _chat_in_context(
+    config: ChatDataConfig,
+    wanted: TeacherContextConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    answer_tokens: int,
+) -> Prepared:
+    reader, judging = (
+        _context_reader(config, wanted, tokenizer) for _ in range(2)
+    )  # what is judged twice is counted once
+    read = partial(read_conversations, notes=reader.columns)
+    train, held_out = _two_sides(config, path, lambda path, key: read(path, key=key))
+    others, elsewhere = _replayed(config, wanted.replay, {row.text for row in [*train, *held_out]})
+    told = reader.asked(train, rows=wanted.rows, seed=wanted.seed, answer_tokens=answer_tokens)
+    judged = reader.asked(held_out, rows="one", seed=wanted.seed)
+    _refuse_to_tell_nothing(reader, told, judged, (len(train), len(held_out)))
+    asked = (*told, *_drawn(reader.alike(others), len(told), wanted))
+    context = HeldOutContext(
+        tuple(style.name for style in reader.styles),
+        tuple(views_of(judging.asked(held_out, rows="all", seed=wanted.seed))),
+        tuple(view.student for view in views_of(judging.alike(elsewhere))),
+    )
+    learnt, held = (ContextRows(views_of(side), row_tokens=config.sequence_tokens) for side in (asked, judged))
+    counts = len(train) + len(asked) - len(told), len(held_out)
+    notes = _notes([*train, *held_out, *others, *elsewhere], reader.reader) + _notes_in_context(reader, asked, context)
+    return Prepared(config.task, learnt, held, *counts, notes=tuple(notes), asked=asked, context=context)
+
+
+def _context_reader(
+    config: ChatDataConfig, wanted: TeacherContextConfig, tokenizer: PreTrainedTokenizerBase
+) -> ContextReader:
+    styles = [read_style(style, number=number) for number, style in enumerate(wanted.styles)]
+    chats = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking)
+    return ContextReader(chats, styles, max_tokens=config.sequence_tokens)
+
+
+def _refuse_to_tell_nothing(
+    reader: ContextReader, told: Sequence[Asked], judged: Sequence[Asked], counts: tuple[int, int]
+) -> None:
+    if told and judged:
+        return
+    reasons = reader.reader.dropped + reader.left_out
+    why = "; ".join(f"{count:,} have {reason}" for reason, count in reasons.items())
+    raise DataError(
+        f"of {counts[0]:,} conversations to train on and {counts[1]:,} held out, {len(told):,} and {len(judged):,} can be "
+        f"shown to the teacher in its context: {why}. Raise data.sequence_tokens, or mend data.path."
+    )
+
+
+def _notes_in_context(reader: ContextReader, asked: Sequence[Asked], held_out: HeldOutContext) -> list[str]:
+    """What could not be shown, how many rows are replayed, and how much more the teacher reads."""
+    notes = [f"left out: {count:,} with {reason}" for reason, count in reader.left_out.items()]
+    num_told = sum(one.told is not None and one.told.style is not None for one in asked)
+    if num_told < len(asked):
+        notes.append(f"replayed without context: {len(asked) - num_told:,} rows beside {num_told:,} with one")
+    for number, name in enumerate(held_out.styles):
+        more = [len(view.teacher.ids) - len(view.student.ids) for view in held_out.views if view.style == number]
+        notes.append(f"style {name}: the teacher reads {sum(more) / max(1, len(more)):,.1f} tokens more a prompt")
+    return notes
+
+
+def _replayed(
+    config: ChatDataConfig, replay: ReplayConfig | None, taken: set[str]
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Conversations about other things, to train on and held out; what is learnt or judged with the context is none."""
+    if replay is None:
+        return [], []
+    key = "data.teacher_context.replay.path"
+    rows = [row for row in read_conversations(replay.path, key=key) if row.text not in taken]
+    return split_held_out(rows, share=config.held_out, hint=f", in {key}")
+
+
+def _drawn(rows: Sequence[Asked], num_told: int, wanted: TeacherContextConfig) -> list[Asked]:
+    """So many of the rows, drawn by the seed, that they are the share of all that is asked for."""
+    share = Fraction(str(wanted.replay.share)) if wanted.replay else Fraction(0)
+    needed = round(num_told * share / (1 - share))
+    if needed > len(rows):
+        raise DataError(
+            f"data.teacher_context.replay.share is {float(share):g}: beside {num_told:,} rows that is {needed:,}, but its path "
+            f"has {len(rows):,} to train on. Give more, or lower the share."
+        )
+    return [rows[number] for number in sorted(Random(wanted.seed).sample(range(len(rows)), needed))]
 
 
 def _spoken(

@@ -19,6 +19,7 @@ from stillhouse.core.results import (
     HEADLINE,
     MOST_COMPARED,
     Comparison,
+    ContextResult,
     EvaluationResult,
     HeldOut,
     Interval,
@@ -32,6 +33,7 @@ from stillhouse.core.signals import Pooling
 from stillhouse.core.task import Task
 from stillhouse.data.examples import Example
 from stillhouse.evaluation.answers import choice_statistics, choose, estimate, estimate_statistics
+from stillhouse.evaluation.context import InContext, judge_context
 from stillhouse.evaluation.cost import (
     DOCUMENT_REPEATS,
     REPEATS,
@@ -132,18 +134,26 @@ def evaluate(
     *,
     num_samples: int = 3,
     teacher_reads: OwnTokens | None = None,
+    in_context: InContext | None = None,
     progress: Progress = SILENT,
 ) -> EvaluationResult:
     """Measure causal language models on the same examples. One must be the teacher, and one the student.
+
+    `in_context`, the teacher reads more than the others, who are compared with what it then says; and everyone is measured
+    with the context and without.
 
     A teacher with another tokenizer `teacher_reads` the same documents in its own tokens. Then bits per byte is all that is
     said of it: what counts tokens is told of the others alone, and nothing compares token by token.
     """
     models = _models(contestants)
-    sums = _document_sums(models, examples, len(tokenizer), teacher_reads, progress)
+    sums = _document_sums(models, examples, len(tokenizer), teacher_reads, in_context, progress)
     statistics = {role: language_statistics(own) for role, own in sums.items()}
     if teacher_reads is not None:
         statistics = {role: _in_own_tokens(role, own) for role, own in statistics.items()}
+    context = None
+    if in_context is not None:
+        context = judge_context(models, in_context, vocab_size=len(tokenizer), progress=progress)
+        teacher_reads = OwnTokens(in_context.teacher_reads, tokenizer)  # in the same tokens
     with working(progress, "timing", len(models) * (REPEATS + 1), "runs"):
         timings = time_language_models(models, progress=progress)
     text = sums["student"]
@@ -154,7 +164,8 @@ def evaluate(
         task="causal_lm",
         held_out=HeldOut(len(text.tokens), int(text.tokens.sum()), int(text.bytes.sum())),
         samples=_samples(models, examples[:num_samples], tokenizer, teacher_reads),
-        teacher_tokens=None if teacher_reads is None else int(sums["teacher"].tokens.sum()),
+        teacher_tokens=None if teacher_reads is None or in_context else int(sums["teacher"].tokens.sum()),
+        context=context,
     )
 
 
@@ -163,17 +174,19 @@ def _document_sums(
     examples: Sequence[Example],
     vocab_size: int,
     teacher_reads: OwnTokens | None,
+    in_context: InContext | None,
     progress: Progress,
 ) -> dict[Role, DocumentSums]:
-    """Every model's sums over the documents, the teacher's in its own tokens where these are others."""
-    says = None if teacher_reads is not None else say(models["teacher"], examples, vocab_size=vocab_size)
+    """Every model's sums over the documents, the teacher's in its own tokens, or with its context, where these are others."""
+    told = examples if in_context is None else in_context.teacher_reads
+    says = None if teacher_reads is not None else say(models["teacher"], told, vocab_size=vocab_size)
     sums: dict[Role, DocumentSums] = {}
     with working(progress, "predicting held-out text", len(examples) * len(models), "documents"):
         for role, model in models.items():
             if teacher_reads is not None and role == "teacher":
                 own, size = teacher_reads.examples, len(teacher_reads.tokenizer)
             else:
-                own, size = examples, vocab_size
+                own, size = told if role == "teacher" else examples, vocab_size
             sums[role] = measure(model, own, says, vocab_size=size, progress=progress)
     return sums
 
@@ -323,6 +336,7 @@ def _result(
     held_out: HeldOut,
     samples: Sequence[Sample] = (),
     teacher_tokens: int | None = None,
+    context: ContextResult | None = None,
 ) -> EvaluationResult:
     folders = {contestant.role: contestant.folder for contestant in contestants}
     priced = costs(_models(contestants), folders, timings)
@@ -340,6 +354,7 @@ def _result(
         retentions=[row for judgement in judgements for row in judgement.retentions(HEADLINE[task])],
         speeds=_for_text(speed_ups(timings), student_tokens=held_out.tokens, teacher_tokens=teacher_tokens),
         teacher_tokens=teacher_tokens,
+        context=context,
     )
 
 

@@ -14,13 +14,17 @@ from stillhouse.kernels.blocks import Block
 from stillhouse.kernels.heads import HeadGradients, precision_of, project, through_cap
 from stillhouse.kernels.terms import Said, Term, check_answer, weighted_sums, weighted_total
 
-CHUNK_ELEMENTS = 9 * 2**19
-"""Logits held at once for each model: 18 MiB in float32. More positions a product are a little faster, as each reads the
-whole head, but two chunks, a block's forms and the products' own room are to stay under 64 MiB."""
+CHUNK_ELEMENTS = 43 * 2**17
+"""Logits held at once for each model: 21.5 MiB in float32. More positions a product are faster, as each reads the whole
+head, but two chunks, a block's forms and the products' own room are to stay under 64 MiB."""
 
 BLOCK_ELEMENTS = 2**18
 """Logits whose forms are found at once: 1 MiB each in float32, a dozen of which a CPU's cache holds. Of half as many, the
 calls take longer than the arithmetic; twice as many are hardly faster."""
+
+STRIDE_ELEMENTS = 16
+"""By how much two rows of logits lie further apart than the vocabulary is wide. A vocabulary is often a multiple of 1,024,
+and rows so far apart would all claim the same lines of a CPU's cache."""
 
 Teacher = FactoredLogits | SparseLogprobs | SampledTokens | None
 
@@ -147,7 +151,7 @@ def _buffers(student: FactoredLogits, work: _Work, precision: torch.dtype) -> tu
     num_rows = max((piece.stop - piece.start for piece in work.pieces()), default=0)
 
     def room(head: FactoredLogits) -> Tensor:
-        return head.hidden.new_empty(num_rows, head.vocab_size, dtype=precision)
+        return head.hidden.new_empty(num_rows, head.vocab_size + STRIDE_ELEMENTS, dtype=precision)[:, : head.vocab_size]
 
     ours = room(student)
     return ours, room(work.teacher) if isinstance(work.teacher, FactoredLogits) else ours[:, :0]

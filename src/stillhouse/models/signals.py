@@ -8,12 +8,14 @@ from weakref import WeakSet
 
 import torch
 from jaxtyping import Float
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stillhouse.core.batch import Batch, LabelledBatch, one_document_a_row
 from stillhouse.core.errors import ModelError
 from stillhouse.core.signals import Attention, DenseLogits, FactoredLogits, Pooling, Signals, Wanted
+from stillhouse.models.adapters import weight_in_use
 from stillhouse.models.anatomy import text_config, understood
 from stillhouse.models.attention import recording
 from stillhouse.models.isolation import evaluating, isolates_documents, padded_like
@@ -79,18 +81,18 @@ def pooled(hidden: Float[Tensor, "batch seq hidden"], batch: Batch, pooling: Poo
 
 
 def head_of(model: PreTrainedModel, hidden: Float[Tensor, "*positions hidden"]) -> FactoredLogits:
-    """The model's head applied, in thought, to what it is given: with its bias, scale and softcap."""
+    """The model's head applied, in thought, to what it is given: with its bias, scale and softcap, and its adapter."""
     head, config = model.get_output_embeddings(), text_config(model)
     # Granite divides its logits, Cohere multiplies them, Gemma 2 caps them.
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
-    return FactoredLogits(hidden, head.weight, getattr(head, "bias", None), scale, softcap)
+    return FactoredLogits(hidden, weight_in_use(head), getattr(head, "bias", None), scale, softcap)
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
-    """The model itself, whatever was put around it: for data parallelism, or to carry projections."""
+    """The model itself, whatever was put around it: for data parallelism, by peft, or to carry projections."""
     while not isinstance(model, PreTrainedModel):
-        inner = getattr(model, "module", None)
+        inner = model.get_base_model() if isinstance(model, PeftModel) else getattr(model, "module", None)
         assert isinstance(inner, nn.Module), f"there is no model inside {type(model).__name__}"
         model = inner
     return model

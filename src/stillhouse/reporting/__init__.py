@@ -1,5 +1,6 @@
 """What people read: progress and results in the terminal, `report.html`, and the model card."""
 
+from stillhouse.reporting.adapter_card import write_adapter_card
 from stillhouse.reporting.card import write_card
 from stillhouse.reporting.html import write_report
 from stillhouse.reporting.terminal import LiveProgress, PlainProgress, headline, results_table, terminal_progress
@@ -10,6 +11,7 @@ __all__ = [
     "headline",
     "results_table",
     "terminal_progress",
+    "write_adapter_card",
     "write_card",
     "write_report",
 ]

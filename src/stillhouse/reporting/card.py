@@ -10,6 +10,7 @@ from typing import Any
 from stillhouse.core.results import ROLE_TITLES, EvaluationResult, ModelResult
 from stillhouse.core.task import Task
 from stillhouse.reporting import formatting
+from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.html import write_whole
 from stillhouse.reporting.verdicts import (
@@ -22,7 +23,7 @@ from stillhouse.reporting.verdicts import (
     num_judged,
     verdicts,
 )
-from stillhouse.reporting.views import held_out_sentence, layers_sentence, start_distance, truncated
+from stillhouse.reporting.views import held_out_sentence, layers_sentence, learnt_sentence, start_distance, truncated
 
 HUB_LICENCES = (
     *("apache-2.0", "mit", "openrail", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0"),
@@ -96,6 +97,7 @@ def render_card(
         _figures_section(result),
         _results_section(result),
         _gains_section(result),
+        _context_section(result),
         _layers_section(layers),
         _data_section(data),
         _samples_section(result),
@@ -105,10 +107,12 @@ def render_card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def metadata(*, teacher: Mapping[str, Any], licence: str | None, task: Task = "causal_lm") -> str:
+def metadata(
+    *, teacher: Mapping[str, Any], licence: str | None, task: Task = "causal_lm", library: str | None = None
+) -> str:
     """The YAML block at the top. Every value is a JSON string, which YAML reads as it stands."""
-    library = "sentence-transformers" if task == "sentence_embedding" else "transformers"
-    lines = ["---", f"library_name: {library}", f"pipeline_tag: {PIPELINE_TAGS[task]}"]
+    usual = "sentence-transformers" if task == "sentence_embedding" else "transformers"
+    lines = ["---", f"library_name: {library or usual}", f"pipeline_tag: {PIPELINE_TAGS[task]}"]
     base_model = hub_id(teacher)
     if base_model is not None:
         lines.append(f"base_model: {_yaml(base_model)}")
@@ -222,6 +226,13 @@ def _gains_section(result: EvaluationResult) -> str:
     return f"### What the student gained\n\n{_table(['metric', 'gain', 'verdict'], rows)}\n\n{note}"
 
 
+def _context_section(result: EvaluationResult) -> str:
+    if result.context is None:
+        return ""
+    lines = "\n".join(f"- {escaped(line)}" for line in context_lines(result.context))
+    return f"## What the teacher alone had read\n\nIn the tables above, the teacher has read its context.\n\n{lines}"
+
+
 def _layers_section(layers: Mapping[str, Any] | None) -> str:
     if not layers:
         return ""
@@ -233,7 +244,9 @@ def _layers_section(layers: Mapping[str, Any] | None) -> str:
 
 
 def _data_section(data: Mapping[str, Any]) -> str:
-    lines = [line for line in (_synthesised_line(data), _train_line(data), _labels_line(data)) if line]
+    lines = [
+        line for line in (_synthesised_line(data), _train_line(data), _learnt_line(data), _labels_line(data)) if line
+    ]
     return "## Data\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
 
 
@@ -253,6 +266,10 @@ def _train_line(data: Mapping[str, Any]) -> str:
     held_out = data.get("held_out_documents")
     apart = f"; {formatting.count(held_out)} documents were held out" if held_out is not None else ""
     return f"Trained on {_amounts(data['train_documents'], data.get('train_tokens'))}{apart}."
+
+
+def _learnt_line(data: Mapping[str, Any]) -> str:
+    return learnt_sentence(data["adapter"]) if data.get("adapter") else ""
 
 
 def _labels_line(data: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.results import EvaluationResult
+from stillhouse.reporting.contexts import context_view
 from stillhouse.reporting.views import report_view
 
 
@@ -57,7 +58,7 @@ def render_report(
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = typeset
-    return environment.get_template("report.html.jinja").render(report=view)
+    return environment.get_template("report.html.jinja").render(report=view, context=context_view(result))
 
 
 def typeset(text: str) -> str:

@@ -18,6 +18,7 @@ from rich.text import Text
 from stillhouse.core.progress import Progress
 from stillhouse.core.results import METRICS, EvaluationResult, Interval, ModelResult, Role
 from stillhouse.reporting import formatting
+from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.verdicts import (
     SHORT_TITLES,
@@ -224,6 +225,7 @@ def results_table(result: EvaluationResult) -> Group:
     lines += [Text()] if figures else []
     lines.append(Text(kept(result), style="bold"))
     lines += [Text(finding.text, style=OUTCOME_STYLES[finding.outcome]) for finding in findings(result)]
+    lines += [Text(line) for line in (context_lines(result.context) if result.context else [])]
     note = Text("* best of the student, its start and the controls; two where no difference was shown. ", style="dim")
     note.append(f"Brackets: 95 % intervals over {counted_documents(result)}.")
     if said := other_tokens(result):

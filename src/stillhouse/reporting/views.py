@@ -428,10 +428,33 @@ def data_facts(data: Mapping[str, Any], result: EvaluationResult) -> list[Facts]
     groups = [
         Facts("Synthesised by the teacher", _synthesised_facts(data.get("synthesised") or {})),
         Facts("Trained on", _counted(data, {"train_documents": "documents", "train_tokens": "tokens"})),
+        Facts("What learnt", _learnt_facts(data.get("adapter") or {})),
         Facts("Held out", _held_out_facts(result)),
         Facts("Teacher's signals", _label_facts(data.get("labels") or {})),
     ]
     return [group for group in groups if group.items]
+
+
+def learnt_sentence(adapter: Mapping[str, Any]) -> str:
+    """How little of the student learnt, and what that takes on disk."""
+    size = f"; the adapter alone takes {formatting.si(adapter['disk_bytes'], 'B')}" if adapter.get("disk_bytes") else ""
+    return (
+        f"{_learnt_count(adapter)} parameters learnt, in a {adapter['kind']} adapter of rank {adapter['rank']}{size}."
+    )
+
+
+def _learnt_count(adapter: Mapping[str, Any]) -> str:
+    learnt, total = adapter["trainable_parameters"], adapter["parameters"]
+    return f"{formatting.number(learnt)} of {formatting.number(total)} ({formatting.percent(learnt / total, 2)})"
+
+
+def _learnt_facts(adapter: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not adapter:
+        return []
+    facts = [("adapter", f"{adapter['kind']}, rank {adapter['rank']}"), ("parameters", _learnt_count(adapter))]
+    if adapter.get("disk_bytes"):
+        facts.append(("on disk", formatting.si(adapter["disk_bytes"], "B")))
+    return facts
 
 
 def _synthesised_facts(synthesised: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -57,7 +57,7 @@ def distilbert_from_layers(teacher: PreTrainedModel, kept: Sequence[int]) -> Pre
     Source: Sanh et al., 2019, arXiv:1910.01108.
     """
     _refuse_others(teacher)
-    student = untrained(_distilbert_config(teacher.config, kept), task_of(teacher), dtype=teacher.dtype)
+    student = untrained(distilbert_config(teacher.config, kept), task_of(teacher), dtype=teacher.dtype)
     student.load_state_dict(_distilbert_weights(teacher, kept), strict=True)
     heads_alike = task_of(teacher) not in ("sequence_classification", "regression")
     pair = (student, teacher) if heads_alike else (_body(student), _body(teacher))
@@ -103,7 +103,7 @@ def _no_bert(what: str) -> str:
     )
 
 
-def _distilbert_config(config: PretrainedConfig, kept: Sequence[int]) -> DistilBertConfig:
+def distilbert_config(config: PretrainedConfig, kept: Sequence[int]) -> DistilBertConfig:
     dropout = config.hidden_dropout_prob
     found = DistilBertConfig(
         vocab_size=config.vocab_size,

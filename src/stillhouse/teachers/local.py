@@ -1,6 +1,6 @@
 """A teacher that runs here, in this process."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -28,10 +28,16 @@ class LocalTeacher:
     @property
     def vocab_size(self) -> int:
         """Rows of the teacher's head: tokens or classes."""
-        head = self.model.get_output_embeddings()
-        return int(self.model.config.num_labels if head is None else head.weight.shape[0])
+        return head_rows(self.model)
 
     def signals(self, batch: Batch, wanted: Wanted) -> Signals:
         """All that is wanted, at every position of the batch; no gradient."""
         with torch.no_grad():
             return read_signals(self.model, batch, wanted)
+
+
+def head_rows(model: PreTrainedModel) -> int:
+    """Tokens or classes that a model's head can predict."""
+    head: Any = model.get_output_embeddings()
+    rows: Any = model.config.num_labels if head is None else head.weight.shape[0]
+    return int(rows)

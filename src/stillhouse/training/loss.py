@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stillhouse.core.alignment import CommonOutcomes
-from stillhouse.core.batch import Batch, PairedBatch, one_document_a_row
+from stillhouse.core.batch import Batch, ContextBatch, PairedBatch, one_document_a_row
 from stillhouse.core.errors import ModelError
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import DenseLogits, FactoredLogits, Pooling, Signals, Wanted
@@ -42,12 +42,15 @@ def distillation_loss(
     `counts`), and each term's own sum [terms], which nothing divides.
 
     Both heads are cut to `vocab_size`, the tokenizer's or the number of classes: what pads a head beyond it is no token.
-    Objectives across tokenizers read a `PairedBatch`, and need to know what both vocabularies have in `common`.
+    Objectives across tokenizers read a `PairedBatch`, and need to know what both vocabularies have in `common`. Of a
+    `ContextBatch` the teacher reads its own side; what both say of the answers' tokens is compared.
     """
+    if isinstance(batch, ContextBatch):
+        _refuse_other_places(terms)
     if any(isinstance(term, FeatureTerm) and term.needs_documents_alone for term in terms):
         batch = one_document_a_row(batch)
     asked = wanted_of("teacher", terms, pooling)
-    said = Signals() if teacher is None or asked == Wanted() else teacher.signals(batch, asked)
+    said = Signals() if teacher is None or asked == Wanted() else teacher.signals(_read_by_the_teacher(batch), asked)
     answer = read_signals(student, batch, wanted_of("student", terms, pooling))
     shares = [1.0 if counts is None else 1 / float(counts[UNITS.index(unit_of(term))]) for term in terms]
 
@@ -80,7 +83,7 @@ def _on_logits(
     terms = [replace(term, weight=term.weight * share) for term, share in chosen]
     places, targets, weights = _places(batch, [term.where for term in terms])
     assert answer.logits is not None
-    theirs = None if said.logits is None else said.logits.at(places)
+    theirs = None if said.logits is None else said.logits.at(_teachers_places(batch, places))
     if isinstance(theirs, FactoredLogits | DenseLogits):
         theirs = theirs.first(vocab_size)  # what was stored is cut already
     if isinstance(answer.logits, FactoredLogits):
@@ -90,6 +93,25 @@ def _on_logits(
     assert isinstance(answer.logits, DenseLogits) and not isinstance(theirs, FactoredLogits)
     classes = answer.logits.at(places).first(vocab_size)
     return plain_losses(classes, theirs, terms=terms, targets=targets, token_weights=weights)
+
+
+def _read_by_the_teacher(batch: Batch) -> Batch:
+    return batch.teacher if isinstance(batch, ContextBatch) else batch
+
+
+def _teachers_places(batch: Batch, places: Tensor) -> Tensor:
+    """Where the teacher says what it thinks of the tokens that are predicted at `places`."""
+    return batch.teacher.predicts if isinstance(batch, ContextBatch) else places
+
+
+def _refuse_other_places(terms: Sequence[AnyTerm]) -> None:
+    """Both share the tokens of the answers alone: elsewhere nothing of one stands beside anything of the other."""
+    other = [term.name for term in terms if not isinstance(term, Term) or term.where == "tokens"]
+    if other:
+        raise ModelError(
+            f"{other[0]} compares more than the tokens that are learnt, but the teacher has read more than the student. Use "
+            "objectives on logits, where is targets, such as forward_kl."
+        )
 
 
 def _on_spans(

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stillhouse.data.asked import Asked
-from stillhouse.data.examples import Example
+from stillhouse.data.context import collated, views_of
 from stillhouse.data.packing import to_batch
 from stillhouse.data.rowset import RowSet
 from stillhouse.models.generate import Sampling, sample
@@ -67,8 +67,9 @@ class AskedRows(RowSet):
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Tokens of each prompt with the data's own answer: the student's has yet to be written."""
-        return [sum(len(piece.ids) for piece in row.answered) for row in self.asked]
+        """Tokens of each prompt with the data's own answer, on its longer side: the student's has yet to be written."""
+        sides = [(row.answered, row.told.answered if row.told else ()) for row in self.asked]
+        return [max(sum(len(piece.ids) for piece in side) for side in both) for both in sides]
 
     def collate(self, items: Sequence[int]) -> dict[str, Tensor]:
         """Which rows these are: what is in them, the step decides."""
@@ -78,26 +79,28 @@ class AskedRows(RowSet):
         """Each batch with the answers that this step learns from, a document a row."""
         rows = [row for batch in batches for row in batch["rows"].tolist()]
         written = self._answers([row for row in dict.fromkeys(rows) if self._is_the_students(row, step)], step)
-        return [
-            to_batch(
-                [[piece] for row in batch["rows"].tolist() for piece in written.get(row, self.asked[row].answered)]
-            )
-            .to(batch["rows"].device)
-            .tensors()
-            for batch in batches
-        ]
+        return [self._learnt(written, batch["rows"]) for batch in batches]
+
+    def _learnt(self, written: dict[int, Asked], rows: Tensor) -> dict[str, Tensor]:
+        """These rows with their answers, as both sides read them where the teacher is told more."""
+        asked = [written.get(row, self.asked[row]) for row in rows.tolist()]
+        if any(one.told for one in asked):
+            tensors = collated([[views] for views in views_of(asked)])
+        else:
+            tensors = to_batch([[piece] for one in asked for piece in one.answered]).tensors()
+        return {name: tensor.to(rows.device) for name, tensor in tensors.items()}
 
     def _is_the_students(self, row: int, step: int) -> bool:
         return Random(f"{self.seed}, step {step}, row {row}").random() < self.student_share
 
-    def _answers(self, rows: Sequence[int], step: int) -> dict[int, tuple[Example, ...]]:
+    def _answers(self, rows: Sequence[int], step: int) -> dict[int, Asked]:
         """What the student writes now in these rows."""
         talks = {row: _Talk(self.asked[row]) for row in rows}
         turn, speaking = 0, list(rows)
         while speaking:
             found = sample(
                 self.student,
-                [talks[row].ids for row in speaking],
+                [talks[row].prompt for row in speaking],
                 sampling=self.sampling,
                 seed=f"{self.seed}, step {step}" + (f", turn {turn}" if turn else ""),
                 numbers=speaking,
@@ -107,41 +110,58 @@ class AskedRows(RowSet):
                 batch_size=self.batch_size,
             )
             for row, one in zip(speaking, found, strict=True):
-                prompt, answer = tuple(talks[row].ids), tuple(one.tokens)
+                prompt, answer = talks[row].prompt, tuple(one.tokens)
                 finished = answer[-1] in self.stop_ids
                 self.tell(Rollout(step, row, prompt, answer, tuple(one.logprobs), finished, turn))
                 talks[row].answer(answer, finished=finished)
             turn += 1
-            speaking = [row for row in speaking if talks[row].asks_again(turn, max_tokens=self.max_tokens)]
-        return {row: (talk.example,) for row, talk in talks.items()}
+            speaking = [row for row in speaking if self._asks_again(talks[row])]
+        return {row: talk.answered for row, talk in talks.items()}
+
+    def _asks_again(self, talk: "_Talk") -> bool:
+        """Whether the conversation goes on with room for an answer, of any length where the teacher has read more before it."""
+        room = self.sampling.max_new_tokens if talk.asked.told else 1
+        return talk.goes_on() and talk.num_tokens + room <= self.max_tokens
 
 
 class _Talk:
     """One conversation while the student answers in it."""
 
     def __init__(self, asked: Asked) -> None:
-        self.asked, self.ids, self.weights = asked, list(asked.prompt), [0.0] * len(asked.prompt)
-        self.num_answers, self.learnt_until = 0, len(asked.prompt)
-        self.is_finished = True
+        self.asked, self.num_answers, self.is_finished = asked, 0, True
+        self.said: list[int] = []
+        """All behind the first prompt."""
+        self.weights: list[float] = []
+        self.learnt_until = 0
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """What the student has read where it is to answer."""
+        return (*self.asked.prompt, *self.said)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens up to here, on the longer side."""
+        return self.asked.num_prompt_tokens + len(self.said)
 
     def answer(self, tokens: Sequence[int], *, finished: bool) -> None:
         """Add what the student says."""
         self._add(tokens, self.asked.weights[self.num_answers])
-        self.num_answers, self.learnt_until, self.is_finished = self.num_answers + 1, len(self.ids), finished
+        self.num_answers, self.learnt_until, self.is_finished = self.num_answers + 1, len(self.said), finished
 
-    def asks_again(self, turn: int, *, max_tokens: int) -> bool:
-        """Add what the data asks behind the answer before this turn; False where there is nothing, or no room for an answer."""
-        if turn > len(self.asked.followups):
+    def goes_on(self) -> bool:
+        """Add what the data asks behind the last answer; False where there is nothing."""
+        if self.num_answers > len(self.asked.followups):
             return False
-        followup = self.asked.followups[turn - 1]
+        followup = self.asked.followups[self.num_answers - 1]
         self._add(followup.prompt if self.is_finished else (*followup.closing, *followup.prompt), 0.0)
-        return len(self.ids) < max_tokens
+        return True
 
     def _add(self, tokens: Sequence[int], weight: float) -> None:
-        self.ids += tokens
+        self.said += tokens
         self.weights += [weight] * len(tokens)
 
     @property
-    def example(self) -> Example:
+    def answered(self) -> Asked:
         """The conversation up to the end of the last answer."""
-        return Example(tuple(self.ids[: self.learnt_until]), tuple(self.weights[: self.learnt_until]))
+        return self.asked.answer(self.said[: self.learnt_until], self.weights[: self.learnt_until])

@@ -26,6 +26,8 @@ from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import Pooling
 from stillhouse.data.epochs import TellEpoch
 from stillhouse.data.rowset import RowSet
+from stillhouse.models.adapters import adapter_config, load_adapter, save_adapter
+from stillhouse.models.signals import unwrapped
 from stillhouse.objectives import Pace
 from stillhouse.students.projections import Projections
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
@@ -238,24 +240,32 @@ class DistillationTrainer(Trainer):
         return float(targets or tokens)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The student as a plain folder, and its projections beside it."""
-        pupil = self.model
-        if not isinstance(pupil, Pupil):
+        """The student as a plain folder, or what it learns of an adapter alone, and its projections beside it."""
+        pupil: Any = self.model
+        student = unwrapped(pupil)
+        if not isinstance(pupil, Pupil) and adapter_config(student) is None:
             super()._save(output_dir, state_dict)
             return
         assert output_dir is not None
         folder = Path(output_dir)
-        if self.args.should_save:
-            pupil.module.save_pretrained(folder)
+        if not self.args.should_save:
+            return
+        if adapter_config(student) is None:
+            student.save_pretrained(folder)
+        else:
+            save_adapter(student, folder)
+        if isinstance(pupil, Pupil):
             pupil.projections.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        pupil = self.model
-        if not isinstance(pupil, Pupil):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        super()._load_from_checkpoint(resume_from_checkpoint, pupil.module)
-        pupil.projections.load_state_dict(Projections.load(Path(resume_from_checkpoint)).state_dict())
+        pupil: Any = self.model
+        student = unwrapped(pupil)
+        if adapter_config(student) is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, student if isinstance(pupil, Pupil) else model)
+        else:
+            load_adapter(student, Path(resume_from_checkpoint))
+        if isinstance(pupil, Pupil):
+            pupil.projections.load_state_dict(Projections.load(Path(resume_from_checkpoint)).state_dict())
 
 
 def rate_share(step: int, *, warmup: int, total: int) -> float:
