@@ -23,6 +23,7 @@ from .conftest import (
 PROMPT = "the old man had a boat and went out to sea: sing of the sea and the birds, the sea"
 GENERAL = [{"prompt": f"one day {n}", "completion": f"the robot found key {n}"} for n in range(16)]
 MIXED = {"kind": "mixed", "student_share": 0.5, "sampling": {"max_new_tokens": 16}, "batch_size": 3}
+OWN_TEACHER = {"teacher.kind": "self", "teacher.model": ""}
 CONTEXT = {"styles": [{"system": PROMPT}, {"before_question": PROMPT}], "replay": {"share": 0.25}}
 
 
@@ -233,3 +234,14 @@ def test_a_student_with_another_tokenizer_is_refused(context_recipe, student_fol
 )
 def test_a_context_that_cannot_be_shown_is_refused_before_a_model_is_loaded(context_recipe, no_model, context, words):
     assert_refused_in_one_line(stillhouse("distill", context_recipe(context)), words)
+
+
+def test_a_model_can_tell_itself_what_it_no_longer_has_to_read(context_recipe, tmp_path, teacher_folder):
+    student = {"kind": "checkpoint", "model": str(teacher_folder), "lora": {"rank": 4, "alpha": 8}}
+    context = {"styles": [{"system": PROMPT}], "replay": {"share": 0.25}}
+    said = stillhouse("distill", context_recipe(context, student=student, source=MIXED, **OWN_TEACHER))
+    assert said.code == 0, said.err
+    (style,) = result_of(tmp_path / "run").context.styles
+    without = {row.role: row.metrics["forward_kl"] for row in style.readings if not row.reads_context}
+    assert without["student_before"] == without["teacher"]
+    assert without["student"].value < without["student_before"].value

@@ -7,6 +7,7 @@ import torch
 from transformers import PretrainedConfig
 
 from stillhouse.core.task import Task
+from stillhouse.data.config import ChatDataConfig, DataConfig
 from stillhouse.models.load import untrained
 from stillhouse.objectives import objective
 from stillhouse.students.config import CheckpointConfig, LoraConfig, StudentConfig
@@ -23,6 +24,7 @@ def adapter_faults(
     teacher: LocalTeacherConfig | SelfTeacherConfig,
     *,
     control: str,
+    data: DataConfig,
     objectives: Sequence[ObjectiveConfig],
 ) -> list[str]:
     """What an adapter, or a teacher that is the student itself, does not go together with: one sentence a fault."""
@@ -33,13 +35,12 @@ def adapter_faults(
             "random weights learns nothing. Use hard_labels: the same adapter from the same start, without the teacher."
         )
     if isinstance(teacher, SelfTeacherConfig):
-        faults += _own_teacher_faults(student, teacher, objectives)
+        faults += _own_teacher_faults(student, teacher)
+        faults += _nothing_to_learn(data, objectives)
     return faults
 
 
-def _own_teacher_faults(
-    student: StudentConfig, teacher: SelfTeacherConfig, objectives: Sequence[ObjectiveConfig]
-) -> list[str]:
+def _own_teacher_faults(student: StudentConfig, teacher: SelfTeacherConfig) -> list[str]:
     faults: list[str] = []
     if student.lora is None:
         faults.append(
@@ -56,12 +57,19 @@ def _own_teacher_faults(
             f"teacher.kind is self, but teacher.model is {teacher.model!r} and student.model {student.model!r}. "
             "Leave teacher.model out."
         )
-    if all(objective(chosen.name).reads_teacher for chosen in objectives if chosen.has_weight):
-        faults.append(
-            "teacher.kind is self, so that the student says what its teacher says before the first step, and objectives only "
-            "compare the two: there is nothing to learn. Add one that learns from the data, such as next_token."
-        )
     return faults
+
+
+def _nothing_to_learn(data: DataConfig, objectives: Sequence[ObjectiveConfig]) -> list[str]:
+    """A teacher that reads the same as the student says the same, before the first step and so ever after."""
+    reads_more = isinstance(data, ChatDataConfig) and data.teacher_context is not None
+    if reads_more or not all(objective(chosen.name).reads_teacher for chosen in objectives if chosen.has_weight):
+        return []
+    return [
+        "teacher.kind is self, so that the student says what its teacher says before the first step, and objectives only "
+        "compare the two: there is nothing to learn. Add one that learns from the data, such as next_token, or tell the "
+        "teacher more than the student (data.teacher_context)."
+    ]
 
 
 def named(wanted: LoraConfig | None) -> dict[str, Any]:

@@ -183,7 +183,9 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _an_adapter_can_learn(self) -> "Recipe":
-        faults = adapter_faults(self.student, self.teacher, control=self.control, objectives=self.objectives)
+        faults = adapter_faults(
+            self.student, self.teacher, control=self.control, data=self.data, objectives=self.objectives
+        )
         if faults:
             raise ValueError(" ".join(faults))
         return self
