@@ -179,7 +179,7 @@ def _print(options: argparse.Namespace, judged: Sequence[Row]) -> None:
         last = [
             line for line in read_lines(_folder(options, arm, 0) / "metrics.jsonl") if line.get("arm") == "student"
         ][-1]
-        print(f"  {arm:<16} learnt {last['tokens']:,} tokens in {last['step']:,} steps")
+        print(f"  {arm:<16} learnt {int(last['tokens']):,} tokens in {last['step']:,} steps")
     print(f"  history gains    {_percent(found[ARMS[0]].minus(found[ARMS[1]]))} points")
 
 
