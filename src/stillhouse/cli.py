@@ -35,6 +35,10 @@ Stopped at any instant, the same command goes on where it was.
 example: stillhouse distill recipes/demo.yaml training.learning_rate=1e-4 run=runs/mine"""
 
 
+CHAT = (
+    "Every line is asked of both, each behind its own former answers; lines may come from a pipe. "
+    "/diff shows where they part, /system TEXT, /reset and /quit do what they say. Ctrl-C stops an answer, Ctrl-D ends."
+)
 EXIT_CODES = "Exit code: 0 for the same tokens, 1 for others, 2 if nothing can be done."
 
 
@@ -73,6 +77,10 @@ def _run(chosen: argparse.Namespace) -> int:
         case "inspect":
             command = importlib.import_module("stillhouse.commands.inspect")
             command.show(chosen.recipe, chosen.overrides, num_examples=chosen.examples)
+        case "chat":
+            command = importlib.import_module("stillhouse.commands.chat")
+            options = {name: value for name, value in vars(chosen).items() if name not in ("verb", "run")}
+            command.chat(chosen.run, **options)
         case "tokenizers":
             command = importlib.import_module("stillhouse.commands.tokenizers")
             return int(command.show(chosen.teacher, chosen.student))
@@ -108,7 +116,30 @@ def _parser() -> argparse.ArgumentParser:
     compared = verbs.add_parser("tokenizers", help=summary, description=f"{summary.capitalize()}. {EXIT_CODES}")
     compared.add_argument("teacher", metavar="TEACHER", help="a hub id, a folder, or a GGUF file; no weights are read")
     compared.add_argument("student", metavar="STUDENT", help="the same")
+    _add_chat(verbs)
     return parser
+
+
+def _add_chat(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    summary = "talk with a run's teacher and student, side by side"
+    talk = verbs.add_parser("chat", help=summary, description=f"{summary.capitalize()}. {CHAT}")
+    talk.add_argument("run", metavar="RUN", nargs="?", help="a run folder; may be left out where both models are named")
+    for role in ("teacher", "student"):
+        talk.add_argument(
+            f"--{role}", metavar="MODEL", help=f"a hub id, a folder or a GGUF file in place of the run's {role}"
+        )
+    talk.add_argument("--system", metavar="TEXT", default="", help="a system prompt for both")
+    talk.add_argument(
+        "--temperature", metavar="T", type=float, default=0.0, help="0 takes the likeliest token (default: 0)"
+    )
+    talk.add_argument("--top-k", metavar="K", type=int, help="draw only from the K likeliest tokens")
+    talk.add_argument(
+        "--top-p", metavar="P", type=float, default=1.0, help="draw only from those that reach this share"
+    )
+    talk.add_argument(
+        "--max-new-tokens", metavar="N", type=int, default=256, help="where an answer is cut off (default: 256)"
+    )
+    talk.add_argument("--seed", metavar="N", type=int, default=0, help="what is drawn depends on it (default: 0)")
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -193,7 +193,8 @@ def test_notes_of_each_row_come_before_its_question(context_recipe, no_model):
 
 def test_prompts_without_room_behind_the_context_are_left_out_and_said(context_recipe):
     long = {**CHATS[0]["messages"][0], "content": "who sang? " * 5}
-    path = context_recipe(source={**MIXED, "sampling": {"max_new_tokens": 30}}, training={"epochs": 0.1})
+    wanted = {"source": {**MIXED, "sampling": {"max_new_tokens": 30}}, "training": {"epochs": 0.1}}
+    path = context_recipe(**wanted, **{"data.weight": "last"})
     write_rows(path.parent / "rows.jsonl", [*CHATS, {"messages": [long, *CHATS[0]["messages"][1:]]}])
     said = stillhouse("train", path)
     assert said.code == 0, said.err

@@ -72,7 +72,7 @@ def steps(run: Path, arm: str = "student") -> list[dict[str, float]]:
 
 
 def test_a_student_comes_nearer_to_its_teacher_on_what_it_says_itself(on_policy, tmp_path):
-    assert stillhouse("train", on_policy(source=STUDENT)).code == 0
+    assert stillhouse("train", on_policy(source=STUDENT, **{"data.weight": "last"})).code == 0
     values = [line["reverse_kl"] for line in steps(tmp_path / "run")]
     assert sum(values[-3:]) < 0.9 * sum(values[:3])
 
@@ -82,10 +82,11 @@ def test_what_a_student_says_while_it_learns_is_written_down(done):
     rollouts = read_lines(done.folder / "rollouts.jsonl")
     assert [line["step"] for line in rollouts] == sorted(line["step"] for line in rollouts)
     assert {line["step"] for line in rollouts} <= {line["step"] for line in steps(done.folder)}
+    firsts = [line for line in rollouts if line["turn"] == 0]
     if "kind: mixed" in (done.folder / "recipe.yaml").read_text(encoding="utf-8"):
-        assert 0 < len(rollouts) < EPOCHS * 12
+        assert 0 < len(firsts) < EPOCHS * 12
     else:
-        assert len(rollouts) == EPOCHS * 12  # each prompt once an epoch
+        assert len(firsts) == EPOCHS * 12  # each conversation once an epoch
         assert steps(done.folder)[-1]["tokens"] == sum(line["tokens"] for line in rollouts)
     assert all(line["tokens"] <= 24 for line in rollouts)
     assert all(END not in line["answer"] for line in rollouts if line["finished"])
@@ -95,10 +96,33 @@ def test_what_a_student_says_while_it_learns_is_written_down(done):
     assert (done.folder / "report.html").stat().st_size > 0
 
 
-def test_a_prompt_of_a_conversation_is_all_that_comes_before_the_last_answer(on_policy, tmp_path):
-    assert stillhouse("train", on_policy(source=STUDENT)).code == 0
+def test_of_last_turns_the_prompt_is_the_datas_conversation_before_the_last_answer(on_policy, tmp_path):
+    assert stillhouse("train", on_policy(source=STUDENT, **{"data.weight": "last"})).code == 0
     for line in read_lines(tmp_path / "run" / "rollouts.jsonl"):
+        assert line["turn"] == 0
         assert line["prompt"].endswith(f"ran{END}<|user|>and sang?{END}<|assistant|>")
+
+
+def test_of_all_turns_each_is_asked_behind_the_students_own_answers(on_policy, tmp_path):
+    assert stillhouse("train", on_policy(source=STUDENT)).code == 0
+    lines = read_lines(tmp_path / "run" / "rollouts.jsonl")
+    before = {(line["step"], line["row"]): line for line in lines if line["turn"] == 0}
+    seconds = [line for line in lines if line["turn"] == 1]
+    assert len(before) == EPOCHS * 12 and 0 < len(seconds) <= EPOCHS * 12
+    for line in seconds:
+        first = before[line["step"], line["row"]]
+        assert line["prompt"] == f"{first['prompt']}{first['answer']}{END}<|user|>and sang?{END}<|assistant|>"
+
+
+def test_a_conversation_with_tools_keeps_all_but_its_last_turn_and_that_is_said(on_policy, tmp_path):
+    path = on_policy(source=STUDENT)
+    answered = {"role": "tool", "content": "the hill"}
+    rows = [{"messages": [*chat["messages"][:2], answered, chat["messages"][3]]} for chat in CHATS]
+    write_rows(path.parent / "rows.jsonl", rows)
+    said = stillhouse("train", path)
+    assert said.code == 0 and "12 call tools: the student answers only their last turn" in said.err
+    for line in read_lines(tmp_path / "run" / "rollouts.jsonl"):
+        assert line["turn"] == 0 and line["prompt"].endswith(f"<|tool|>the hill{END}<|assistant|>")
 
 
 def test_the_control_learns_the_datas_answers_in_as_many_steps(done):

@@ -1,6 +1,7 @@
 """What carries weight in a conversation: the assistant's words and ends of turn, and nothing else, under any template."""
 
 import copy
+import itertools
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.data.chat import ChatReader
-from stillhouse.data.chat_forms import conversation
+from stillhouse.data.chat_forms import conversation, written_out
 from stillhouse.data.examples import windows
 
 from .chat_families import FAMILIES, has, template_of, tokenizer_of, without_space
@@ -225,7 +226,72 @@ def test_a_thought_that_the_data_holds_is_learnt_and_one_that_the_template_remov
     )
 
 
+# Parts of a turn, and texts that are written out
+
+
+@pytest.mark.parametrize("name", READ)
+def test_of_parts_of_a_turn_what_lies_wholly_in_them_is_learnt_with_the_end_of_turn(name):
+    """And the tokens are those of the whole turn: a part is where weight is, and cuts nothing."""
+    said = " It is the small fox, and a red house. "
+    details = [
+        {"begin_offset": said.index(part), "end_offset": said.index(part) + len(part) - 1, "train": True}
+        for part in ("the small fox,", "a red house")
+    ]
+    asked = talk("What?", system="Be brief." if FAMILIES[name].system else None)
+    messages = [*asked, says("assistant", said, train_detail=details, weight=0.5), *talk("Oh", "Yes", system=None)]
+    example = read(name, messages)
+    plain = read(name, [*asked, says("assistant", said, weight=0.5), *messages[len(asked) + 1 :]])
+    assert example.ids == plain.ids and set(example.weights) == {0.0, 0.5, 1.0}
+    tokenizer, family = tokenizer_of(name), FAMILIES[name]
+    pieces = [tokenizer.decode([token]) for token in example.ids]
+    ends = list(itertools.accumulate(map(len, pieces)))
+    text = "".join(pieces)
+    inside = [range(text.index(part), text.index(part) + len(part)) for part in ("the small fox,", "a red house")]
+    end_of_turn = text.index(family.end, inside[1].stop)
+    inside.append(range(end_of_turn, end_of_turn + len(family.end)))
+    for piece, end, weight in zip(pieces, ends, example.weights, strict=True):
+        is_in = any(end - len(piece) in part and end <= part.stop for part in inside)
+        assert (weight == 0.5) == is_in
+    assert example.num_bytes == len("the small fox,a red house") + len(family.says("Yes"))
+
+
+def test_segments_are_learnt_as_they_are_labelled_whatever_the_template(tokenizer_without_template):
+    segments = [
+        ("<|im_start|>Q: 2?\nA:", False),
+        (" 4", True),
+        (".<|im_end|>", True),
+        ("\nQ: 3?\nA:", False),
+        (" 9", True),
+    ]
+    reader = ChatReader(tokenizer_without_template, needs_template=False)
+    found = reader.read(written_out(segments))
+    assert tokenizer_without_template.decode(list(found.example.ids)) == "".join(text for text, _ in segments)
+    assert learnt(tokenizer_without_template, found.example) == " 4.<|im_end|> 9"
+    assert [turn.said for turn in found.turns] == [" 4.", " 9"]
+    assert [len(turn.closing) for turn in found.turns] == [1, 0]
+    assert found.example.num_bytes == 5
+    last = ChatReader(tokenizer_without_template, needs_template=False, weight="last")
+    assert learnt(tokenizer_without_template, last.example(written_out(segments))) == " 9"
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_end_of_a_turn_that_was_cut_off_is_not_learnt(name):
+    messages = [*(LONG if FAMILIES[name].system else LONG[1:])]
+    messages[-3] = {**messages[-3], "finished": False}
+    family = FAMILIES[name]
+    said = [family.says(m["content"]) for m in LONG if m["role"] == "assistant"]
+    expected = said[0] + family.end + said[1] + said[2] + family.end
+    assert learnt(tokenizer_of(name), read(name, messages)) == expected
+
+
 # What is refused
+
+
+@pytest.fixture
+def tokenizer_without_template():
+    tokenizer = copy.deepcopy(tokenizer_of("chatml"))
+    tokenizer.chat_template = None
+    return tokenizer
 
 
 def test_a_tokenizer_without_a_template_is_refused_with_the_mend():

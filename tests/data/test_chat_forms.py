@@ -111,6 +111,41 @@ def test_tool_calls_of_every_spelling_are_the_same(write, row):
     assert found.weights == (0.0, 1.0, 0.0, 1.0)
 
 
+def detail(begin, end, train=True):
+    """A part of a turn as axolotl has it: the character at `end` belongs to it."""
+    return {"begin_offset": begin, "end_offset": end, "train": train}
+
+
+def test_what_the_data_says_of_a_turn_counts_together(write):
+    turns = [{"weight": 0.25}, {"weight": 2, "train": True}, {"weight": 2, "train": False}, {"training": False}, {}]
+    row = {"messages": [{"role": "assistant", "content": "b", **turn} for turn in turns]}
+    assert the_one(write, row).weights == (0.25, 2.0, 0.0, 0.0, 1.0)
+
+
+def test_of_a_turn_with_details_only_the_parts_are_learnt_that_they_name(write):
+    said = {"role": "assistant", "content": "ab cd", "train_detail": [detail(3, 4), detail(0, 0), detail(1, 1, False)]}
+    found = the_one(write, {"messages": [*MESSAGES, said]})
+    assert [found.parts_of(number) for number in range(4)] == [None, None, None, ((0, 1), (3, 5))]
+    assert found.weights == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_segments_of_axolotl_are_read_as_they_stand(write):
+    row = {"segments": [{"text": "<s>Q", "label": False}, {"text": " A</s>", "label": True}]}
+    found = the_one(write, row)
+    assert (found.form, found.segments) == ("segments of axolotl", [("<s>Q", False), (" A</s>", True)])
+
+
+def test_history_beside_alpacas_columns_comes_first(write):
+    found = the_one(write, {"instruction": "c", "output": "d", "history": [["a", "b"]]})
+    assert [m["content"] for m in found.messages] == ["a", "b", "c", "d"]
+    assert found.weights == (0.0, 1.0, 0.0, 1.0)
+
+
+def test_functions_of_openais_older_files_are_tools(write):
+    row = {"messages": MESSAGES, "functions": [TOOL]}
+    assert the_one(write, row).tools == [{"type": "function", "function": TOOL}]
+
+
 def test_turns_inside_of_a_prompt_are_history(write):
     row = {
         "prompt": [*MESSAGES, {"role": "user", "content": "Sure?"}],
@@ -150,7 +185,14 @@ def test_a_file_in_two_forms_is_refused_naming_both_and_the_line(write):
             "the keys 'question', 'answer', which are no conversation. Known: messages of",
         ),
         ({"messages": []}, "the keys 'messages', which are no conversation"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "'prompt', 'chosen', 'rejected', which are no conversation"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            "'prompt', 'chosen', 'rejected', which are no conversation: they are a preference.*as 'completion'",
+        ),
+        ({"chosen": MESSAGES, "rejected": MESSAGES}, "which are no conversation: they are a preference"),
+        ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "they are a preference"),
+        ({"prompt": MESSAGES}, "a prompt alone has no answer"),
+        ({"text": "a"}, "Use data.kind text"),
         ({"prompt": "a", "completion": "b", "label": False}, "Keep the good ones"),
         (
             {"messages": [{"role": "asistant", "content": "b"}]},
@@ -159,7 +201,16 @@ def test_a_file_in_two_forms_is_refused_naming_both_and_the_line(write):
         ({"messages": [{"role": "assistant", "content": " "}]}, "message 1 lets the assistant say nothing"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "Expected text, or a list of parts"),
         ({"messages": [{"role": "assistant", "content": "b", "weight": -1}]}, "has -1 under 'weight'"),
-        ({"messages": [{"role": "assistant", "content": "b", "train_detail": [{}]}]}, "weight to parts of a turn"),
+        (
+            {"messages": [{"role": "assistant", "content": "b", "train_detail": [{}]}]},
+            "has {} under 'train_detail'. Exp",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "b", "train_detail": [detail(0, 1)]}]},
+            "places from 0 to 0 of which",
+        ),
+        ({"segments": [{"text": "b"}]}, "segment 1 is .* Expected a text, and a label"),
+        ({"instruction": "a", "output": "b", "history": ["c"]}, "under 'history'. Expected a list of pairs"),
         ({"messages": [{"role": "assistant", "content": "b"}], "tools": "no"}, "under 'tools'. Expected a list"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "Expected an object with name and arguments"),
         ({"messages": [{"role": "user", "content": "\ud83d"}]}, "half a character"),

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from stillhouse.core.errors import ModelError
-from stillhouse.models.generate import Sampling, drawn_at, generate, probabilities, sample, stop_ids_of
+from stillhouse.models.generate import Sampling, drawn_at, generate, probabilities, sample, stop_ids_of, stream
 
 GREEDY = Sampling(temperature=0, max_new_tokens=16)
 LENGTHS = (3, 14, 7, 1)
@@ -53,6 +53,18 @@ def test_finished_rows_leave_without_changing_the_others(any_family, build_model
     stopped = generate(model, prompts, sampling=sampling, seed=3, stop_ids=stops)
     assert stopped == [_cut(tokens, stops) for tokens in endless]
     assert len({len(tokens) for tokens in stopped}) > 1  # rows did leave at different times
+
+
+def test_a_stream_has_the_tokens_of_the_whole_one_by_one(build_model, build_example):
+    model = build_model(vocab=12).train()
+    for number, prompt in enumerate(_prompts(build_example, vocab=12)):
+        sampling = Sampling(temperature=1.0, max_new_tokens=24)
+        (whole,) = sample(model, [prompt], sampling=sampling, seed=number, stop_ids={1}, vocab_size=11)
+        words = stream(model, prompt, sampling=sampling, seed=number, stop_ids={1}, vocab_size=11)
+        first = next(words)
+        assert not model.training  # as in use, and only while it speaks
+        assert [first, *words] == whole.tokens
+        assert model.training
 
 
 def test_a_finished_text_has_one_stop_token_and_has_it_last(build_model, build_example):

@@ -1,5 +1,6 @@
 """A student that answers prompts in the step in which it learns from its answers: the loop cannot tell."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from stillhouse.core.batch import as_batch
-from stillhouse.data.asked import Asked
+from stillhouse.data.asked import Asked, Followup, Told
 from stillhouse.data.packing import to_batch
 from stillhouse.kernels.terms import Term
 from stillhouse.models.generate import Sampling, sample
@@ -64,6 +65,95 @@ def test_a_step_learns_from_what_the_student_says_now_and_from_nothing_else(aske
         assert rollout.finished == (rollout.answer[-1] == END) and END not in rollout.answer[:-1]
         assert len(rollout.answer) == 12 or rollout.finished or real.sum() == MOST
     assert {rollout.finished for rollout in told} == {True, False}
+
+
+TALKS = [
+    Asked((5, 6, 7), (), followups=(Followup((1, 8), (9, 10)), Followup((1,), (11,))), weights=(1.0, 0.5, 2.0)),
+    Asked((12, 13), (), followups=(Followup((1,), (14, 15, 16)),), weights=(1.0, 1.0)),
+    Asked((17,), ()),
+]
+"""Conversations of three, two and one answers: each asks on behind the answer before."""
+
+
+def by_hand(student, talk, row, *, step, most, sampling):
+    """What the student says turn by turn, each behind its own answers; and the whole, with weights."""
+    ids, weights, answers = list(talk.prompt), [0.0] * len(talk.prompt), []
+    for turn, weight in enumerate(talk.weights):
+        seed = f"7, step {step}" + (f", turn {turn}" if turn else "")
+        settings = {"numbers": [row], "stop_ids": {END}, "vocab_size": VOCAB - 3, "max_tokens": most}
+        (said,) = sample(student, [ids], sampling=sampling, seed=seed, **settings)
+        answers.append((turn, tuple(ids), tuple(said.tokens)))
+        ids, weights = [*ids, *said.tokens], [*weights, *[weight] * len(said.tokens)]
+        if turn == len(talk.followups):
+            break
+        between = talk.followups[turn]
+        added = between.prompt if said.tokens[-1] == END else between.closing + between.prompt
+        if len(ids) + len(added) >= most:
+            break
+        ids, weights = [*ids, *added], [*weights, *[0.0] * len(added)]
+    return ids, weights, answers
+
+
+@pytest.mark.parametrize("most", [64, 12])
+def test_every_turn_of_a_conversation_is_answered_behind_the_students_own_answers(build_student, most):
+    """Each with the weight of its turn; questions, and ends that the student did not write, with none."""
+    sampling, student, ends = Sampling(max_new_tokens=5, temperature=3.0), build_student(), set()
+    for step in range(1, 9):
+        told = []
+        rows = _rows(TALKS, student, told, sampling=sampling, max_tokens=most)
+        batch = _batch(rows, [2, 0, 1], step=step)
+        for place, row in enumerate([2, 0, 1]):
+            ids, weights, answers = by_hand(student, TALKS[row], row, step=step, most=most, sampling=sampling)
+            real = batch.documents[place] == 0
+            assert batch.ids[place][real].tolist() == ids
+            assert batch.weights[place][real].tolist() == weights
+            mine = [rollout for rollout in told if rollout.row == row]
+            assert [(one.turn, one.prompt, one.answer) for one in mine] == answers
+            ends |= {(one.turn, one.finished) for one in mine}
+    assert {(0, True), (0, False), (1, True), (1, False)} <= ends
+    assert most == 12 or {turn for turn, _ in ends} == {0, 1, 2}
+
+
+def test_a_teacher_that_is_told_more_reads_the_same_turns_behind_it(build_student):
+    """And a conversation ends where the teacher's side has no room for any answer that may come."""
+    sampling, more = Sampling(max_new_tokens=5, temperature=3.0), (20, 21, 22, 23)
+    talks = [replace(talk, told=Told((*more, *talk.prompt), ())) for talk in TALKS]
+    for most, expected in ((64, {0, 1, 2}), (20, {0, 1})):
+        told = []
+        rows = _rows(talks, build_student(), told, sampling=sampling, max_tokens=most)
+        tensors = rows.at_step([rows.collate([0, 1, 2])], step=1)[0]
+        for row in range(3):
+            ours, theirs = (
+                tensors[f"{side}ids"][row][tensors[f"{side}documents"][row] == 0].tolist() for side in ("", "teacher_")
+            )
+            assert theirs == [*more, *ours] and len(theirs) <= most
+            weights = tensors["weights"][row].tolist(), tensors["teacher_weights"][row].tolist()
+            assert [w for w in weights[0] if w] == [w for w in weights[1] if w]
+        assert {rollout.turn for rollout in told} == expected
+
+
+def test_a_step_on_its_own_conversations_has_the_gradient_of_the_sum_over_their_answers(
+    build_student, teacher, tmp_path
+):
+    told = []
+    found, *_ = step_gradients(
+        build_student(),
+        TALKS,
+        tmp_path,
+        row_tokens=64,
+        rows_per_step=3,
+        rows_per_micro_batch=1,
+        rows_of=lambda some, row_tokens: _rows(some, build_student(), told, max_tokens=row_tokens),
+        terms=[Term("reverse_kl")],
+        teacher=teacher,
+        vocab_size=VOCAB - 3,
+    )
+    weights = [TALKS[rollout.row].weights[rollout.turn] for rollout in told]
+    assert len(told) > 3 and set(weights) == {1.0, 0.5, 2.0}
+    student = build_student()
+    expected = _by_definition("reverse_kl", student, teacher.model, told, weights)
+    for name, gradient in expected.items():
+        assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 
 
 def test_answers_have_the_probability_that_the_student_gives_them(asked, build_student):
@@ -144,9 +234,9 @@ def test_a_step_has_the_gradient_of_the_divergence_on_its_own_answers(
             assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def _by_definition(objective, student, teacher, rollouts):
-    total, tokens = torch.zeros(()), 0
-    for rollout in rollouts:
+def _by_definition(objective, student, teacher, rollouts, weights=None):
+    total, tokens = torch.zeros(()), 0.0
+    for rollout, weight in zip(rollouts, weights or [1.0] * len(rollouts), strict=True):
         ids = torch.tensor([[*rollout.prompt, *rollout.answer]])
         first, last = len(rollout.prompt) - 1, ids.shape[1] - 1
         q, p = (model(ids).logits[0, first:last, : VOCAB - 3].log_softmax(-1) for model in (student, teacher))
@@ -157,7 +247,7 @@ def _by_definition(objective, student, teacher, rollouts):
             "reverse_kl": q.exp() * (q - p),
             "jsd": 0.3 * p.exp() * (p - middle) + 0.7 * q.exp() * (q - middle),
         }[objective]
-        total, tokens = total + divergence.sum(), tokens + len(rollout.answer)
+        total, tokens = total + weight * divergence.sum(), tokens + weight * len(rollout.answer)
     (total / tokens).backward()
     return {name: parameter.grad for name, parameter in student.named_parameters()}
 

@@ -15,17 +15,20 @@ from stillhouse.commands.sources import askable
 from stillhouse.core.alignment import CommonOutcomes
 from stillhouse.core.batch import Batch, as_batch
 from stillhouse.core.config import Config
+from stillhouse.core.errors import DataError
 from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files
 from stillhouse.core.progress import Progress
 from stillhouse.core.results import Role
 from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Pooling
 from stillhouse.data.asked import Asked
+from stillhouse.data.chat_forms import Conversation
+from stillhouse.data.config import ChatDataConfig
 from stillhouse.data.context import ContextRows
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows, to_batch
 from stillhouse.data.paired import PairedRows
-from stillhouse.data.prepare import Prepared, prepare
+from stillhouse.data.prepare import Prepared, chat_sides, prepare
 from stillhouse.data.rowset import PaddedRows
 from stillhouse.data.text import read_rows
 from stillhouse.evaluation.context import InContext
@@ -240,8 +243,32 @@ class Parts:
             seed=seed,
             answers=answers,
             teacher_tokenizer=self.teacher_tokenizer if self.is_paired else None,
+            rewritten=self.rewritten if self.recipe.history is not None and self.rewritten.exists() else None,
             answer_tokens=0 if isinstance(source, OfflineConfig) else source.sampling.max_new_tokens,
         )
+
+    def read_anew(self) -> None:
+        """Forget the data as it was read before the teacher answered in it."""
+        for name in ("data", "asked"):
+            self.__dict__.pop(name, None)
+
+    @property
+    def rewritten(self) -> Path:
+        """Where the conversations are in which the teacher answers."""
+        return self.run.data / "conversations.jsonl"
+
+    @property
+    def conversations(self) -> list[Conversation]:
+        """Those to train on as the data has them."""
+        assert isinstance(self.recipe.data, ChatDataConfig)
+        found = chat_sides(self.recipe.data, self.data_path)[0]
+        for one in found:
+            if one.segments:
+                raise DataError(
+                    f"history: {one.where} is written out already, in segments, so nobody can answer in it. Leave history out, "
+                    "or give turns as 'messages'."
+                )
+        return found
 
     def check_data(self) -> None:
         """Read the data now, so that what is wrong with it is said now, and hold its labels against the teacher's. Where the
@@ -255,12 +282,19 @@ class Parts:
             if self.recipe.data.held_out_path is not None:
                 read_rows(self.recipe.data.held_out_path, key="data.held_out_path")
             return
+        if self.recipe.history is not None:
+            _ = self.conversations
         if self._labels is not None:
             check_labels(labels_of(self._teacher_config), self._labels, source=self.recipe.teacher.model)
         notes = list(self.data.notes)
         if self.recipe.source.kind != "offline" and len(self.asked) < len(self.data.asked):
             too_long = len(self.data.asked) - len(self.asked)
             notes.append(f"left out: {too_long:,} with a prompt that fills data.sequence_tokens")
+        with_tools = sum(one.calls_tools for one in self.data.asked) if self.recipe.source.kind != "offline" else 0
+        if with_tools:
+            notes.append(
+                f"{with_tools:,} call tools: the student answers only their last turn, all before stays as it is"
+            )
         for note in notes:
             self.progress.say(note)
 
@@ -350,6 +384,7 @@ class Parts:
                 fingerprint_files(files),
                 self.recipe.data.model_dump(mode="json"),
                 self.teacher_fingerprint,
+                *([] if self.recipe.history is None else [plain(self.recipe.history)]),
                 *([vocabulary_fingerprint(self.tokenizer), self.tokenizer.chat_template] if self.is_paired else []),
             ]
         )

@@ -40,7 +40,8 @@ from stillhouse.students.distilbert import freeze_position_embeddings
 from stillhouse.students.lora import frozen_hash
 from stillhouse.students.projections import FILE_NAME as PROJECTIONS
 from stillhouse.students.projections import Projections
-from stillhouse.synthesis import filled_templates, synthesize
+from stillhouse.synthesis import filled_templates, rewrite, synthesize
+from stillhouse.synthesis.config import HistoryConfig
 from stillhouse.teachers import LocalTeacher, SelfTeacher, SelfTeacherConfig, StoredTeacher
 from stillhouse.training import train
 from stillhouse.training.rollouts import AskedRows, Rollout
@@ -92,7 +93,9 @@ class Pipeline:
         return self.run.stage(name, made_from=made_from_hash, work=announced, makes=makes)
 
     def synthesize(self) -> dict[str, Any]:
-        """The teacher writes the training text."""
+        """The teacher writes the training text, or its own answers into it."""
+        if self.recipe.history is not None:
+            return self._rewrite(self.recipe.history)
         wanted = self.recipe.synthesis
         if wanted is None:
             return {}
@@ -115,6 +118,29 @@ class Pipeline:
         return self._stage(
             "synthesize", "the teacher writes", made_from=made_from, work=work, makes=[self.parts.documents]
         )
+
+    def _rewrite(self, wanted: HistoryConfig) -> dict[str, Any]:
+        """The conversations to train on, with the teacher's answers in the place of the data's."""
+
+        def work() -> dict[str, Any]:
+            outcome = rewrite(
+                self.parts.teacher.model,
+                self.parts.teacher_tokenizer,
+                self.parts.conversations,
+                file=self.parts.rewritten,
+                max_tokens=self.recipe.data.sequence_tokens,
+                sampling=wanted.sampling,
+                batch_size=wanted.batch_size,
+                seed=wanted.seed,
+                progress=self.progress,
+            )
+            for reason, number in outcome.kept.items():
+                self.progress.say(f"{number:,} of {outcome.conversations:,} conversations stay as they are: {reason}")
+            self.parts.read_anew()
+            return asdict(outcome)
+
+        made_from, makes = [self.parts.data_fingerprint], [self.parts.rewritten]
+        return self._stage("history", "the teacher answers anew", made_from=made_from, work=work, makes=makes)
 
     def label(self) -> dict[str, Any]:
         """The teacher's signals over the training text, stored."""

@@ -15,7 +15,7 @@ from stillhouse.data.config import DataConfig, TextDataConfig
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective, objective
 from stillhouse.students.config import CheckpointConfig, StudentConfig
-from stillhouse.synthesis.config import PromptSynthesisConfig
+from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
 from stillhouse.teachers import TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.sources import OfflineConfig, SourceConfig
@@ -57,6 +57,8 @@ class Recipe(Config):
     synthesis: PromptSynthesisConfig | None = None
     """Where it is given, the teacher writes the training text."""
     data: DataConfig = TextDataConfig()
+    history: HistoryConfig | None = None
+    """Where it is given, the teacher first answers in the conversations to train on, turn by turn; else they stay."""
     labels: LabelsConfig | None = None
     """Where it is given, the teacher runs once over the data and training reads what it said; else it runs in every step."""
     source: SourceConfig = OfflineConfig()
@@ -100,6 +102,19 @@ class Recipe(Config):
         if self.labels is not None and self.task != "causal_lm":
             raise ValueError(
                 f"labels keep what a language model says about text, but data is of kind {self.data.kind!r}. Leave labels out."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_conversations_have_a_history(self) -> "Recipe":
+        if self.history is not None and self.data.kind != "chat":
+            raise ValueError(
+                f"history lets the teacher answer in conversations, but data is of kind {self.data.kind!r}. Leave history "
+                "out, or use data of kind chat."
+            )
+        if self.history is not None and getattr(self.data, "teacher_context", None) is not None:
+            raise ValueError(
+                "history lets the teacher answer as a student does, without data.teacher_context. Leave one of the two out."
             )
         return self
 

@@ -30,7 +30,7 @@ def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
 
 def _refuse_an_idle_verb(recipe: Recipe, until: str, *, source: str) -> None:
     """A verb whose stage this recipe does not have would end at once and say nothing."""
-    sections = {"synthesize": ("synthesis", recipe.synthesis), "label": ("labels", recipe.labels)}
+    sections = {"synthesize": ("synthesis", recipe.synthesis or recipe.history), "label": ("labels", recipe.labels)}
     name, section = sections.get(until, ("", recipe))
     if section is None:
         raise RecipeError(

@@ -113,8 +113,9 @@ def rollout_log(path: Path, checkpoints: Path, tokenizer: PreTrainedTokenizerBas
 
     def log(rollout: Rollout) -> None:
         answer = rollout.answer[:-1] if rollout.finished else rollout.answer
-        line = {"step": rollout.step, "row": rollout.row, "prompt": tokenizer.decode(list(rollout.prompt))}
+        place = {"step": rollout.step, "row": rollout.row, "turn": rollout.turn}
+        prompt = tokenizer.decode(list(rollout.prompt))
         said = {"answer": tokenizer.decode(list(answer)), "tokens": len(rollout.answer), "finished": rollout.finished}
-        append_line(path, {**line, **said, "logprob": round(sum(rollout.logprobs), 4)})
+        append_line(path, {**place, "prompt": prompt, **said, "logprob": round(sum(rollout.logprobs), 4)})
 
     return log

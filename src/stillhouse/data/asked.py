@@ -1,15 +1,25 @@
 """Prompts that a student answers anew in each step, beside the answers that the data has."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from stillhouse.data.chat import ReadConversation
+from stillhouse.data.chat import ReadConversation, ReadTurn
 from stillhouse.data.examples import Example, windows
 from stillhouse.data.packing import PackedRows
 from stillhouse.data.text import Row
 
 PROMPT_TOKENS = 32
 """Of a document without a prompt of its own, at most this many tokens are given, and at most half of it."""
+
+
+@dataclass(frozen=True)
+class Followup:
+    """What comes between two answers of one conversation."""
+
+    closing: tuple[int, ...]
+    """What ends the answer before, where its writer did not end it."""
+    prompt: tuple[int, ...]
+    """What follows up to where the next answer is due."""
 
 
 @dataclass(frozen=True)
@@ -25,28 +35,52 @@ class Told:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt in tokens, and what the data says: the prompt with its answer, in pieces where that is long."""
+    """A prompt in tokens, and what the data says: the prompt with its answer, in pieces where that is long. A conversation
+    may go on behind the answer and ask again."""
 
     prompt: tuple[int, ...]
     answered: tuple[Example, ...]
     told: Told | None = None
     """What the teacher reads; None where it is the same."""
+    followups: tuple[Followup, ...] = ()
+    weights: tuple[float, ...] = (1.0,)
+    """What a token of each answer counts for."""
+    calls_tools: bool = False
+    """Whether turns before the answer stay as they are because tools answer in them."""
 
-    def answer(self, tokens: tuple[int, ...]) -> "Asked":
-        """The same prompts on both sides, with another answer, all of which is learnt."""
-        told = self.told
-        return Asked(
-            self.prompt,
-            (_answered(self.prompt, tokens),),
-            told and Told(told.prompt, (_answered(told.prompt, tokens),), told.style),
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens before the first answer, on the longer side."""
+        return max(len(self.prompt), len(self.told.prompt) if self.told else 0)
+
+    def answer(self, tokens: Sequence[int], weights: Sequence[float] | None = None) -> "Asked":
+        """The same prompts on both sides, with all that was said behind them; each counts for its weight, or all for 1."""
+        told, weights = self.told, weights or (1.0,) * len(tokens)
+        return replace(
+            self,
+            answered=(_answered(self.prompt, tokens, weights),),
+            told=told and replace(told, answered=(_answered(told.prompt, tokens, weights),)),
         )
 
 
 def ask_in_turn(read: ReadConversation, *, max_tokens: int) -> Asked:
-    """A conversation up to the last turn that is learnt."""
-    places = [[*turn.tokens, *turn.closing] for turn in read.turns]
-    start = min(next(found for found in reversed(places) if found))
-    return Asked(read.example.ids[:start], tuple(windows(read.example, max_tokens=max_tokens)))
+    """A conversation up to the first turn that is learnt, and on from turn to turn; what is not learnt stays as it is. Where
+    tools answer, all before the last turn stays: they answer what was called, not what another would have called."""
+    turns = [turn for turn in read.turns if turn.tokens or turn.closing]
+    stays = read.calls_tools and len(turns) > 1
+    turns = turns[-1:] if stays else turns
+    ids, answered = read.example.ids, tuple(windows(read.example, max_tokens=max_tokens))
+    starts, ends = [min(_places(turn)) for turn in turns], [max(_places(turn)) + 1 for turn in turns]
+    followups = (
+        Followup(tuple(ids[token] for token in turn.closing), ids[end:start])
+        for turn, end, start in zip(turns[:-1], ends[:-1], starts[1:], strict=True)
+    )
+    weights = tuple(turn.weight for turn in turns)
+    return Asked(ids[: max(1, starts[0])], answered, followups=tuple(followups), weights=weights, calls_tools=stays)
+
+
+def _places(turn: ReadTurn) -> list[int]:
+    return [*turn.tokens, *turn.closing]
 
 
 def ask_to_go_on(row: Row, document: Example, *, max_tokens: int) -> Asked:
@@ -55,8 +89,8 @@ def ask_to_go_on(row: Row, document: Example, *, max_tokens: int) -> Asked:
     return Asked(document.ids[:given], tuple(windows(document, max_tokens=max_tokens)))
 
 
-def _answered(prompt: tuple[int, ...], answer: tuple[int, ...]) -> Example:
-    return Example((*prompt, *answer), (0.0,) * len(prompt) + (1.0,) * len(answer))
+def _answered(prompt: tuple[int, ...], tokens: Sequence[int], weights: Sequence[float]) -> Example:
+    return Example((*prompt, *tokens), ((0.0,) * len(prompt) + tuple(weights)))
 
 
 def packed(rows: Iterable[Asked], *, row_tokens: int) -> PackedRows:

@@ -1,17 +1,20 @@
 """Conversations to examples: the tokens of the text that the template writes, and which of them a model would write itself."""
 
 import copy
+import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from stillhouse.core.errors import DataError
 from stillhouse.data.chat_forms import Conversation
-from stillhouse.data.chat_template import CUT, ChatTemplate, Owner, Span, Turn, Written
+from stillhouse.data.chat_template import CUT, ChatTemplate, Owner, Span, Turn, Written, any_special
 from stillhouse.data.examples import Example
 from stillhouse.data.rowset import refuse_slow
 
@@ -30,6 +33,27 @@ class ReadTurn:
     """The characters of what is said that each of them stands for."""
     closing: tuple[int, ...]
     """Which tokens end the turn."""
+    weight: float = 1.0
+    """What each of them counts for."""
+    parts: tuple[Span, ...] | None = None
+    """The characters of what is said that are learnt, where these are not all."""
+    is_finished: bool = True
+    """False where a limit cut it off: its end is not learnt."""
+
+    @property
+    def unlearnt(self) -> list[int]:
+        """The tokens that count for nothing all the same: what is not learnt as a whole is not learnt."""
+        ends = [] if self.is_finished else list(self.closing)
+        if self.parts is None:
+            return ends
+        inside = [any(start <= begin and end <= stop for start, stop in self.parts) for begin, end in self.characters]
+        return [*(token for token, is_in in zip(self.tokens, inside, strict=True) if not is_in), *ends]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of what is said and learnt; an end of turn is a token to predict and no byte."""
+        parts = [(0, len(self.said))] if self.parts is None else self.parts
+        return sum(len(self.said[start:stop].encode()) for start, stop in parts)
 
 
 @dataclass(frozen=True)
@@ -38,10 +62,14 @@ class ReadConversation:
 
     example: Example
     turns: tuple[ReadTurn, ...]
+    calls_tools: bool = False
+    """Whether someone other than people and models speaks in it, whose answers belong to what was said before."""
 
 
 class ChatReader:
     """Turns conversations into examples, by one tokenizer and its template; counts those that teach nothing.
+
+    Without `needs_template`, it reads only what is written out already.
 
     Raises:
         ModelError: if the tokenizer has no template, or cannot say where its tokens stand in a text.
@@ -54,9 +82,12 @@ class ChatReader:
         weight: ChatWeight = "assistant",
         thinking: bool = False,
         owner: Owner = "teacher",
+        needs_template: bool = True,
     ) -> None:
         refuse_slow(tokenizer, kind="chat")
-        self.template, self.weight = ChatTemplate(tokenizer, thinking=thinking, owner=owner), weight
+        self.weight = weight
+        self._template = ChatTemplate(tokenizer, thinking=thinking, owner=owner) if needs_template else None
+        self._ending = re.compile(rf"(?:{any_special(tokenizer)})\s*$")
         self.dropped: Counter[str] = Counter()
         """How many conversations had nothing to learn, by reason."""
         self._tokens = _Tokens(tokenizer)
@@ -81,21 +112,59 @@ class ChatReader:
 
     def read(self, conversation: Conversation) -> ReadConversation:
         """One conversation whole, and its turns."""
-        messages = conversation.messages
-        written = self.template.write(messages, conversation.tools or None, where=conversation.where)
-        weights = [
-            w for w, message in zip(conversation.weights, messages, strict=True) if message["role"] == "assistant"
+        written, weights = self._written(conversation)
+        spans = [(span, w) for turn, w in zip(written.turns, weights, strict=True) if w for span in turn.spans]
+        ids, places, token_weights = self._tokens.weighted(written.text, spans)
+        turns = [
+            _read_turn(written.text, turn, places, weight, conversation, number)
+            for (number, turn), weight in zip(_numbered(written, conversation), weights, strict=True)
+            if weight
         ]
+        counts = list(token_weights)
+        for turn in turns:
+            for token in turn.unlearnt:
+                counts[token] = 0.0
+        example = Example(ids, tuple(counts), sum(turn.num_bytes for turn in turns))
+        calls_tools = any(m["role"] == "tool" or m.get("tool_calls") for m in conversation.messages)
+        return ReadConversation(example, tuple(turns), calls_tools)
+
+    def _written(self, conversation: Conversation) -> tuple[Written, list[float]]:
+        """The text, its turns, and what each of them counts for."""
+        messages = conversation.messages
+        if conversation.segments:
+            written = self._as_written_out(conversation)
+            weights = [1.0] * len(written.turns)
+        else:
+            assert self._template is not None, "messages need a template"
+            written = self._template.write(messages, conversation.tools or None, where=conversation.where)
+            weights = [
+                w for w, message in zip(conversation.weights, messages, strict=True) if message["role"] == "assistant"
+            ]
         if self.weight == "last":
             weights = [*[0.0] * (len(weights) - 1), *weights[-1:]]
-        turns = [(turn, weight) for turn, weight in zip(written.turns, weights, strict=True) if weight]
-        spans = [(span, weight) for turn, weight in turns for span in turn.spans]
-        ids, places, token_weights = self._tokens.weighted(written.text, spans)
-        example = Example(ids, token_weights, sum(_num_bytes(written, turn) for turn, _ in turns))
-        return ReadConversation(example, tuple(_read_turn(written.text, turn, places) for turn, _ in turns))
+        return written, weights
+
+    def _as_written_out(self, conversation: Conversation) -> Written:
+        """Segments as they stand: those that are learnt and follow one another are one turn."""
+        text, turns = "", list[Turn]()
+        for is_learnt, run in groupby(conversation.segments, key=lambda segment: segment[1]):
+            start = len(text)
+            text += "".join(part for part, _ in run)
+            if is_learnt:
+                end = self._ending.search(text, start)
+                turns.append(Turn(((start, len(text)),), end.start() if end else len(text)))
+        return Written(text, tuple(turns))
 
 
-def _read_turn(text: str, turn: Turn, places: Sequence[Span]) -> ReadTurn:
+def _numbered(written: Written, conversation: Conversation) -> list[tuple[int, Turn]]:
+    """Each turn, and the number of the message that it is."""
+    numbers = [n for n, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+    return list(zip(numbers or range(len(written.turns)), written.turns, strict=True))
+
+
+def _read_turn(
+    text: str, turn: Turn, places: Sequence[Span], weight: float, conversation: Conversation, number: int
+) -> ReadTurn:
     """What is said in a turn, and which tokens say and end it."""
     said, tokens, characters, closing = "", list[int](), list[Span](), list[int]()
     for start, end in turn.spans:
@@ -110,15 +179,31 @@ def _read_turn(text: str, turn: Turn, places: Sequence[Span]) -> ReadTurn:
             else:
                 closing.append(token)
         said += text[start:until]
-    return ReadTurn(said, tuple(tokens), tuple(characters), tuple(closing))
+    parts = _parts_in(said, conversation, number)
+    is_finished = number not in conversation.unfinished
+    return ReadTurn(said, tuple(tokens), tuple(characters), tuple(closing), weight, parts, is_finished)
 
 
-def _num_bytes(written: Written, turn: Turn) -> int:
-    """Bytes of what is said; an end of turn is a token to predict and no byte."""
-    return sum(len(written.text[start : min(end, turn.said_until)].encode()) for start, end in turn.spans)
+def _parts_in(said: str, conversation: Conversation, number: int) -> tuple[Span, ...] | None:
+    """Where in what is said the parts of a message are that are learnt: a template may leave out white space around it."""
+    parts = conversation.parts_of(number)
+    if parts is None:
+        return None
+    content = str(conversation.messages[number]["content"])
+    core = content.strip()
+    if core not in said:
+        raise DataError(
+            f"{conversation.where}: the chat template writes message {number + 1} in other words than it has, so parts of it "
+            "cannot be found again. Give one weight to the whole turn."
+        )
+    offset = said.index(core) - content.index(core)
+    inside = ((max(0, start + offset), min(len(said), stop + offset)) for start, stop in parts)
+    return tuple((start, stop) for start, stop in inside if start < stop)
 
 
 def _reason(conversation: Conversation) -> str:
+    if conversation.segments:
+        return "no segment that is learnt, or none but its first token"
     if not any(message["role"] == "assistant" for message in conversation.messages):
         return "no turn of the assistant"
     if not any(conversation.weights):

@@ -1,7 +1,7 @@
 """Conversations in the forms that people keep them in, each told by its keys."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.faults import nearest, said
-from stillhouse.data.chat_template import CUT, MARK, REASONING_KEYS, Message
+from stillhouse.data.chat_template import CUT, MARK, REASONING_KEYS, Message, Span
 from stillhouse.data.tables import Record, files_in, is_whole, read_records
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv")
@@ -32,7 +32,11 @@ ROLES: Mapping[str, str] = {
 """What a speaker is called in the data, and in a template."""
 
 WEIGHT_KEYS = ("weight", "train", "training")
-"""What says of a turn whether it is learnt: a number of OpenAI's, a truth of axolotl's."""
+"""What says of a turn whether it is learnt: a number of OpenAI's, a truth of axolotl's. Where a turn has several, they count
+together."""
+
+DETAIL_KEYS = ("train_detail", "training_detail")
+"""What says it of parts of a turn, as axolotl has it: by places in its text, the last of which is within the part."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class Conversation:
     form: str = field(default="", compare=False)
     notes: tuple[tuple[str, str], ...] = ()
     """Columns that were asked for beside the messages, and what the row has there."""
+    parts: tuple[tuple[Span, ...] | None, ...] = ()
+    """Of each message the characters that are learnt, where these are not all; empty where all are in all messages."""
+    unfinished: frozenset[int] = frozenset()
+    """Numbers of messages that a limit cut off: their ends of turn are not learnt."""
 
     @property
     def messages(self) -> list[Message]:
@@ -57,6 +65,15 @@ class Conversation:
     def tools(self) -> list[Any]:
         """What the assistant can call; often nothing."""
         return list(json.loads(self.text)["tools"])
+
+    @property
+    def segments(self) -> list[tuple[str, bool]]:
+        """Texts that are written out already, and whether each is learnt; nothing where there are messages."""
+        return [(text, learnt) for text, learnt in json.loads(self.text).get("segments", ())]
+
+    def parts_of(self, number: int) -> tuple[Span, ...] | None:
+        """Which characters of a message are learnt; None where all are."""
+        return self.parts[number] if self.parts else None
 
 
 @dataclass(frozen=True)
@@ -97,12 +114,50 @@ def conversation(
     weights = [
         _weight_of(m, where=where) if r["role"] == "assistant" else 0.0 for m, r in zip(messages, read, strict=True)
     ]
-    text = json.dumps({"messages": read, "tools": list(tools)}, ensure_ascii=False)
+    text = _as_json({"messages": read, "tools": list(tools)}, where=where)
+    parts = [_parts_of(m, r, n, where=where) for n, (m, r) in enumerate(zip(messages, read, strict=True), start=1)]
+    unfinished = frozenset(number for number, message in enumerate(messages) if message.get("finished") is False)
+    has_parts = any(part is not None for part in parts)
+    return Conversation(
+        text, tuple(weights), where, form, parts=tuple(parts) if has_parts else (), unfinished=unfinished
+    )
+
+
+def written_out(segments: Sequence[tuple[str, bool]], *, where: str = "it", form: str = "") -> Conversation:
+    """One conversation from texts that need no template, each learnt or not."""
+    values = {"messages": [], "tools": [], "segments": [list(segment) for segment in segments]}
+    return Conversation(_as_json(values, where=where), (), where=where, form=form)
+
+
+def as_row(
+    one: Conversation, *, messages: Sequence[Message] | None = None, unfinished: Collection[int] | None = None
+) -> dict[str, Any]:
+    """The conversation as a row of a file, which reads to the same again; other `messages` take the place of its own."""
+    if one.segments:
+        return {"segments": [{"text": text, "label": learnt} for text, learnt in one.segments]}
+    cut_off = one.unfinished if unfinished is None else unfinished
+    rows = [dict(message) for message in (one.messages if messages is None else messages)]
+    for number, (row, weight) in enumerate(zip(rows, one.weights, strict=True)):
+        if row["role"] == "assistant" and weight != 1:
+            row["weight"] = weight
+        if number in cut_off:
+            row["finished"] = False
+        parts = one.parts_of(number) if messages is None else None
+        if parts is not None:
+            named = parts or ((0, len(row["content"])),)
+            row[DETAIL_KEYS[0]] = [
+                {"begin_offset": start, "end_offset": stop - 1, "train": bool(parts)} for start, stop in named
+            ]
+    return {"messages": rows, **({"tools": one.tools} if one.tools else {})}
+
+
+def _as_json(values: Mapping[str, Any], *, where: str) -> str:
+    text = json.dumps(values, ensure_ascii=False)
     if not is_speakable(text):
         raise DataError(
             f"{where} holds half a character, or U+10FFF0 or U+10FFF1, which mark turns here: cut or mend it."
         )
-    return Conversation(text, tuple(weights), where, form)
+    return text
 
 
 def _read_file(records: Sequence[Record], notes: Sequence[str]) -> list[Conversation]:
@@ -113,13 +168,16 @@ def _read_file(records: Sequence[Record], notes: Sequence[str]) -> list[Conversa
                 f"{record.where} has the keys {_keys(record)} ({_form_of(record).name}), but the file begins as {form.name}. "
                 "Keep to one form a file."
             )
-    found = [
-        conversation(_with_system(record, form), tools=_tools(record), where=record.where, form=form.name)
-        for record in records
-    ]
+    found = [_read_record(record, form) for record in records]
     if not notes:
         return found
     return [replace(one, notes=_notes_of(record, notes)) for one, record in zip(found, records, strict=True)]
+
+
+def _read_record(record: Record, form: Form) -> Conversation:
+    if form is SEGMENTS:
+        return written_out(_read_segments(record.values, record.where), where=record.where, form=form.name)
+    return conversation(_with_system(record, form), tools=_tools(record), where=record.where, form=form.name)
 
 
 def _notes_of(record: Record, columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -150,6 +208,9 @@ def _form_of(record: Record) -> Form:
     for form in FORMS:
         if form.is_in(record.values):
             return form
+    for keys, advice in OTHER_FORMS.items():
+        if set(keys) <= record.values.keys():
+            raise DataError(f"{record.where} has the keys {_keys(record)}, which are no conversation: {advice}")
     known = "; ".join(f"{form.name}: {form.shown}" for form in FORMS)
     raise DataError(f"{record.where} has the keys {_keys(record)}, which are no conversation. Known: {known}.")
 
@@ -169,7 +230,7 @@ def _with_system(record: Record, form: Form) -> list[Message]:
 
 def _tools(record: Record) -> list[Any]:
     """Tools as templates read them; some files keep them as JSON in a string."""
-    tools = record.values.get("tools") or []
+    tools = record.values.get("tools") or record.values.get("functions") or []
     if isinstance(tools, str):
         try:
             tools = json.loads(tools)
@@ -253,10 +314,7 @@ def _call(call: Any, *, where: str) -> dict[str, Any]:
 
 def _weight_of(message: Mapping[str, Any], *, where: str) -> float:
     """What the data says that a turn counts; 1 where it says nothing."""
-    if message.get("train_detail") or message.get("training_detail"):
-        raise DataError(
-            f"{where} gives weight to parts of a turn, which is not known here. Give one to the whole turn."
-        )
+    weight = 1.0
     for key in WEIGHT_KEYS:
         value = message.get(key)
         if value is not None:
@@ -264,8 +322,28 @@ def _weight_of(message: Mapping[str, Any], *, where: str) -> float:
                 raise DataError(
                     f"{where} has {said(value)} under {key!r}. Expected true, false, or a number from 0 on."
                 )
-            return float(value)
-    return 1.0
+            weight *= float(value)
+    return weight
+
+
+def _parts_of(message: Mapping[str, Any], read: Message, number: int, *, where: str) -> tuple[Span, ...] | None:
+    """The characters that the data wants learnt, where it says so of parts of a turn: what it does not name is not learnt."""
+    key = next((key for key in DETAIL_KEYS if message.get(key)), None)
+    if key is None or read["role"] != "assistant":
+        return None
+    details, last, found = message[key], len(read["content"]) - 1, list[Span]()
+    for detail in details if isinstance(details, list) else [details]:
+        match detail:
+            case {"begin_offset": int(begin), "end_offset": int(end), "train": bool(train)} if (
+                0 <= begin <= end <= last
+            ):
+                found += [(begin, end + 1)] if train else []
+            case _:
+                raise DataError(
+                    f"{where}, message {number} has {said(detail)} under {key!r}. Expected begin_offset and end_offset, places "
+                    f"from 0 to {last} of which the second is not before the first, and train, true or false."
+                )
+    return tuple(sorted(found))
 
 
 # Forms
@@ -300,12 +378,44 @@ def _read_alpaca(values: Mapping[str, Any], where: str) -> list[Message]:
     answer = values["output"] if "output" in values else values["response"]
     given = values.get("input") or values.get("context") or ""
     asked = "\n\n".join(_text_of(text, where=where) for text in (values["instruction"], given) if text)
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return [*_read_history(values.get("history") or [], where), *_asked(asked, answer)]
+
+
+def _read_history(history: Any, where: str) -> list[Message]:
+    """Turns before, in pairs, as LLaMA-Factory has them."""
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise DataError(f"{where} has {said(history)} under 'history'. Expected a list of pairs: question, answer.")
+    return [message for pair in history for message in _asked(*pair)]
+
+
+def _asked(question: Any, answer: Any) -> list[Message]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _read_segments(values: Mapping[str, Any], where: str) -> list[tuple[str, bool]]:
+    for number, segment in enumerate(values["segments"], start=1):
+        match segment:
+            case {"text": str(), "label": bool()}:
+                continue
+        raise DataError(f"{where}, segment {number} is {said(segment)}. Expected a text, and a label: true or false.")
+    return [(segment["text"], segment["label"]) for segment in values["segments"]]
+
+
+def _no_messages(values: Mapping[str, Any], where: str) -> list[Message]:
+    raise AssertionError("segments are written out already")
 
 
 def _is_text_or_messages(value: Any) -> bool:
     return isinstance(value, str) or _are_messages(value)
 
+
+SEGMENTS = Form(
+    "segments of axolotl",
+    '{"segments": [{"text", "label"}, ...]}',
+    lambda values: isinstance(values.get("segments"), list) and bool(values["segments"]),
+    _no_messages,
+)
+"""Texts that are written out already: no template touches them."""
 
 FORMS: Sequence[Form] = (
     Form(
@@ -332,8 +442,22 @@ FORMS: Sequence[Form] = (
         lambda values: "instruction" in values and bool({"output", "response"} & values.keys()),
         _read_alpaca,
     ),
+    SEGMENTS,
 )
 """In this order: what is messages too may have more keys."""
+
+_PREFERENCE = (
+    "they are a preference of one answer over another. Keep the good answer alone, as 'completion' beside its 'prompt'."
+)
+OTHER_FORMS: Mapping[tuple[str, ...], str] = {
+    ("chosen", "rejected"): _PREFERENCE,
+    ("preferred_output", "non_preferred_output"): _PREFERENCE,
+    ("prompt", "completions"): "they judge an answer step by step. Join the good steps into one 'completion'.",
+    ("prompt",): "a prompt alone has no answer. Give its 'completion'.",
+    ("text",): "a text alone has no turns. Use data.kind text, or give its turns as 'messages'.",
+    ("input_ids",): "they are tokens already. Give the text that they stand for.",
+}
+"""What else people keep by such keys, and what to do with it."""
 
 
 def said_of_files(conversations: Iterable[Conversation]) -> list[str]:

@@ -75,10 +75,7 @@ class ChatTemplate:
                 f"chat_template.jinja, name a {owner} that has one, or write the prompts out and use data.kind text."
             )
         self.tokenizer, self.thinking, self.owner = tokenizer, thinking, owner
-        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        names = {*special, *([str(tokenizer.eos_token)] if tokenizer.eos_token else [])}
-        longest_first = sorted(names, key=lambda name: (-len(name), name))
-        one = "|".join(map(re.escape, longest_first)) or "(?!)"
+        one = any_special(tokenizer)
         self._one_special, self._special = re.compile(one), re.compile(f"(?:{one})+")
         self._openings: dict[tuple[Any, ...], str] = {}
         self._closings: dict[bool, str] = {}
@@ -129,6 +126,14 @@ class ChatTemplate:
                 f"{where}: the {self.owner}'s chat template refuses it: {words}. Mend or remove it, or use another template."
             ) from None
         return str(texts[0]), list(spans[0]) if says_itself else None
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None = None, *, where: str = "it") -> str:
+        """What the template writes up to where an answer is due.
+
+        Raises:
+            DataError: if the template refuses the messages.
+        """
+        return self._render(messages, tools, where=where, prompt=True)[0]
 
     def try_render(self, messages: Sequence[Message], tools: Sequence[Any] | None, *, prompt: bool = False) -> str:
         """What the template writes; nothing where it refuses."""
@@ -237,6 +242,14 @@ class _Conversation:
         found = next((end for end in map(template.last_special, seen) if end and end in tail), "")
         plain = shared([alone, tail])
         return found or template.first_special(tail) or plain.rstrip() or plain
+
+
+def any_special(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A pattern for one special token, the longest that there is at a place."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    names = {*special, *([str(tokenizer.eos_token)] if tokenizer.eos_token else [])}
+    longest_first = sorted(names, key=lambda name: (-len(name), name))
+    return "|".join(map(re.escape, longest_first)) or "(?!)"
 
 
 def shared(texts: Sequence[str]) -> str:

@@ -91,6 +91,10 @@ def in_context(one: Conversation, style: Style, *, weight: ChatWeight) -> Conver
     """
     if style.is_empty:
         return one
+    if one.segments:
+        raise DataError(
+            f"{one.where} is written out already, so data.teacher_context has no place in it. Give 'messages'."
+        )
     messages: list[Message] = [dict(message) for message in one.messages]
     notes = (style.before_question, dict(one.notes).get(style.column, ""))
     text = "\n\n".join(part for part in notes if part)
@@ -105,7 +109,15 @@ def in_context(one: Conversation, style: Style, *, weight: ChatWeight) -> Conver
     whole = [*first, *style.examples, *messages[has_system:]]
     weights = (0.0,) * (len(whole) - len(messages) + has_system) + one.weights[has_system:]
     said = json.dumps({"messages": whole, "tools": one.tools}, ensure_ascii=False)
-    return Conversation(said, weights, f"{one.where}, with data.teacher_context", one.form, one.notes)
+    shift = len(whole) - len(messages)
+    return replace(
+        one,
+        text=said,
+        weights=weights,
+        where=f"{one.where}, with data.teacher_context",
+        parts=((None,) * shift + one.parts) if one.parts else (),
+        unfinished=frozenset(number + shift for number in one.unfinished),
+    )
 
 
 def _question(one: Conversation, messages: Sequence[Message], weight: ChatWeight) -> int:

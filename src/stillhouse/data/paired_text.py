@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
+from stillhouse.core.errors import DataError
 from stillhouse.data.chat import ChatReader, ChatWeight, ReadConversation, ReadTurn
 from stillhouse.data.chat_forms import Conversation
 from stillhouse.data.examples import Example
@@ -87,7 +89,7 @@ class PairedChatReader:
         Raises:
             DataError: naming the row that one of the templates refuses.
         """
-        kept = self.student.learnt(conversations)
+        kept = self.student.learnt(map(_refuse_parts, conversations))
         return [pair for one, ours in kept for pair in self._pieces(ours, self.teacher.read(one))]
 
     def _pieces(self, ours: ReadConversation, theirs: ReadConversation) -> Iterator[Pair]:
@@ -99,6 +101,7 @@ class PairedChatReader:
             if core is None:
                 self.turns_apart += 1
                 continue
+            turns = turns if turns[0].is_finished else (replace(turns[0], closing=()), replace(turns[1], closing=()))
             are_equal = len(turns[0].closing) == len(turns[1].closing)
             for turn, cutter, side, own in zip(turns, self._cutters, sides, ends, strict=True):
                 said = cutter.ends([side.example.ids[token] for token in turn.tokens], turn.characters, turn.said)
@@ -107,6 +110,17 @@ class PairedChatReader:
             base += len(core.encode()) + 1 + max(len(turn.closing) for turn in turns)
         placed = (PlacedExample(side.example, tuple(own)) for side, own in zip(sides, ends, strict=True))
         return pair_pieces(*placed, max_tokens=self._max_tokens)
+
+
+def _refuse_parts(one: Conversation) -> Conversation:
+    """What is written out already is in one template's tokens, and parts of turns end at other places in each."""
+    if one.segments or one.parts:
+        what = "segments, which are written out" if one.segments else "parts of turns"
+        raise DataError(
+            f"{one.where} gives weight to {what} for one tokenizer, but teacher and student have two. Give whole turns as "
+            "'messages', or use a student with the teacher's tokenizer."
+        )
+    return one
 
 
 def _core(ours: ReadTurn, theirs: ReadTurn) -> str | None:

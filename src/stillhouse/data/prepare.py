@@ -90,10 +90,12 @@ def prepare(
     answers: Sequence[str] = (),
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
     answer_tokens: int = 0,
+    rewritten: Path | None = None,
 ) -> Prepared:
     """Read, split and tokenise what `config` names; `path` takes the place of its own, as where text was synthesised. With a
     `teacher_tokenizer`, texts and conversations become `PairedRows`: the `tokenizer` is then the student's own. Behind a
-    context of the teacher's there is room for answers of `answer_tokens`, which are yet to be written.
+    context of the teacher's there is room for answers of `answer_tokens`, which are yet to be written. Conversations that were
+    `rewritten` take the place of those to train on.
 
     Only masks depend on the seed. Classes and tags are numbered as among the `answers`, a model's own, if all are there; else
     in the order of their names.
@@ -112,10 +114,10 @@ def prepare(
             return _text(config, tokenizer, path)
         case ChatDataConfig():
             if teacher_tokenizer is not None:
-                return _paired_chat(config, tokenizer, teacher_tokenizer, path)
+                return _paired_chat(config, tokenizer, teacher_tokenizer, chat_sides(config, path, rewritten=rewritten))
             if config.teacher_context is not None:
                 return _chat_in_context(config, config.teacher_context, tokenizer, path, answer_tokens)
-            return _chat(config, tokenizer, path)
+            return _chat(config, tokenizer, chat_sides(config, path, rewritten=rewritten))
         case MaskedTextDataConfig():
             return _masked_text(config, tokenizer, path, seed)
         case ClassificationDataConfig():
@@ -168,8 +170,22 @@ def _text(config: TextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
     return _spoken(config, asked(train), asked(held_out), (len(train), len(held_out)))
 
 
-def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
-    reader = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking)
+ChatSides = tuple[list[Conversation], list[Conversation]]
+
+
+def chat_sides(config: ChatDataConfig, path: Path, *, rewritten: Path | None = None) -> ChatSides:
+    """Conversations to train on and conversations held out; those that were rewritten are only trained on."""
+    train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
+    if rewritten is None:
+        return train, held_out
+    anew = read_conversations(rewritten, key="history")
+    return without_texts(anew, (one.text for one in held_out), key="history"), held_out
+
+
+def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, both: ChatSides) -> Prepared:
+    train, held_out = both
+    has_messages = any(not one.segments for one in (*train, *held_out))
+    reader = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking, needs_template=has_messages)
 
     def asked(rows: Sequence[Conversation], side: str) -> tuple[Asked, ...]:
         before = reader.dropped.copy()
@@ -181,7 +197,6 @@ def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
             )
         return found
 
-    train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
     sides = asked(train, "to train on"), asked(held_out, "held out")
     return _spoken(config, *sides, (len(train), len(held_out)), _notes([*train, *held_out], reader))
 
@@ -299,12 +314,12 @@ def _paired_text(
 
 
 def _paired_chat(
-    config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, path: Path
+    config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, both: ChatSides
 ) -> Prepared:
     reader = PairedChatReader(
         tokenizer, teacher, max_tokens=config.sequence_tokens, weight=config.weight, thinking=config.thinking
     )
-    train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
+    train, held_out = both
     sides = reader.pairs(train), reader.pairs(held_out)
     notes = _notes([*train, *held_out], reader)
     if reader.turns_apart:

@@ -1,7 +1,7 @@
 """Let a model write, in batch: finished rows leave the batch, and a seed gives the same text every time."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -109,6 +109,31 @@ def sample(
                 if not writing.goes_on(written, draws, sampling):
                     break
     return written
+
+
+def stream(
+    model: PreTrainedModel,
+    prompt: Sequence[int],
+    *,
+    sampling: Sampling,
+    seed: int | str,
+    stop_ids: set[int] | None = None,
+    vocab_size: int | None = None,
+) -> Generator[int, None, None]:
+    """The tokens that `sample` writes after this prompt alone, each as soon as it is drawn.
+
+    Raises:
+        ModelError: as `sample`.
+    """
+    stops = torch.tensor(sorted(stop_ids_of(model) if stop_ids is None else stop_ids), dtype=torch.long)
+    written, draws = [Continuation()], [Random(f"{seed}, prompt 0")]
+    with in_use(model):
+        writing = _Writing(model, {0: prompt}, stops, vocab_size=vocab_size)
+        for _ in range(sampling.max_new_tokens):
+            goes_on = writing.goes_on(written, draws, sampling)
+            yield written[0].tokens[-1]
+            if not goes_on:
+                break
 
 
 @contextmanager

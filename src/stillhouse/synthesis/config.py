@@ -28,3 +28,13 @@ class PromptSynthesisConfig(Config):
     def _every_slot_is_known(self) -> "PromptSynthesisConfig":
         filled_templates(self.templates, {name: words[:1] for name, words in self.slots.items()}, seed=0)
         return self
+
+
+class HistoryConfig(Config):
+    """The teacher answers in the data's conversations: every turn of the assistant anew, behind its own former ones."""
+
+    sampling: Sampling = Sampling()
+    """How it answers. `max_new_tokens` is that of one turn."""
+    batch_size: PositiveInt = 32
+    """Conversations answered at once."""
+    seed: Seed = 0

@@ -1,5 +1,6 @@
 """On-policy distillation as a data source: the student answers prompts in the step in which it learns from its answers."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +33,8 @@ class Rollout:
     draw_logprobs: tuple[float, ...]
     """With which probability each was drawn, in nats: the teacher may have had a say in it."""
     finished: bool
+    turn: int = 0
+    """Which answer of its conversation it is; the prompt is then all before it, the student's former answers included."""
 
 
 class AskedRows(RowSet):
@@ -40,7 +43,8 @@ class AskedRows(RowSet):
 
     An answer depends on the student's weights, the seed, the row and the step alone: a run that goes on from a checkpoint
     makes the same ones again. All of a step are made before anything is learnt from it. Only the answer has weight, an end
-    that the student drew included.
+    that the student drew included. A conversation is answered turn by turn, each behind the answers that the student gave
+    before, as long as there is room.
     """
 
     def __init__(
@@ -86,15 +90,15 @@ class AskedRows(RowSet):
         written = self._answers([row for row in dict.fromkeys(rows) if self._is_the_students(row, step)], step)
         return [self._learnt(batch["rows"].tolist(), written, batch["rows"].device) for batch in batches]
 
-    def _learnt(self, rows: Sequence[int], written: Mapping[int, Rollout], device: torch.device) -> dict[str, Tensor]:
+    def _learnt(self, rows: Sequence[int], written: Mapping[int, "_Talk"], device: torch.device) -> dict[str, Tensor]:
         """The answers of these rows as both sides read them, each piece in a row of its own, and how they were drawn."""
-        asked = [self.asked[row].answer(written[row].answer) if row in written else self.asked[row] for row in rows]
+        asked = [written[row].answered if row in written else self.asked[row] for row in rows]
         if any(one.told for one in asked):
             batch = as_batch(collated([[views] for views in views_of(asked)]))
         else:
             batch = to_batch([[piece] for one in asked for piece in one.answered])
         drawn = [
-            written[row].draw_logprobs if row in written else ()
+            written[row].draws if row in written else ()
             for row, one in zip(rows, asked, strict=True)
             for _ in one.answered
         ]
@@ -103,28 +107,90 @@ class AskedRows(RowSet):
     def _is_the_students(self, row: int, step: int) -> bool:
         return Random(f"{self.seed}, step {step}, row {row}").random() < self.student_share
 
-    def _answers(self, rows: Sequence[int], step: int) -> dict[int, Rollout]:
+    def _answers(self, rows: Sequence[int], step: int) -> dict[int, "_Talk"]:
         """What the student writes now in these rows."""
-        found = self.write(
-            [self.asked[row].prompt for row in rows],
-            sampling=self.sampling,
-            seed=f"{self.seed}, step {step}",
-            numbers=rows,
-            stop_ids=self.stop_ids,
-            vocab_size=self.vocab_size,
-            max_tokens=self.max_tokens,
-            batch_size=self.batch_size,
-        )
-        written: dict[int, Rollout] = {}
-        for row, one in zip(rows, found, strict=True):
-            answer, logprobs = tuple(one.tokens), (tuple(one.logprobs), tuple(one.draw_logprobs))
-            written[row] = Rollout(step, row, self.asked[row].prompt, answer, *logprobs, answer[-1] in self.stop_ids)
-            self.tell(written[row])
-        return written
+        talks = {row: _Talk(self.asked[row]) for row in rows}
+        turn, speaking = 0, list(rows)
+        while speaking:
+            found = self.write(
+                [talks[row].prompt for row in speaking],
+                sampling=self.sampling,
+                seed=f"{self.seed}, step {step}" + (f", turn {turn}" if turn else ""),
+                numbers=speaking,
+                stop_ids=self.stop_ids,
+                vocab_size=self.vocab_size,
+                max_tokens=self.max_tokens,
+                batch_size=self.batch_size,
+            )
+            for row, one in zip(speaking, found, strict=True):
+                prompt, answer = talks[row].prompt, tuple(one.tokens)
+                finished = answer[-1] in self.stop_ids
+                logprobs = tuple(one.logprobs), tuple(one.draw_logprobs)
+                self.tell(Rollout(step, row, prompt, answer, *logprobs, finished, turn))
+                talks[row].answer(answer, one.draw_logprobs, finished=finished)
+            turn += 1
+            speaking = [row for row in speaking if self._asks_again(talks[row])]
+        return talks
+
+    def _asks_again(self, talk: "_Talk") -> bool:
+        """Whether the conversation goes on with room for an answer, of any length where the teacher has read more before it."""
+        room = self.sampling.max_new_tokens if talk.asked.told else 1
+        return talk.goes_on() and talk.num_tokens + room <= self.max_tokens
 
 
-def _placed(drawn: Sequence[tuple[float, ...]], batch: Batch) -> Float[Tensor, "batch seq"]:
-    """The draws of each row where its answer stands, at the end of it, and NaN elsewhere."""
+class _Talk:
+    """One conversation while the student answers in it."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked, self.num_answers, self.is_finished = asked, 0, True
+        self.said: list[int] = []
+        """All behind the first prompt."""
+        self.weights: list[float] = []
+        self.draw_logprobs: list[float] = []
+        """Of each of these tokens; NaN for what the student did not draw."""
+        self.learnt_until = 0
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """What the student has read where it is to answer."""
+        return (*self.asked.prompt, *self.said)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens up to here, on the longer side."""
+        return self.asked.num_prompt_tokens + len(self.said)
+
+    def answer(self, tokens: Sequence[int], draw_logprobs: Sequence[float], *, finished: bool) -> None:
+        """Add what the student says, and with which probability it drew each token."""
+        self._add(tokens, self.asked.weights[self.num_answers], draw_logprobs)
+        self.num_answers, self.learnt_until, self.is_finished = self.num_answers + 1, len(self.said), finished
+
+    def goes_on(self) -> bool:
+        """Add what the data asks behind the last answer; False where there is nothing."""
+        if self.num_answers > len(self.asked.followups):
+            return False
+        followup = self.asked.followups[self.num_answers - 1]
+        self._add(followup.prompt if self.is_finished else (*followup.closing, *followup.prompt))
+        return True
+
+    def _add(self, tokens: Sequence[int], weight: float = 0.0, draw_logprobs: Sequence[float] | None = None) -> None:
+        self.said += tokens
+        self.weights += [weight] * len(tokens)
+        self.draw_logprobs += [math.nan] * len(tokens) if draw_logprobs is None else draw_logprobs
+
+    @property
+    def answered(self) -> Asked:
+        """The conversation up to the end of the last answer."""
+        return self.asked.answer(self.said[: self.learnt_until], self.weights[: self.learnt_until])
+
+    @property
+    def draws(self) -> list[float]:
+        """The draws of all behind the first prompt that is learnt."""
+        return self.draw_logprobs[: self.learnt_until]
+
+
+def _placed(drawn: Sequence[Sequence[float]], batch: Batch) -> Float[Tensor, "batch seq"]:
+    """The draws of each row at its end, where its answers stand, and NaN elsewhere."""
     placed = torch.full(batch.ids.shape, torch.nan)
     for row, logprobs in enumerate(drawn):
         end = int(batch.real[row].sum())
