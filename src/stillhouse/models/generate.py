@@ -1,6 +1,7 @@
-"""Let a model write, in batch: finished rows leave the batch, and a seed gives the same text every time."""
+"""Let a model write, in batch: a finished row leaves to the next, and a seed gives the same text every time."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from random import Random
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
@@ -16,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from stillhouse.core.config import Config
 from stillhouse.core.errors import ModelError
 from stillhouse.models.anatomy import most_tokens, understood
+from stillhouse.models.slots import Slots, can_take_turns
 
 DRAW_BITS = 24
 """As many as a float32 below 1 can have: with more, a draw could round to 1."""
@@ -90,23 +92,29 @@ def sample(
     Raises:
         ModelError: if the family cannot be asked for one token after another, as one without a key-value cache.
     """
+    assert all(prompts), "an empty prompt has nothing to go on from"
     assert max_tokens is None or all(len(prompt) < max_tokens for prompt in prompts), (
         "a prompt has no room for an answer"
     )
-    stops = torch.tensor(sorted(stop_ids_of(model) if stop_ids is None else stop_ids), dtype=torch.long)
     draws = [Random(f"{seed}, prompt {number}") for number in numbers or range(len(prompts))]
-    written = [Continuation() for _ in prompts]
+    stops = stop_ids_of(model) if stop_ids is None else stop_ids
+    texts = _Texts(prompts, draws, sampling, stops, vocab_size, _most_read(model, max_tokens), advance)
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    size = batch_size or max(1, len(order))
-    with _in_use(model):
-        for start in range(0, len(order), size):
-            rows = {row: prompts[row] for row in order[start : start + size]}
-            writing = _Writing(model, rows, stops, vocab_size=vocab_size, max_tokens=max_tokens)
-            for _ in range(sampling.max_new_tokens):
-                advance(len(writing.alive))
-                if not writing.goes_on(written, draws, sampling):
-                    break
-    return written
+    with _in_use(model), torch.no_grad():
+        if can_take_turns(model):
+            _take_turns(model, texts, order, num_slots=batch_size or len(order))
+        else:
+            for start in range(0, len(order), batch_size or max(1, len(order))):
+                _write_together(model, texts, order[start : start + (batch_size or len(order))])
+    return texts.written
+
+
+def _most_read(model: PreTrainedModel, max_tokens: int | None) -> float:
+    """How many tokens of a text may be read: beyond its last position, GPT-2 fails and others rave. The last token of a
+    text is written, and never read.
+    """
+    limits = (most_tokens(model), None if max_tokens is None else max_tokens - 1)
+    return min(math.inf if limit is None else limit for limit in limits)
 
 
 @contextmanager
@@ -121,74 +129,141 @@ def _in_use(model: PreTrainedModel) -> Iterator[None]:
             module.training = mode
 
 
-class _Writing:
-    """The rows still being written: what the model reads next, and what it remembers."""
+class _Texts:
+    """The prompts and what has been written after them."""
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        prompts: Mapping[int, Sequence[int]],
-        stops: Int[Tensor, " stops"],
-        *,
-        vocab_size: int | None = None,
-        max_tokens: int | None = None,
+        prompts: Sequence[Sequence[int]],
+        draws: Sequence[Random],
+        sampling: Sampling,
+        stops: set[int],
+        vocab_size: int | None,
+        most_read: float,
+        advance: Callable[[int], None],
     ) -> None:
-        assert all(prompts.values()), "an empty prompt has nothing to go on from"
-        self.model, self.stops, self.vocab_size = model, stops.to(model.device), vocab_size
-        self.alive = list(prompts)
-        self.cache: Any = DynamicCache(config=model.config)
-        self.ids, self.mask = _left_padded(list(prompts.values()), device=model.device)
-        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
-        readable = most_tokens(model)
-        # The last token of a text is written, and never read.
-        self.most_read = min(
-            math.inf if limit is None else limit for limit in (readable, max_tokens and max_tokens - 1)
-        )
+        self.prompts, self.draws, self.sampling, self.stops = prompts, draws, sampling, stops
+        self.vocab_size, self.most_read, self.advance = vocab_size, most_read, advance
+        self.written = [Continuation() for _ in prompts]
 
-    def goes_on(self, written: Sequence[Continuation], draws: Sequence[Random], sampling: Sampling) -> bool:
-        """Write one more token in each row that is alive; whether there is any left to go on with."""
-        logits = self._next_logits()
-        points = torch.tensor([[draws[row].getrandbits(DRAW_BITS) / 2**DRAW_BITS] for row in self.alive])
-        chosen = _draw(logits, sampling, points)  # [alive]
+    def write(self, rows: Sequence[int], logits: Float[Tensor, "rows 1 vocab"]) -> list[bool]:
+        """One more token in each of these rows, from what the model says comes next; which of them go on."""
+        logits = logits[:, -1, : self.vocab_size].float()
+        points = torch.tensor([[self.draws[row].getrandbits(DRAW_BITS) / 2**DRAW_BITS] for row in rows])
+        chosen = _draw(logits, self.sampling, points)
         logprobs = logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
-        for row, token, logprob in zip(self.alive, chosen.tolist(), logprobs.tolist(), strict=True):
-            written[row].tokens.append(token)
-            written[row].logprobs.append(logprob)
-        going = ~torch.isin(chosen, self.stops) & self._has_room()
-        if not going.any():
-            return False
-        self._read(chosen, going)
-        return True
+        for row, token, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
+            self.written[row].tokens.append(token)
+            self.written[row].logprobs.append(logprob)
+        self.advance(len(rows))
+        return [self._goes_on(row) for row in rows]
 
-    @torch.no_grad()
-    def _next_logits(self) -> Float[Tensor, "alive vocab"]:
-        """What the model says comes next in each row."""
-        output = self.model(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            past_key_values=self.cache,
-            use_cache=True,
-            **understood(self.model, position_ids=self.positions, logits_to_keep=1),
+    def _goes_on(self, row: int) -> bool:
+        tokens = self.written[row].tokens
+        has_room = len(tokens) < self.sampling.max_new_tokens and self.num_tokens(row) <= self.most_read
+        return has_room and tokens[-1] not in self.stops
+
+    def num_tokens(self, row: int) -> int:
+        """How long a text is, with its prompt."""
+        return len(self.prompts[row]) + len(self.written[row].tokens)
+
+    def last(self, row: int) -> int:
+        """The token of a text that is read next."""
+        return [*self.prompts[row][-1:], *self.written[row].tokens[-1:]][-1]
+
+    @property
+    def longest(self) -> int:
+        """How long any text can grow."""
+        whole = max(map(len, self.prompts)) + self.sampling.max_new_tokens
+        return int(min(whole, max(self.most_read, max(map(len, self.prompts))) + 1))
+
+
+def _take_turns(model: PreTrainedModel, texts: _Texts, order: Sequence[int], *, num_slots: int) -> None:
+    """Write texts in slots: who has finished is replaced at once, and nobody else waits or is computed for nothing.
+
+    The first slots are always in use. A prompt is read up to its last token when it gets a slot; that token is then read
+    together with the newest of all other texts.
+    """
+    if not order:
+        return
+    longest_prompt = max(len(texts.prompts[row]) for row in order)
+    cache = Slots(model, slots=min(num_slots, len(order)), prompt=longest_prompt - 1, most=texts.longest)
+    waiting, at_work = deque(order), list[int]()
+    while waiting or at_work:
+        free = range(len(at_work), min(num_slots, len(at_work) + len(waiting)))
+        at_work += [waiting.popleft() for _ in free]
+        _read_beginnings(model, cache, {slot: texts.prompts[at_work[slot]][:-1] for slot in free})
+        going = texts.write(at_work, _read_newest(model, cache, texts, at_work))
+        for slot in reversed([slot for slot, goes in enumerate(going) if not goes]):
+            last = len(at_work) - 1
+            if slot != last:
+                cache.move(last, slot)
+                at_work[slot] = at_work[last]
+            at_work.pop()
+
+
+def _read_beginnings(model: PreTrainedModel, cache: Slots, prompts: Mapping[int, Sequence[int]]) -> None:
+    """Let the model read new texts into their slots."""
+    prompts = {slot: prompt for slot, prompt in prompts.items() if prompt}
+    if not prompts:
+        return
+    ids, mask = _left_padded(list(prompts.values()), device=model.device)
+    cache.begin(list(prompts))
+    _logits(model, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+
+
+def _read_newest(
+    model: PreTrainedModel, cache: Slots, texts: _Texts, rows: Sequence[int]
+) -> Float[Tensor, "rows 1 vocab"]:
+    """Let the model read the last token of each text, and say what comes next."""
+    lengths = torch.tensor([[texts.num_tokens(row)] for row in rows], device=model.device)
+    longest = int(lengths.max())
+    ids = torch.tensor([[texts.last(row)] for row in rows], device=model.device)
+    mask = (torch.arange(longest, device=model.device) >= longest - lengths).long()
+    cache.go_on(len(rows), longest=longest)
+    logits = _logits(model, ids, mask, lengths - 1, cache)
+    cache.advance()
+    return logits
+
+
+def _write_together(model: PreTrainedModel, texts: _Texts, rows: list[int]) -> None:
+    """Write texts that begin together, with whatever the family remembers of them; who has finished leaves."""
+    cache: Any = DynamicCache(config=model.config)
+    ids, mask = _left_padded([texts.prompts[row] for row in rows], device=model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    while rows:
+        going = texts.write(rows, _logits(model, ids, mask, positions, cache))
+        rows = [row for row, goes in zip(rows, going, strict=True) if goes]
+        keep = torch.tensor(going, device=model.device).nonzero().squeeze(-1)
+        if len(keep) < len(going):
+            cache.reorder_cache(keep)
+        ids = torch.tensor([[texts.last(row)] for row in rows], device=model.device)
+        positions = positions[keep, -1:] + 1
+        mask = torch.cat([mask[keep], mask.new_ones(len(rows), 1)], dim=-1)
+
+
+def _logits(
+    model: PreTrainedModel,
+    ids: Int[Tensor, "rows seq"],
+    mask: Int[Tensor, "rows columns"],
+    positions: Int[Tensor, "rows seq"],
+    cache: Any,
+) -> Float[Tensor, "rows some vocab"]:
+    """What the model says comes next after the last token of each row: last of all that it says."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+        **understood(model, position_ids=positions, logits_to_keep=1),
+    )
+    if getattr(output, "past_key_values", None) is not cache:
+        raise ModelError(
+            f"{type(model).__name__} keeps no key-value cache that stillhouse can use, so it cannot write text. "
+            "As a teacher it can still label text that you have."
         )
-        if getattr(output, "past_key_values", None) is not self.cache:
-            raise ModelError(
-                f"{type(self.model).__name__} keeps no key-value cache that stillhouse can use, so it cannot write text. "
-                "As a teacher it can still label text that you have."
-            )
-        return output.logits[:, -1, : self.vocab_size].float()
-
-    def _has_room(self) -> Bool[Tensor, " alive"]:
-        """Where the model still has a position for one more token: beyond its last, GPT-2 fails and others rave."""
-        return self.positions[:, -1] + 1 < self.most_read
-
-    def _read(self, chosen: Int[Tensor, " alive"], going: Bool[Tensor, " alive"]) -> None:
-        """Let each row that is still going have its chosen token, and the others leave."""
-        if not going.all():
-            keep = going.nonzero().squeeze(-1)
-            self.cache.reorder_cache(keep)
-            self.alive = [self.alive[row] for row in keep.tolist()]
-        self.ids, self.positions = chosen[going, None], self.positions[going, -1:] + 1
-        self.mask = torch.cat([self.mask[going], self.mask.new_ones(len(self.alive), 1)], dim=-1)
+    logits: Tensor = output.logits
+    return logits
 
 
 def _left_padded(
