@@ -8,12 +8,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from stillhouse.commands.alarm_log import alarming, alarms_of
 from stillhouse.commands.checks import check_models
 from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts, plain
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
-from stillhouse.commands.sources import ROLLOUTS, rollout_log
+from stillhouse.commands.sources import ROLLOUTS, rollout_log, told_to
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import to_yaml
 from stillhouse.core.files import fingerprint, remove
@@ -36,9 +37,10 @@ from stillhouse.students.projections import Projections
 from stillhouse.synthesis import filled_templates, synthesize
 from stillhouse.teachers import LocalTeacher, StoredTeacher
 from stillhouse.training import train
-from stillhouse.training.rollouts import AskedRows, Rollout
+from stillhouse.training.rollouts import AskedRows
 from stillhouse.training.sources import OfflineConfig
 from stillhouse.training.terms import Scheduled
+from stillhouse.training.watch import Watch
 
 DOCUMENTS_PER_BATCH = 32
 """Documents in one batch of an evaluation: each has a row of its own, as long as the longest."""
@@ -205,9 +207,14 @@ class Pipeline:
         checkpoints = self.run.path / "checkpoints" / arm
         if self._keeps_positions and arm != "control_from_scratch":  # whose positions nobody has learnt yet
             freeze_position_embeddings(student)
+        log_line, watch = self.metrics.arm(arm, checkpoints), None
+        source = self.recipe.source
+        if arm == "student" and not isinstance(source, OfflineConfig):
+            most_tokens, watch = source.sampling.max_new_tokens, Watch()
+            log_line = alarming(log_line, self.run, self.progress, arm=arm, most_tokens=most_tokens)
         trained = train(
             student,
-            self._rows(arm, student, checkpoints),
+            self._rows(arm, student, checkpoints, watch),
             terms=terms,
             teacher=teacher,
             vocab_size=self.parts.num_answers,
@@ -216,7 +223,8 @@ class Pipeline:
             pooling=self.parts.pooling,
             projections=projections,
             common=self.parts.common,
-            log_line=self.metrics.arm(arm, checkpoints),
+            log_line=log_line,
+            watch=watch,
             progress=self.progress,
             title=arm.replace("_", " ") + " learns",
         )
@@ -227,13 +235,14 @@ class Pipeline:
         lines = [line for line in self.run.metric_lines() if line.get("arm") == arm]
         return {"steps": lines[-1]["step"], "tokens": lines[-1]["tokens"], "final_loss": lines[-1]["loss"]}
 
-    def _rows(self, arm: Role, student: PreTrainedModel, checkpoints: Path) -> RowSet:
+    def _rows(self, arm: Role, student: PreTrainedModel, checkpoints: Path, watch: Watch | None) -> RowSet:
         """What this arm learns from: where the student answers for itself, its control gets the data's answers."""
         source, parts = self.recipe.source, self.parts
         if isinstance(source, OfflineConfig):
             return parts.data.train
-        is_student = arm == "student"
-        tell = rollout_log(self.run.path / ROLLOUTS, checkpoints, parts.tokenizer) if is_student else _unheard
+        is_student, tell = arm == "student", told_to()
+        if watch is not None:
+            tell = told_to(rollout_log(self.run.path / ROLLOUTS, checkpoints, parts.tokenizer), watch.hear)
         return AskedRows(
             parts.asked,
             student,
@@ -391,11 +400,7 @@ class Pipeline:
             account["labels"] = {
                 name: stages["label"][name] for name in ("signal", "bytes", "bytes_per_token", "seconds")
             }
-        return account
-
-
-def _unheard(rollout: Rollout) -> None:
-    """A control learns the data's answers, and gives none."""
+        return {**account, "alarms": alarms_of(self.run)}
 
 
 def _batches(rows: RowSet) -> list[Batch]:

@@ -58,6 +58,16 @@ def askable(asked: Sequence[Asked], *, max_tokens: int) -> list[Asked]:
     return short
 
 
+def told_to(*listeners: Callable[[Rollout], None]) -> Callable[[Rollout], None]:
+    """One listener for several; for none, as of a control, which gives no answers."""
+
+    def tell(rollout: Rollout) -> None:
+        for listener in listeners:
+            listener(rollout)
+
+    return tell
+
+
 def rollout_log(path: Path, checkpoints: Path, tokenizer: PreTrainedTokenizerBase) -> Callable[[Rollout], None]:
     """A place for what the student says. Answers after the last checkpoint, which will be given again, are dropped."""
     last_step = last_saved_step(checkpoints)
