@@ -14,7 +14,7 @@ from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts, plain
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
-from stillhouse.commands.sources import ROLLOUTS, rollout_log, told_to
+from stillhouse.commands.sources import ROLLOUTS, check_engine, engine_of, rollout_log, told_to
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import to_yaml
 from stillhouse.core.files import fingerprint, remove
@@ -28,6 +28,7 @@ from stillhouse.evaluation import Contestant, OwnTokens, ScoredBatches, evaluate
 from stillhouse.kernels.terms import Term
 from stillhouse.labelling import label
 from stillhouse.labelling.config import SparseConfig
+from stillhouse.models.generate import sample
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
 from stillhouse.students.build import randomised
 from stillhouse.students.config import FromLayersConfig
@@ -65,6 +66,7 @@ class Pipeline:
         check_weights(self.recipe.teacher.model)
         if waits_for_unpacking(self.recipe.teacher.model):
             self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
+        check_engine(self.recipe.source)
         check_models(self.recipe)
         self.parts.check_data()
 
@@ -240,7 +242,7 @@ class Pipeline:
         source, parts = self.recipe.source, self.parts
         if isinstance(source, OfflineConfig):
             return parts.data.train
-        is_student, tell = arm == "student", told_to()
+        is_student, tell, most_tokens = arm == "student", told_to(), self.recipe.data.sequence_tokens
         if watch is not None:
             tell = told_to(rollout_log(self.run.path / ROLLOUTS, checkpoints, parts.tokenizer), watch.hear)
         return AskedRows(
@@ -251,8 +253,11 @@ class Pipeline:
             seed=self.recipe.training.seed,
             stop_ids=parts.stop_ids(student),
             vocab_size=parts.num_answers,
-            max_tokens=self.recipe.data.sequence_tokens,
+            max_tokens=most_tokens,
             batch_size=source.batch_size,
+            engine=sample
+            if watch is None
+            else engine_of(source, self.run.path / "student_before", student, most_tokens),
             tell=tell,
         )
 

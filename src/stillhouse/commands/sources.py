@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.commands.metrics_log import last_saved_step
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import append_line, json_line, read_lines, write_atomic
 from stillhouse.data.asked import Asked
+from stillhouse.models.generate import Engine, sample
+from stillhouse.models.vllm_engine import VllmEngine, check_vllm
 from stillhouse.objectives import objective
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.rollouts import Rollout
+from stillhouse.training.sources import MixedConfig, OfflineConfig, OnPolicyConfig, SourceConfig
 
 ROLLOUTS = "rollouts.jsonl"
 """In the run folder: what the student said, an answer a line."""
@@ -56,6 +59,23 @@ def askable(asked: Sequence[Asked], *, max_tokens: int) -> list[Asked]:
             f"all {len(asked):,} prompts fill data.sequence_tokens ({max_tokens}), so there is no room for an answer. Raise it."
         )
     return short
+
+
+def check_engine(source: SourceConfig) -> None:
+    """Refuse an engine that is not here.
+
+    Raises:
+        ModelError: naming the key of the recipe.
+    """
+    if not isinstance(source, OfflineConfig) and source.engine == "vllm":
+        check_vllm()
+
+
+def engine_of(source: OnPolicyConfig | MixedConfig, folder: Path, student: PreTrainedModel, max_tokens: int) -> Engine:
+    """Who writes the student's answers."""
+    if source.engine == "vllm":
+        return VllmEngine(folder, student, max_tokens=max_tokens, batch_size=source.batch_size)
+    return sample
 
 
 def told_to(*listeners: Callable[[Rollout], None]) -> Callable[[Rollout], None]:

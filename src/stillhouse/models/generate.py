@@ -46,6 +46,10 @@ class Continuation:
     """What the model gives each of them, in nats: at temperature 1, and with no token left out by `top_k` or `top_p`."""
 
 
+Engine = Callable[..., list[Continuation]]
+"""Who writes: `sample`, or another with its signature."""
+
+
 def stop_ids_of(model: PreTrainedModel) -> set[int]:
     """All tokens that end a text: a generation config may name several."""
     stop = model.generation_config.eos_token_id

@@ -12,7 +12,7 @@ from stillhouse.data.asked import Asked
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import to_batch
 from stillhouse.data.rowset import RowSet
-from stillhouse.models.generate import Sampling, sample
+from stillhouse.models.generate import Engine, Sampling, sample
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ class AskedRows(RowSet):
         vocab_size: int,
         max_tokens: int,
         batch_size: int | None = None,
+        engine: Engine = sample,
         tell: Callable[[Rollout], None] = lambda rollout: None,
     ) -> None:
         self.asked, self.student, self.student_share, self.sampling = asked, student, student_share, sampling
         self.seed, self.stop_ids, self.vocab_size, self.tell = seed, stop_ids, vocab_size, tell
-        self.max_tokens, self.batch_size = max_tokens, batch_size
+        self.max_tokens, self.batch_size, self.engine = max_tokens, batch_size, engine
 
     def __len__(self) -> int:
         return len(self.asked)
@@ -89,7 +90,7 @@ class AskedRows(RowSet):
 
     def _answers(self, rows: Sequence[int], step: int) -> dict[int, tuple[Example, ...]]:
         """What the student writes now in these rows."""
-        found = sample(
+        found = self.engine(
             self.student,
             [self.asked[row].prompt for row in rows],
             sampling=self.sampling,

@@ -19,6 +19,8 @@ class _WrittenConfig(Config):
     """How the student's next token is drawn. A temperature here is another than one of an objective."""
     batch_size: PositiveInt = 32
     """Answers written at once."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """Who runs the student while it writes; vLLM needs a GPU and has to be installed."""
 
 
 class OnPolicyConfig(_WrittenConfig):
