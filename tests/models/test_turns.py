@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from stillhouse.models import slots
+from stillhouse.models import generate, slots
 from stillhouse.models.generate import Sampling, sample
 from stillhouse.models.slots import can_take_turns
 
@@ -44,15 +44,19 @@ def _said_of(model, prompt, tokens):
     return logits.log_softmax(-1).gather(-1, torch.tensor(tokens)[:, None])[:, 0]
 
 
-def test_nobody_is_computed_after_the_end_and_nobody_waits_for_others(build_model, prompts):
+def test_nobody_is_computed_after_the_end_and_nobody_waits_for_others(build_model, prompts, monkeypatch):
     model, passes = build_model(vocab=VOCAB, layers=2), []
     model.register_forward_pre_hook(
         lambda module, args, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
+    monkeypatch.setattr(generate, "SMALL_PADDING", 3)
     asked = sorted((prompt for prompt in prompts if len(prompt) != 2), key=len)
     written = sample(model, asked, sampling=Sampling(max_new_tokens=24), seed=0, stop_ids=STOPS, batch_size=4)
     lengths = [len(one.tokens) for one in written]
     assert sum(rows for rows, width in passes if width > 1) == sum(len(prompt) > 1 for prompt in asked)
+    read_before = sum(len(prompt) - 1 for prompt in asked)
+    most_padding = generate.PADDING_SHARE * read_before + generate.SMALL_PADDING
+    assert sum(rows * width for rows, width in passes if width > 1) <= read_before + most_padding
     assert sum(rows for rows, width in passes if width == 1) == sum(lengths)
     assert sum(width == 1 for _, width in passes) == _steps(lengths, at_once=4)
 

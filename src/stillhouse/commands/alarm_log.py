@@ -13,7 +13,8 @@ LogLine = Callable[[Mapping[str, float]], None]
 
 def alarming(log_line: LogLine, run: RunFolder, progress: Progress, *, arm: str, most_tokens: int) -> LogLine:
     """The same log, which looks at every step of this arm and says what has gone wrong since the step before."""
-    steps = [line for line in run.metric_lines() if line.get("arm") == arm]
+    lines = [line for line in run.metric_lines() if line.get("arm") == arm]
+    steps = [{name: value for name, value in line.items() if name != "arm"} for line in lines]
     before = alarms(steps, most_tokens=most_tokens).keys()
 
     def log(line: Mapping[str, float]) -> None:

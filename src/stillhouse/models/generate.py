@@ -23,6 +23,12 @@ DRAW_BITS = 24
 """As many as a float32 below 1 can have: with more, a draw could round to 1."""
 
 
+PADDING_SHARE = 0.25
+"""Of the tokens of prompts that are read at once. Where one is long, padding all to its width is most of the work."""
+SMALL_PADDING = 32
+"""Empty positions that cost less than another pass."""
+
+
 class Sampling(Config):
     """How the next token is drawn."""
 
@@ -196,7 +202,8 @@ def _take_turns(model: PreTrainedModel, texts: _Texts, order: Sequence[int], *, 
     while waiting or at_work:
         free = range(len(at_work), min(num_slots, len(at_work) + len(waiting)))
         at_work += [waiting.popleft() for _ in free]
-        _read_beginnings(model, cache, {slot: texts.prompts[at_work[slot]][:-1] for slot in free})
+        for group in _of_like_length({slot: texts.prompts[at_work[slot]][:-1] for slot in free}):
+            _read_beginnings(model, cache, group)
         going = texts.write(at_work, _read_newest(model, cache, texts, at_work))
         for slot in reversed([slot for slot, goes in enumerate(going) if not goes]):
             last = len(at_work) - 1
@@ -206,11 +213,20 @@ def _take_turns(model: PreTrainedModel, texts: _Texts, order: Sequence[int], *, 
             at_work.pop()
 
 
+def _of_like_length(prompts: Mapping[int, Sequence[int]]) -> list[dict[int, Sequence[int]]]:
+    """Those with any token, the shortest first, in groups that are worth a pass of their own rather than padding."""
+    groups: list[dict[int, Sequence[int]]] = []
+    for slot in sorted((slot for slot, prompt in prompts.items() if prompt), key=lambda slot: len(prompts[slot])):
+        together = [*(groups[-1].values() if groups else ()), prompts[slot]]
+        padding = len(together) * len(prompts[slot]) - sum(map(len, together))
+        if len(together) == 1 or padding > max(SMALL_PADDING, PADDING_SHARE * sum(map(len, together))):
+            groups.append({})
+        groups[-1][slot] = prompts[slot]
+    return groups
+
+
 def _read_beginnings(model: PreTrainedModel, cache: Slots, prompts: Mapping[int, Sequence[int]]) -> None:
     """Let the model read new texts into their slots."""
-    prompts = {slot: prompt for slot, prompt in prompts.items() if prompt}
-    if not prompts:
-        return
     ids, mask = _left_padded(list(prompts.values()), device=model.device)
     cache.begin(list(prompts))
     _logits(model, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
