@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stillhouse.core.files import read_lines
-from stillhouse.training import DistillationTrainer
+from stillhouse.training import DistillationTrainer, alarms
 
 from .conftest import (
     CHATS,
@@ -216,3 +216,49 @@ def test_synthesised_text_gives_prompts_too(on_policy, tmp_path):
     assert said.code == 0, said.err
     assert all("Write about" in line["prompt"] for line in read_lines(tmp_path / "run" / "rollouts.jsonl"))
     shutil.rmtree(tmp_path / "run")
+
+
+def test_an_alarm_is_said_once_with_its_figures_and_the_report_advises(on_policy, tmp_path, monkeypatch):
+    """Even where a kill lets the step that sounds it be done again."""
+    monkeypatch.setattr(alarms, "HARDLY_ANY", 1.0)  # so that any share of finished answers is hardly any
+    path, run = on_policy(source=STUDENT), tmp_path / "run"
+    step = 2 * alarms.WINDOW
+
+    def stop(self, *args, **options):
+        if self.state.global_step == step + 2:
+            raise KeyboardInterrupt
+        return compute_loss(self, *args, **options)
+
+    compute_loss = DistillationTrainer.compute_loss
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationTrainer, "compute_loss", stop)
+        patch.setattr(alarms, "ALARMS", {"end_never_learnt": alarms.end_never_learnt})
+        said = stillhouse("train", path, "training.save_every_steps=7", "evaluation.control=none")
+    assert said.code == 130 and f"alarm in step {step}: " in said.err
+    monkeypatch.setattr(alarms, "ALARMS", {"end_never_learnt": alarms.end_never_learnt})
+    again = stillhouse("distill", path, "training.save_every_steps=7", "evaluation.control=none")
+    assert again.code == 0 and "alarm" not in again.err
+    (told,) = [line for line in read_lines(run / "events.jsonl") if line["event"] == "alarm"]
+    assert told["alarm"] == "end_never_learnt" and told["step"] == step
+    assert "of the answers end before 24 tokens since step 11" in told["says"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert f"Alarm in step {step}: {told['says']}." in page
+    assert "tokens of the student&#39;s answers" in page and "share of its answers that end by themselves" in page
+
+
+def test_what_a_step_answered_is_logged_beside_its_loss(done):
+    rollouts = read_lines(done.folder / "rollouts.jsonl")
+    for line in steps(done.folder):
+        own = [rollout for rollout in rollouts if rollout["step"] == line["step"]]
+        if own:
+            assert line["answer_tokens"] == sum(one["tokens"] for one in own) / len(own)
+            assert line["finished_share"] == sum(one["finished"] for one in own) / len(own)
+        assert ("answer_entropy" in line) == bool(own)
+        assert 0 <= line["top1_agreement"] <= 1 and line["weightless_share"] == 0
+    assert not any("top1_agreement" in line for line in steps(done.folder, "control_hard_labels"))
+
+
+def test_vllm_is_refused_where_it_is_not_installed(on_policy, no_model, monkeypatch):
+    monkeypatch.setattr("stillhouse.models.vllm_engine.find_spec", lambda name: None)
+    said = stillhouse("distill", on_policy(source={**STUDENT, "engine": "vllm"}))
+    assert_refused_in_one_line(said, "source.engine is vllm, but vllm is not installed here", "pip install vllm")

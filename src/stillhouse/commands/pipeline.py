@@ -10,12 +10,13 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from stillhouse.commands.adapters import ADAPTER_FOLDER, named
+from stillhouse.commands.alarm_log import alarming, alarms_of
 from stillhouse.commands.checks import check_models
 from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts, plain
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
-from stillhouse.commands.sources import ROLLOUTS, rollout_log
+from stillhouse.commands.sources import ROLLOUTS, check_engine, rollout_log, told_to
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import to_yaml
 from stillhouse.core.files import atomic_path, fingerprint, remove
@@ -31,9 +32,10 @@ from stillhouse.labelling import label
 from stillhouse.labelling.config import SparseConfig
 from stillhouse.models.adapters import adapter_config, merge_adapter, save_adapter, trainable_count
 from stillhouse.models.anatomy import parameter_count
-from stillhouse.models.generate import Continuation
+from stillhouse.models.generate import Engine
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
 from stillhouse.models.together import sample_together
+from stillhouse.models.vllm_engine import VllmEngine
 from stillhouse.students.build import randomised
 from stillhouse.students.config import FromLayersConfig
 from stillhouse.students.distilbert import freeze_position_embeddings
@@ -44,9 +46,10 @@ from stillhouse.synthesis import filled_templates, rewrite, synthesize
 from stillhouse.synthesis.config import HistoryConfig
 from stillhouse.teachers import LocalTeacher, SelfTeacher, SelfTeacherConfig, StoredTeacher
 from stillhouse.training import train
-from stillhouse.training.rollouts import AskedRows, Rollout
+from stillhouse.training.rollouts import AskedRows
 from stillhouse.training.sources import OfflineConfig
 from stillhouse.training.terms import Scheduled
+from stillhouse.training.watch import Watch
 
 DOCUMENTS_PER_BATCH = 32
 """Documents in one batch of an evaluation: each has a row of its own, as long as the longest."""
@@ -71,6 +74,7 @@ class Pipeline:
         check_weights(self.recipe.teacher.model)
         if waits_for_unpacking(self.recipe.teacher.model):
             self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
+        check_engine(self.recipe.source, has_adapter=self.recipe.student.lora is not None)
         check_models(self.recipe)
         self.parts.check_data()
 
@@ -242,9 +246,14 @@ class Pipeline:
         if self._keeps_positions and arm != "control_from_scratch":  # whose positions nobody has learnt yet
             freeze_position_embeddings(student)
         frozen = frozen_hash(student) if adapter_config(student) else None
+        log_line, watch = self.metrics.arm(arm, checkpoints), None
+        source = self.recipe.source
+        if arm == "student" and not isinstance(source, OfflineConfig):
+            most_tokens, watch = source.sampling.max_new_tokens, Watch()
+            log_line = alarming(log_line, self.run, self.progress, arm=arm, most_tokens=most_tokens)
         trained = train(
             student,
-            self._rows(arm, student, checkpoints),
+            self._rows(arm, student, checkpoints, watch),
             terms=terms,
             teacher=teacher,
             vocab_size=self.parts.num_answers,
@@ -253,7 +262,8 @@ class Pipeline:
             pooling=self.parts.pooling,
             projections=projections,
             common=self.parts.common,
-            log_line=self.metrics.arm(arm, checkpoints),
+            log_line=log_line,
+            watch=watch,
             progress=self.progress,
             title=arm.replace("_", " ") + " learns",
         )
@@ -282,13 +292,14 @@ class Pipeline:
         merge_adapter(trained)
         return {"adapter": account}
 
-    def _rows(self, arm: Role, student: PreTrainedModel, checkpoints: Path) -> RowSet:
+    def _rows(self, arm: Role, student: PreTrainedModel, checkpoints: Path, watch: Watch | None) -> RowSet:
         """What this arm learns from: where the student answers for itself, its control gets the data's answers."""
         source, parts = self.recipe.source, self.parts
         if isinstance(source, OfflineConfig):
             return parts.data.train
-        is_student = arm == "student"
-        tell = rollout_log(self.run.path / ROLLOUTS, checkpoints, parts.tokenizer) if is_student else _unheard
+        is_student, tell = arm == "student", told_to()
+        if watch is not None:
+            tell = told_to(rollout_log(self.run.path / ROLLOUTS, checkpoints, parts.tokenizer), watch.hear)
         return AskedRows(
             parts.asked,
             student,
@@ -300,13 +311,18 @@ class Pipeline:
             max_tokens=self.recipe.data.sequence_tokens,
             batch_size=source.batch_size,
             tell=tell,
-            write=self._helped(student) if is_student else None,
+            write=self._writer(student) if is_student else None,
         )
 
-    def _helped(self, student: PreTrainedModel) -> Callable[..., list[Continuation]] | None:
-        """How the student writes with its teacher at its side; None where it writes alone."""
+    def _writer(self, student: PreTrainedModel) -> Engine | None:
+        """Who writes the student's answers, where that is not the student alone in this process."""
         source = self.recipe.source
-        if isinstance(source, OfflineConfig) or source.way is None:
+        assert not isinstance(source, OfflineConfig)
+        if source.engine == "vllm":
+            most_tokens, folder = self.recipe.data.sequence_tokens, self.run.path / "student_before"
+            engine = VllmEngine(folder, student, max_tokens=most_tokens, batch_size=source.batch_size)
+            return partial(engine, student)
+        if source.way is None:
             return None
         return partial(sample_together, student, self.parts.teacher.model, way=source.way)
 
@@ -467,11 +483,7 @@ class Pipeline:
             }
         if "adapter" in stages["train"]:
             account["adapter"] = stages["train"]["adapter"]
-        return account
-
-
-def _unheard(rollout: Rollout) -> None:
-    """A control learns the data's answers, and gives none."""
+        return {**account, "alarms": alarms_of(self.run)}
 
 
 def _batches(rows: RowSet) -> list[Batch]:

@@ -6,14 +6,15 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.commands.metrics_log import last_saved_step
-from stillhouse.core.errors import DataError
+from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.files import append_line, json_line, read_lines, write_atomic
 from stillhouse.data.asked import Asked
 from stillhouse.data.config import ChatDataConfig, DataConfig
+from stillhouse.models.vllm_engine import check_vllm
 from stillhouse.objectives import objective
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.rollouts import Rollout
-from stillhouse.training.sources import MixedConfig, OnPolicyConfig, SourceConfig
+from stillhouse.training.sources import MixedConfig, OfflineConfig, OnPolicyConfig, SourceConfig
 
 ROLLOUTS = "rollouts.jsonl"
 """In the run folder: what the student said, an answer a line."""
@@ -78,6 +79,11 @@ def policy_faults(source: SourceConfig, objectives: Sequence[ObjectiveConfig]) -
             "source {kind: student} or {kind: mixed}, or reverse_kl."
         ]
     sampling, faults = source.sampling, []
+    if source.engine == "vllm":
+        faults.append(
+            f"{chosen[0]} weighs each token by how likely it was to be drawn, which source.engine vllm does not say. Leave "
+            "source.engine out."
+        )
     if sampling.temperature == 0:
         faults.append(
             f"{chosen[0]} learns from chance, and with source.sampling.temperature 0 there is none. Leave it at 1."
@@ -103,6 +109,32 @@ def askable(asked: Sequence[Asked], *, max_tokens: int) -> list[Asked]:
             f"all {len(asked):,} prompts fill data.sequence_tokens ({max_tokens}), so there is no room for an answer. Raise it."
         )
     return short
+
+
+def check_engine(source: SourceConfig, *, has_adapter: bool) -> None:
+    """Refuse an engine that is not here, or cannot write as this student.
+
+    Raises:
+        ModelError: naming the key of the recipe.
+    """
+    if isinstance(source, OfflineConfig) or source.engine != "vllm":
+        return
+    if has_adapter:
+        raise ModelError(
+            "source.engine is vllm, which is given the student's weights as they are, but with student.lora they are put "
+            "together on the way. Leave source.engine out."
+        )
+    check_vllm()
+
+
+def told_to(*listeners: Callable[[Rollout], None]) -> Callable[[Rollout], None]:
+    """One listener for several; for none, as of a control, which gives no answers."""
+
+    def tell(rollout: Rollout) -> None:
+        for listener in listeners:
+            listener(rollout)
+
+    return tell
 
 
 def rollout_log(path: Path, checkpoints: Path, tokenizer: PreTrainedTokenizerBase) -> Callable[[Rollout], None]:

@@ -1,6 +1,7 @@
-"""Let a model write, in batch: finished rows leave the batch, and a seed gives the same text every time."""
+"""Let a model write, in batch: a finished row leaves to the next, and a seed gives the same text every time."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from random import Random
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
@@ -16,9 +17,16 @@ from transformers import DynamicCache, PreTrainedModel
 from stillhouse.core.config import Config
 from stillhouse.core.errors import ModelError
 from stillhouse.models.anatomy import most_tokens, understood
+from stillhouse.models.slots import Slots, can_take_turns
 
 DRAW_BITS = 24
 """As many as a float32 below 1 can have: with more, a draw could round to 1."""
+
+
+PADDING_SHARE = 0.25
+"""Of the tokens of prompts that are read at once. Where one is long, padding all to its width is most of the work."""
+SMALL_PADDING = 32
+"""Empty positions that cost less than another pass."""
 
 
 class Sampling(Config):
@@ -44,6 +52,10 @@ class Continuation:
     """What the model gives each of them, in nats: at temperature 1, and with no token left out by `top_k` or `top_p`."""
     draw_logprobs: list[float] = field(default_factory=list)
     """With which probability each was drawn, in nats: 0 where nothing was left to chance."""
+
+
+Engine = Callable[..., list[Continuation]]
+"""Who writes: `sample` of a model, or another with the rest of its signature."""
 
 
 def stop_ids_of(model: PreTrainedModel) -> set[int]:
@@ -92,23 +104,21 @@ def sample(
     Raises:
         ModelError: if the family cannot be asked for one token after another, as one without a key-value cache.
     """
+    assert all(prompts), "an empty prompt has nothing to go on from"
     assert max_tokens is None or all(len(prompt) < max_tokens for prompt in prompts), (
         "a prompt has no room for an answer"
     )
-    stops = torch.tensor(sorted(stop_ids_of(model) if stop_ids is None else stop_ids), dtype=torch.long)
     draws = [Random(f"{seed}, prompt {number}") for number in numbers or range(len(prompts))]
-    written = [Continuation() for _ in prompts]
+    stops = stop_ids_of(model) if stop_ids is None else stop_ids
+    texts = _Texts(prompts, draws, sampling, stops, vocab_size, _most_read(model, max_tokens), advance)
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    size = batch_size or max(1, len(order))
     with in_use(model):
-        for start in range(0, len(order), size):
-            rows = {row: prompts[row] for row in order[start : start + size]}
-            writing = _Writing(model, rows, stops, vocab_size=vocab_size, max_tokens=max_tokens)
-            for _ in range(sampling.max_new_tokens):
-                advance(len(writing.alive))
-                if not writing.goes_on(written, draws, sampling):
-                    break
-    return written
+        if can_take_turns(model):
+            _take_turns(model, texts, order, num_slots=batch_size or len(order))
+        else:
+            for start in range(0, len(order), batch_size or max(1, len(order))):
+                deque(_write_together(model, texts, order[start : start + (batch_size or len(order))]), maxlen=0)
+    return texts.written
 
 
 def stream(
@@ -125,15 +135,20 @@ def stream(
     Raises:
         ModelError: as `sample`.
     """
-    stops = torch.tensor(sorted(stop_ids_of(model) if stop_ids is None else stop_ids), dtype=torch.long)
-    written, draws = [Continuation()], [Random(f"{seed}, prompt 0")]
+    stops = stop_ids_of(model) if stop_ids is None else stop_ids
+    draws, most_read = [Random(f"{seed}, prompt 0")], _most_read(model, None)
+    texts = _Texts([prompt], draws, sampling, stops, vocab_size, most_read, lambda num_tokens: None)
     with in_use(model):
-        writing = _Writing(model, {0: prompt}, stops, vocab_size=vocab_size)
-        for _ in range(sampling.max_new_tokens):
-            goes_on = writing.goes_on(written, draws, sampling)
-            yield written[0].tokens[-1]
-            if not goes_on:
-                break
+        for _ in _write_together(model, texts, [0]):
+            yield texts.written[0].tokens[-1]
+
+
+def _most_read(model: PreTrainedModel, max_tokens: int | None) -> float:
+    """How many tokens of a text may be read: beyond its last position, GPT-2 fails and others rave. The last token of a
+    text is written, and never read.
+    """
+    limits = (most_tokens(model), None if max_tokens is None else max_tokens - 1)
+    return min(math.inf if limit is None else limit for limit in limits)
 
 
 @contextmanager
@@ -148,59 +163,127 @@ def in_use(model: PreTrainedModel) -> Iterator[None]:
             module.training = mode
 
 
-class _Writing:
-    """The rows still being written: what the model reads next, and what it remembers."""
+class _Texts:
+    """The prompts and what has been written after them."""
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        prompts: Mapping[int, Sequence[int]],
-        stops: Int[Tensor, " stops"],
-        *,
-        vocab_size: int | None = None,
-        max_tokens: int | None = None,
+        prompts: Sequence[Sequence[int]],
+        draws: Sequence[Random],
+        sampling: Sampling,
+        stops: set[int],
+        vocab_size: int | None,
+        most_read: float,
+        advance: Callable[[int], None],
     ) -> None:
-        assert all(prompts.values()), "an empty prompt has nothing to go on from"
-        self.model, self.stops, self.vocab_size = model, stops.to(model.device), vocab_size
-        self.alive = list(prompts)
-        self.cache: Any = DynamicCache(config=model.config)
-        self.ids, self.mask = left_padded(list(prompts.values()), device=model.device)
-        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
-        readable = most_tokens(model)
-        # The last token of a text is written, and never read.
-        self.most_read = min(
-            math.inf if limit is None else limit for limit in (readable, max_tokens and max_tokens - 1)
-        )
+        self.prompts, self.draws, self.sampling, self.stops = prompts, draws, sampling, stops
+        self.vocab_size, self.most_read, self.advance = vocab_size, most_read, advance
+        self.written = [Continuation() for _ in prompts]
 
-    def goes_on(self, written: Sequence[Continuation], draws: Sequence[Random], sampling: Sampling) -> bool:
-        """Write one more token in each row that is alive; whether there is any left to go on with."""
-        logits = self._next_logits()
-        probs = probabilities(logits, sampling)
-        chosen = drawn_at(probs, points_of(draws, self.alive))  # [alive]
-        write_down(written, self.alive, chosen, logits=logits, probs=probs)
-        going = ~torch.isin(chosen, self.stops) & self._has_room()
-        if not going.any():
-            return False
-        self._read(chosen, going)
-        return True
+    def write(self, rows: Sequence[int], logits: Float[Tensor, "rows 1 vocab"]) -> list[bool]:
+        """One more token in each of these rows, from what the model says comes next; which of them go on."""
+        logits = logits[:, -1, : self.vocab_size].float()
+        probs = probabilities(logits, self.sampling)
+        chosen = drawn_at(probs, points_of(self.draws, rows))
+        write_down(self.written, rows, chosen, logits=logits, probs=probs)
+        self.advance(len(rows))
+        return [self._goes_on(row) for row in rows]
 
-    def _next_logits(self) -> Float[Tensor, "alive vocab"]:
-        """What the model says comes next in each row."""
-        logits = logits_of(self.model, self.ids, self.mask, self.positions, self.cache)
-        return logits[:, -1, : self.vocab_size].float()
+    def _goes_on(self, row: int) -> bool:
+        tokens = self.written[row].tokens
+        has_room = len(tokens) < self.sampling.max_new_tokens and self.num_tokens(row) <= self.most_read
+        return has_room and tokens[-1] not in self.stops
 
-    def _has_room(self) -> Bool[Tensor, " alive"]:
-        """Where the model still has a position for one more token: beyond its last, GPT-2 fails and others rave."""
-        return self.positions[:, -1] + 1 < self.most_read
+    def num_tokens(self, row: int) -> int:
+        """How long a text is, with its prompt."""
+        return len(self.prompts[row]) + len(self.written[row].tokens)
 
-    def _read(self, chosen: Int[Tensor, " alive"], going: Bool[Tensor, " alive"]) -> None:
-        """Let each row that is still going have its chosen token, and the others leave."""
-        if not going.all():
-            keep = going.nonzero().squeeze(-1)
-            self.cache.reorder_cache(keep)
-            self.alive = [self.alive[row] for row in keep.tolist()]
-        self.ids, self.positions = chosen[going, None], self.positions[going, -1:] + 1
-        self.mask = torch.cat([self.mask[going], self.mask.new_ones(len(self.alive), 1)], dim=-1)
+    def last(self, row: int) -> int:
+        """The token of a text that is read next."""
+        return [*self.prompts[row][-1:], *self.written[row].tokens[-1:]][-1]
+
+    @property
+    def longest(self) -> int:
+        """How long any text can grow."""
+        whole = max(map(len, self.prompts)) + self.sampling.max_new_tokens
+        return int(min(whole, max(self.most_read, max(map(len, self.prompts))) + 1))
+
+
+def _take_turns(model: PreTrainedModel, texts: _Texts, order: Sequence[int], *, num_slots: int) -> None:
+    """Write texts in slots: who has finished is replaced at once, and nobody else waits or is computed for nothing.
+
+    The first slots are always in use. A prompt is read up to its last token when it gets a slot; that token is then read
+    together with the newest of all other texts.
+    """
+    if not order:
+        return
+    longest_prompt = max(len(texts.prompts[row]) for row in order)
+    cache = Slots(model, slots=min(num_slots, len(order)), prompt=longest_prompt - 1, most=texts.longest)
+    waiting, at_work = deque(order), list[int]()
+    while waiting or at_work:
+        free = range(len(at_work), min(num_slots, len(at_work) + len(waiting)))
+        at_work += [waiting.popleft() for _ in free]
+        for group in _of_like_length({slot: texts.prompts[at_work[slot]][:-1] for slot in free}):
+            _read_beginnings(model, cache, group)
+        going = texts.write(at_work, _read_newest(model, cache, texts, at_work))
+        for slot in reversed([slot for slot, goes in enumerate(going) if not goes]):
+            last = len(at_work) - 1
+            if slot != last:
+                cache.move(last, slot)
+                at_work[slot] = at_work[last]
+            at_work.pop()
+
+
+def _of_like_length(prompts: Mapping[int, Sequence[int]]) -> list[dict[int, Sequence[int]]]:
+    """Those with any token, the shortest first, in groups that are worth a pass of their own rather than padding."""
+    groups: list[dict[int, Sequence[int]]] = []
+    for slot in sorted((slot for slot, prompt in prompts.items() if prompt), key=lambda slot: len(prompts[slot])):
+        together = [*(groups[-1].values() if groups else ()), prompts[slot]]
+        padding = len(together) * len(prompts[slot]) - sum(map(len, together))
+        if len(together) == 1 or padding > max(SMALL_PADDING, PADDING_SHARE * sum(map(len, together))):
+            groups.append({})
+        groups[-1][slot] = prompts[slot]
+    return groups
+
+
+def _read_beginnings(model: PreTrainedModel, cache: Slots, prompts: Mapping[int, Sequence[int]]) -> None:
+    """Let the model read new texts into their slots."""
+    ids, mask = left_padded(list(prompts.values()), device=model.device)
+    cache.begin(list(prompts))
+    logits_of(model, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+
+
+def _read_newest(
+    model: PreTrainedModel, cache: Slots, texts: _Texts, rows: Sequence[int]
+) -> Float[Tensor, "rows 1 vocab"]:
+    """Let the model read the last token of each text, and say what comes next."""
+    lengths = torch.tensor([[texts.num_tokens(row)] for row in rows], device=model.device)
+    longest = int(lengths.max())
+    ids = torch.tensor([[texts.last(row)] for row in rows], device=model.device)
+    mask = (torch.arange(longest, device=model.device) >= longest - lengths).long()
+    cache.go_on(len(rows), longest=longest)
+    logits = logits_of(model, ids, mask, lengths - 1, cache)
+    cache.advance()
+    return logits
+
+
+def _write_together(model: PreTrainedModel, texts: _Texts, rows: list[int]) -> Iterator[None]:
+    """Write texts that begin together, with whatever the family remembers of them, and pause behind each token; who has
+    finished leaves.
+    """
+    cache: Any = DynamicCache(config=model.config)
+    ids, mask = left_padded([texts.prompts[row] for row in rows], device=model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    while rows:
+        going = texts.write(rows, logits_of(model, ids, mask, positions, cache))
+        yield
+        rows = [row for row, goes in zip(rows, going, strict=True) if goes]
+        keep = torch.tensor(going, device=model.device).nonzero().squeeze(-1)
+        if len(keep) < len(going):
+            cache.reorder_cache(keep)
+        ids = torch.tensor([[texts.last(row)] for row in rows], device=model.device)
+        positions = positions[keep, -1:] + 1
+        mask = torch.cat([mask[keep], mask.new_ones(len(rows), 1)], dim=-1)
 
 
 @torch.no_grad()

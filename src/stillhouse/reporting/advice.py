@@ -8,7 +8,7 @@ from typing import Any
 
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.reporting import formatting
-from stillhouse.reporting.charts import LAST_TERMS, POSITIONS, Point, series, term_words
+from stillhouse.reporting.charts import LAST_TERMS, POSITIONS, WATCHED, Point, series, term_words
 from stillhouse.reporting.verdicts import (
     ANSWERS,
     CONTROLS,
@@ -43,6 +43,7 @@ def advise(
     rules: Sequence[Callable[[], Iterator[Advice]]] = (
         lambda: _without_control(result),
         lambda: _not_better_than_control(result),
+        lambda: _alarmed(data),
         lambda: _worse_after_training(result),
         lambda: _length_of_training(result, curves),
         lambda: _wide_intervals(result),
@@ -94,9 +95,28 @@ def _worse_after_training(result: EvaluationResult) -> Iterator[Advice]:
         yield Advice("Lower the learning rate", f"Training made the student worse on {names}.")
 
 
+AGAINST_ALARMS: Mapping[str, str] = {
+    "answers_grow": "Let answers end: mix in the data's own (source.kind: mixed), or raise max_new_tokens",
+    "answers_collapse": "Keep answers from shrinking: mix in the data's own (source.kind: mixed), or lower the learning rate",
+    "end_never_learnt": "Teach the end first: distil offline before, or raise source.sampling.max_new_tokens",
+    "entropy_collapses": "Keep the student's choice open: forward_kl or jsd beside reverse_kl, or more temperature in sampling",
+    "agreement_falls": "Lower the learning rate, or begin from a student that is nearer to its teacher",
+    "rows_without_weight": "Look at the rows that teach nothing: stillhouse inspect shows what is learnt",
+}
+
+
+def _alarmed(data: Mapping[str, Any]) -> Iterator[Advice]:
+    """One piece of advice for each kind of alarm, with the last that was said."""
+    last = {alarm["alarm"]: alarm for alarm in data.get("alarms") or ()}
+    for name, title in AGAINST_ALARMS.items():
+        if name in last:
+            said = formatting.one_line(str(last[name]["says"]))
+            yield Advice(title, f"Alarm in step {last[name]['step']}: {said}.")
+
+
 def _length_of_training(result: EvaluationResult, curves: Curves) -> Iterator[Advice]:
     lines = curves.get("student", ())
-    logged = dict.fromkeys(name for line in lines for name in line if name not in (*POSITIONS, *LAST_TERMS))
+    logged = dict.fromkeys(name for line in lines for name in line if name not in (*POSITIONS, *WATCHED, *LAST_TERMS))
     wanted = ("forward_kl", "reverse_kl", *(name for name in logged if name != "next_token"), "loss", "next_token")
     term = next((name for name in wanted if _fall(series(lines, name))), None)
     if term is None:

@@ -200,12 +200,19 @@ TERM_TITLES: Mapping[str, str] = {
     "embedding_cosine": "embeddings, 1 - cosine",
     "linear_cka": "hidden states, 1 - linear CKA",
     "loss": "total loss",
+    "answer_tokens": "tokens of the student's answers",
+    "finished_share": "share of its answers that end by themselves",
+    "answer_entropy": "student's entropy on its answers, nats",
+    "top1_agreement": "likeliest token as the teacher's, share",
 }
 NATS = frozenset(
     {"next_token", "masked_token", "hard_label", "jsd", "alpha_beta", "taid", "decoupled_kd"}
 )  # beside every term whose name ends in `kl`
 ACRONYMS: Mapping[str, str] = {name.lower(): name for name in ("KL", "MSE", "CKA", "JSD", "TAID", "KD")}
+WATCHED = ("answer_tokens", "finished_share", "answer_entropy", "top1_agreement", "weightless_share")
+"""What is counted of the student's own answers beside its loss."""
 POSITIONS = ("step", "tokens", "epoch", "seconds")
+UNSHOWN = (*POSITIONS, "weightless_share")  # a share that is 0 in every healthy run
 LAST_TERMS = ("loss", "gradient_norm", "learning_rate")
 
 
@@ -224,7 +231,7 @@ def term_title(name: str) -> str:
 
 def curve_panels(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[CurvePanel]:
     """One panel per logged term; the terms of the objectives first, total loss and learning rate last."""
-    names = dict.fromkeys(name for lines in curves.values() for line in lines for name in line if name not in POSITIONS)
+    names = dict.fromkeys(name for lines in curves.values() for line in lines for name in line if name not in UNSHOWN)
     ordered = [name for name in names if name not in LAST_TERMS] + [name for name in LAST_TERMS if name in names]
     position = "tokens" if all(_is_number(line.get("tokens")) for rows in curves.values() for line in rows) else "step"
     panels = (_curve_panel(name, curves, position) for name in ordered)

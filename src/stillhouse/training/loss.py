@@ -1,6 +1,6 @@
 """The loss of one batch: teacher and student are each run once, and every term is summed and divided once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -23,6 +23,9 @@ from stillhouse.training.terms import UNITS, AnyTerm, unit_of, wanted_of
 
 NO_PROJECTIONS = Projections({}, seed=0)
 
+Overhear = Callable[[FactoredLogits, FactoredLogits], None]
+"""Told what student and teacher say where logits count, cut to the tokens that both have."""
+
 Sums = tuple[Float[Tensor, ""], Float[Tensor, " terms"]]
 """The loss, and each term's own sum without weight or gradient."""
 
@@ -38,6 +41,7 @@ def distillation_loss(
     projections: Projections | None = None,
     counts: Float[Tensor, " units"] | None = None,
     common: CommonOutcomes | None = None,
+    overhear: Overhear | None = None,
 ) -> Sums:
     """Sum over terms of their weighted sums over the batch, each divided by the count of its unit (by nothing without
     `counts`), and each term's own sum [terms], which nothing divides.
@@ -45,7 +49,7 @@ def distillation_loss(
     Both heads are cut to `vocab_size`, the tokenizer's or the number of classes: what pads a head beyond it is no token.
     Objectives across tokenizers read a `PairedBatch`, and need to know what both vocabularies have in `common`. Of a
     `ContextBatch` the teacher reads its own side; what both say of the answers' tokens is compared. Policy gradients read with
-    which probability tokens were drawn.
+    which probability tokens were drawn. Who wants to `overhear` is told what is compared.
     """
     if isinstance(batch, ContextBatch):
         _refuse_other_places(terms)
@@ -60,7 +64,7 @@ def distillation_loss(
     on_logits = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, Term)}
     loss = batch.weights.new_zeros(())
     if on_logits:
-        part, found = _on_logits(answer, said, batch, list(on_logits.values()), vocab_size)
+        part, found = _on_logits(answer, said, batch, list(on_logits.values()), vocab_size, overhear)
         loss = loss + part
         for index, total in zip(on_logits, found, strict=True):
             sums[index] = total
@@ -85,7 +89,12 @@ def distillation_loss(
 
 
 def _on_logits(
-    answer: Signals, said: Signals, batch: Batch, chosen: Sequence[tuple[Term, float]], vocab_size: int
+    answer: Signals,
+    said: Signals,
+    batch: Batch,
+    chosen: Sequence[tuple[Term, float]],
+    vocab_size: int,
+    overhear: Overhear | None,
 ) -> Sums:
     """The terms that read logits, at every place where one of them counts."""
     terms = [replace(term, weight=term.weight * share) for term, share in chosen]
@@ -97,6 +106,8 @@ def _on_logits(
     if isinstance(answer.logits, FactoredLogits):
         assert not isinstance(theirs, DenseLogits)
         ours = answer.logits.at(places).first(vocab_size)
+        if overhear is not None and isinstance(theirs, FactoredLogits):
+            overhear(ours, theirs)
         return chunked_losses(ours, theirs, terms=terms, target_ids=targets, token_weights=weights)
     assert isinstance(answer.logits, DenseLogits) and not isinstance(theirs, FactoredLogits)
     classes = answer.logits.at(places).first(vocab_size)

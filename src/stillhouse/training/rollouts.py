@@ -16,7 +16,7 @@ from stillhouse.data.asked import Asked
 from stillhouse.data.context import collated, views_of
 from stillhouse.data.packing import to_batch
 from stillhouse.data.rowset import RowSet
-from stillhouse.models.generate import Continuation, Sampling, sample
+from stillhouse.models.generate import Engine, Sampling, sample
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class AskedRows(RowSet):
         max_tokens: int,
         batch_size: int | None = None,
         tell: Callable[[Rollout], None] = lambda rollout: None,
-        write: Callable[..., list[Continuation]] | None = None,
+        write: Engine | None = None,
     ) -> None:
         """`write` writes after prompts as `sample` does of the student, whom it may help."""
         self.asked, self.student_share, self.sampling = asked, student_share, sampling

@@ -20,6 +20,8 @@ class _WrittenConfig(Config):
     """How the student's next token is drawn. A temperature here is another than one of an objective."""
     batch_size: PositiveInt = 32
     """Answers written at once."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """Who runs the student while it writes; vLLM needs a GPU and has to be installed."""
     teacher_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the teacher's distribution in the one that each token of an answer is drawn from: MiniLLM's alpha, there 0.2."""
     accept_top_k: NonNegativeInt | None = None
@@ -33,6 +35,8 @@ class _WrittenConfig(Config):
                 f"teacher_share is {self.teacher_share} and accept_top_k is {self.accept_top_k}, but the teacher can help to "
                 "write in one way only. Leave one out."
             )
+        if self.engine == "vllm" and self.way is not None:
+            raise ValueError("engine is vllm, which writes alone, but the teacher is to help. Leave engine out.")
         return self
 
     @property

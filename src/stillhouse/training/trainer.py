@@ -33,6 +33,7 @@ from stillhouse.students.projections import Projections
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.order import ByLength
 from stillhouse.training.terms import UNITS, AnyTerm, Paces, Scheduled, scheduled, unit_counts, unit_of
+from stillhouse.training.watch import Watch
 
 LogLine = Callable[[Mapping[str, float]], None]
 
@@ -112,6 +113,7 @@ class DistillationTrainer(Trainer):
         projections: Projections | None = None,
         common: CommonOutcomes | None = None,
         log_line: LogLine | None = None,
+        watch: Watch | None = None,
         **kwargs: Any,
     ) -> None:
         self.projections = projections or NO_PROJECTIONS
@@ -122,7 +124,7 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.terms, self.teacher, self.vocab_size, self.pooling = scheduled(terms), teacher, vocab_size, pooling
         self.common = None if common is None else common.to(self.args.device)
-        self.log_line = log_line
+        self.log_line, self.watch = log_line, watch
         self._sums = torch.zeros(len(self.terms) + len(UNITS), dtype=torch.float64)  # since the last log
 
     def terms_now(self) -> list[AnyTerm]:
@@ -194,6 +196,8 @@ class DistillationTrainer(Trainer):
     ) -> Tensor:
         """The step's share of the loss from this micro-batch."""
         batch = as_batch(inputs)
+        if self.watch is not None:
+            self.watch.read(batch)
         loss, term_sums = distillation_loss(
             model,
             batch,
@@ -204,6 +208,7 @@ class DistillationTrainer(Trainer):
             projections=self.projections,
             counts=num_items_in_batch,
             common=self.common,
+            overhear=None if self.watch is None else self.watch.compare,
         )
         self._sums[: len(self.terms)] += term_sums.cpu().double()
         # Ranks are averaged where they should be summed: one factor mends it.
@@ -226,7 +231,8 @@ class DistillationTrainer(Trainer):
             rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
             if self.log_line is not None and self.is_world_process_zero():
                 line = {"step": self.state.global_step, "tokens": self._tokens(sums[len(self.terms) :])}
-                self.log_line({**line, **means, **self._numbers(), **rates})
+                watched = {} if self.watch is None else self.watch.numbers()
+                self.log_line({**line, **means, **self._numbers(), **watched, **rates})
             self._move_on(list(means.values()))
 
     def _means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
@@ -304,12 +310,13 @@ def train(
     projections: Projections | None = None,
     common: CommonOutcomes | None = None,
     log_line: LogLine | None = None,
+    watch: Watch | None = None,
     progress: Progress = SILENT,
     title: str = "the student learns",
 ) -> PreTrainedModel:
     """Train `student` (and its `projections`, where there are any) in place and return it. Started again after a kill, it
     goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit. Objectives
-    across tokenizers need what both vocabularies have in `common`.
+    across tokenizers need what both vocabularies have in `common`. What a `watch` counts is logged beside the terms.
     """
     trainer = DistillationTrainer(
         model=student,
@@ -323,6 +330,7 @@ def train(
         projections=projections,
         common=common,
         log_line=log_line,
+        watch=watch,
         callbacks=[TellEpoch(rows), _Steps(progress, title)],
     )
     trainer.remove_callback(PrinterCallback)

@@ -1,0 +1,58 @@
+"""What is counted of a step in which the student learns from its own answers, beside its loss."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from stillhouse.core.batch import Batch
+from stillhouse.core.signals import FactoredLogits
+from stillhouse.training.rollouts import Rollout
+
+COMPARED_TOKENS = 64
+"""Of a micro-batch, evenly spread: more would cost a few per cent of the step, and a window of steps has enough."""
+
+
+@dataclass
+class Watch:
+    """Hears answers, reads batches, and compares likeliest tokens; its numbers are those since they were last asked for.
+
+    On several ranks each watches its own rows.
+    """
+
+    rollouts: list[Rollout] = field(default_factory=list)
+    rows: list[bool] = field(default_factory=list)
+    """Whether each row carries weight."""
+    agreeing: list[bool] = field(default_factory=list)
+    """Whether both name the same likeliest token, token by token."""
+
+    def hear(self, rollout: Rollout) -> None:
+        """The student has written this."""
+        self.rollouts.append(rollout)
+
+    def read(self, batch: Batch) -> None:
+        """The student is about to learn from this."""
+        self.rows += (batch.weights.amax(-1) > 0).tolist()
+
+    @torch.no_grad()
+    def compare(self, student: FactoredLogits, teacher: FactoredLogits) -> None:
+        """What both say at the same places [tokens, hidden], with the same vocabulary."""
+        num_tokens = len(student.hidden)
+        chosen = torch.zeros(num_tokens, dtype=torch.bool, device=student.hidden.device)
+        chosen[:: max(1, -(-num_tokens // COMPARED_TOKENS))] = True
+        ours, theirs = (said.at(chosen).dense().argmax(-1) for said in (student, teacher))
+        self.agreeing += (ours == theirs).tolist()
+
+    def numbers(self) -> dict[str, float]:
+        """Those of this step, by what `metrics.jsonl` calls them; without those that nothing was counted for."""
+        found: dict[str, float] = {}
+        if self.rollouts:
+            num_tokens = sum(len(rollout.answer) for rollout in self.rollouts)
+            found["answer_tokens"] = num_tokens / len(self.rollouts)
+            found["finished_share"] = sum(rollout.finished for rollout in self.rollouts) / len(self.rollouts)
+            found["answer_entropy"] = -sum(sum(rollout.logprobs) for rollout in self.rollouts) / num_tokens
+        if self.agreeing:
+            found["top1_agreement"] = sum(self.agreeing) / len(self.agreeing)
+        if self.rows:
+            found["weightless_share"] = 1 - sum(self.rows) / len(self.rows)
+        self.rollouts, self.rows, self.agreeing = [], [], []
+        return found
