@@ -13,7 +13,7 @@ from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts, plain
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
-from stillhouse.commands.sources import ROLLOUTS, rollout_log
+from stillhouse.commands.sources import ROLLOUTS, rollout_log, said_of_answers
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import to_yaml
 from stillhouse.core.files import fingerprint, remove
@@ -33,12 +33,13 @@ from stillhouse.students.config import FromLayersConfig
 from stillhouse.students.distilbert import freeze_position_embeddings
 from stillhouse.students.projections import FILE_NAME as PROJECTIONS
 from stillhouse.students.projections import Projections
-from stillhouse.synthesis import filled_templates, synthesize
+from stillhouse.synthesis import filled_templates, synthesize, write_answers
 from stillhouse.teachers import LocalTeacher, StoredTeacher
 from stillhouse.training import train
 from stillhouse.training.rollouts import AskedRows, Rollout
-from stillhouse.training.sources import OfflineConfig
+from stillhouse.training.sources import OfflineConfig, TeacherSourceConfig, answering_of
 from stillhouse.training.terms import Scheduled
+from stillhouse.training.trainer import Schedule, as_many_steps
 
 DOCUMENTS_PER_BATCH = 32
 """Documents in one batch of an evaluation: each has a row of its own, as long as the longest."""
@@ -109,10 +110,35 @@ class Pipeline:
             "synthesize", "the teacher writes", made_from=made_from, work=work, makes=[self.parts.documents]
         )
 
+    def answer(self) -> dict[str, Any]:
+        """The teacher's answers to the prompts to train on, where the recipe asks for them; never to those held out."""
+        wanted = answering_of(self.recipe.source)
+        self.synthesize()
+        if wanted is None:
+            return {}
+
+        def work() -> dict[str, Any]:
+            outcome = write_answers(
+                self.parts.teacher.model,
+                self.parts.teacher_tokenizer,
+                self.parts.asked,
+                folder=self.parts.answers.parent,
+                answering=wanted,
+                stop_ids=self.parts.stop_ids(self.parts.teacher.model),
+                vocab_size=self.parts.num_answers,
+                max_tokens=self.recipe.data.sequence_tokens,
+                progress=self.progress,
+            )
+            self.progress.say(said_of_answers(outcome))
+            return asdict(outcome)
+
+        made_from = [self.parts.data_fingerprint, wanted]
+        return self._stage("answer", "the teacher answers", made_from=made_from, work=work, makes=[self.parts.answers])
+
     def label(self) -> dict[str, Any]:
         """The teacher's signals over the training text, stored."""
         wanted = self.recipe.labels
-        self.synthesize()
+        self.answer()
         if wanted is None:
             return {}
 
@@ -121,7 +147,7 @@ class Pipeline:
                 LocalTeacher(self.parts.teacher.model),
                 self.parts.label_examples,
                 self.run.labels,
-                made_from=self.parts.data_fingerprint,
+                made_from=self.parts.learnt_fingerprint,
                 row_tokens=self.recipe.data.sequence_tokens,
                 recorder=self.parts.recorder(wanted),
                 shard_tokens=wanted.shard_tokens,
@@ -130,7 +156,7 @@ class Pipeline:
             return asdict(outcome)
 
         self._forget_damaged_labels()
-        made_from = [self.parts.data_fingerprint, wanted, self.recipe.objectives]  # which say what is read
+        made_from = [self.parts.learnt_fingerprint, wanted, self.recipe.objectives]  # which say what is read
         return self._stage("label", "the teacher labels", made_from=made_from, work=work)
 
     def _forget_damaged_labels(self) -> None:
@@ -156,6 +182,7 @@ class Pipeline:
 
     def train(self) -> dict[str, Any]:
         """The student, trained by the recipe's objectives, and the projections that it was trained with."""
+        self.answer()
         makes = [self.run.student, *(self.run.path / name for name in self._made_beside_the_student())]
         if not self.run.is_done("train", makes=makes):  # labels have served once it is done, and may be gone
             self.label()
@@ -181,7 +208,7 @@ class Pipeline:
     @property
     def _arms_are_made_from(self) -> list[Any]:
         source = [] if isinstance(self.recipe.source, OfflineConfig) else [self.recipe.source]
-        return [self.parts.data_fingerprint, self.parts.student_fingerprint, self.recipe.training, *source]
+        return [self.parts.learnt_fingerprint, self.parts.student_fingerprint, self.recipe.training, *source]
 
     def _signals(self) -> Teacher:
         labels = self.recipe.labels
@@ -189,7 +216,7 @@ class Pipeline:
             return LocalTeacher(self.parts.teacher.model)
         return StoredTeacher(
             self.run.labels,
-            made_from=self.parts.data_fingerprint,
+            made_from=self.parts.learnt_fingerprint,
             temperature=spoken_temperature(self.recipe.objectives),
             tail=labels.tail if isinstance(labels, SparseConfig) else "bucket",
         )
@@ -211,7 +238,7 @@ class Pipeline:
             terms=terms,
             teacher=teacher,
             vocab_size=self.parts.num_answers,
-            schedule=self.recipe.training,
+            schedule=self._schedule(arm),
             checkpoints=checkpoints,
             pooling=self.parts.pooling,
             projections=projections,
@@ -228,16 +255,15 @@ class Pipeline:
         return {"steps": lines[-1]["step"], "tokens": lines[-1]["tokens"], "final_loss": lines[-1]["loss"]}
 
     def _rows(self, arm: Role, student: PreTrainedModel, checkpoints: Path) -> RowSet:
-        """What this arm learns from: where the student answers for itself, its control gets the data's answers."""
-        source, parts = self.recipe.source, self.parts
-        if isinstance(source, OfflineConfig):
-            return parts.data.train
-        is_student = arm == "student"
+        """What this arm learns from: where student or teacher answers, a control gets the data's own answers."""
+        source, parts, is_student = self.recipe.source, self.parts, arm == "student"
+        if isinstance(source, OfflineConfig | TeacherSourceConfig):
+            return parts.learnt if is_student else parts.data.train
         tell = rollout_log(self.run.path / ROLLOUTS, checkpoints, parts.tokenizer) if is_student else _unheard
         return AskedRows(
-            parts.asked,
+            parts.answered if is_student else parts.asked,
             student,
-            student_share=source.student_share if is_student else 0.0,
+            student_share=source.share if is_student else 0.0,
             sampling=source.sampling,
             seed=self.recipe.training.seed,
             stop_ids=parts.stop_ids(student),
@@ -246,6 +272,14 @@ class Pipeline:
             batch_size=source.batch_size,
             tell=tell,
         )
+
+    def _schedule(self, arm: Role) -> Schedule:
+        """The recipe's, for as many steps as the student makes: the teacher may have answered a prompt more than once."""
+        schedule, rows = self.recipe.training, self.parts.learnt
+        own = self.parts.data.train
+        if arm == "student" or rows is own or self.recipe.source.kind != "teacher":
+            return schedule
+        return as_many_steps(schedule, len(rows), on=len(own))
 
     @property
     def _keeps_positions(self) -> bool:

@@ -10,11 +10,29 @@ from stillhouse.core.errors import DataError
 from stillhouse.core.files import append_line, json_line, read_lines, write_atomic
 from stillhouse.data.asked import Asked
 from stillhouse.objectives import objective
+from stillhouse.synthesis import AnswersOutcome
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.rollouts import Rollout
 
 ROLLOUTS = "rollouts.jsonl"
 """In the run folder: what the student said, an answer a line."""
+
+
+def teacher_source_faults(*, data: str, objectives: Sequence[ObjectiveConfig]) -> list[str]:
+    """Why nothing can be learnt from answers that the teacher writes before training: one sentence a fault."""
+    faults: list[str] = []
+    if data not in ("chat", "text"):
+        faults.append(
+            f"source.kind teacher lets the teacher answer prompts, but data of kind {data!r} has none. Leave source out, or "
+            "use data of kind chat or text."
+        )
+    faults.extend(
+        f"{chosen.name} compares across tokenizers, but with source.kind teacher the student learns the teacher's own tokens. "
+        "Use next_token or forward_kl and a student with the teacher's tokenizer, or leave source out."
+        for chosen in objectives
+        if chosen.compares_spans
+    )
+    return faults
 
 
 def source_faults(source: str, *, data: str, has_labels: bool, objectives: Sequence[ObjectiveConfig]) -> list[str]:
@@ -56,6 +74,16 @@ def askable(asked: Sequence[Asked], *, max_tokens: int) -> list[Asked]:
             f"all {len(asked):,} prompts fill data.sequence_tokens ({max_tokens}), so there is no room for an answer. Raise it."
         )
     return short
+
+
+def said_of_answers(outcome: AnswersOutcome) -> str:
+    """What a user may want to know of the teacher's answers."""
+    said = f"{outcome.answers:,} answers to {outcome.prompts:,} prompts, {outcome.tokens:,} tokens"
+    if outcome.unfinished:
+        said += f"; {outcome.unfinished:,} were cut off, and have no end to learn"
+    if outcome.repeats:
+        said += f"; {outcome.repeats:,} came again to the same prompt, and are learnt once for as much"
+    return said
 
 
 def rollout_log(path: Path, checkpoints: Path, tokenizer: PreTrainedTokenizerBase) -> Callable[[Rollout], None]:

@@ -98,7 +98,7 @@ def sample(
     written = [Continuation() for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     size = batch_size or max(1, len(order))
-    with _in_use(model):
+    with in_use(model):
         for start in range(0, len(order), size):
             rows = {row: prompts[row] for row in order[start : start + size]}
             writing = _Writing(model, rows, stops, vocab_size=vocab_size, max_tokens=max_tokens)
@@ -110,7 +110,7 @@ def sample(
 
 
 @contextmanager
-def _in_use(model: PreTrainedModel) -> Iterator[None]:
+def in_use(model: PreTrainedModel) -> Iterator[None]:
     """The model without dropout or gradient checkpointing, which only a model in training does."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -137,7 +137,7 @@ class _Writing:
         self.model, self.stops, self.vocab_size = model, stops.to(model.device), vocab_size
         self.alive = list(prompts)
         self.cache: Any = DynamicCache(config=model.config)
-        self.ids, self.mask = _left_padded(list(prompts.values()), device=model.device)
+        self.ids, self.mask = left_padded(list(prompts.values()), device=model.device)
         self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
         readable = most_tokens(model)
         # The last token of a text is written, and never read.
@@ -191,9 +191,10 @@ class _Writing:
         self.mask = torch.cat([self.mask[going], self.mask.new_ones(len(self.alive), 1)], dim=-1)
 
 
-def _left_padded(
+def left_padded(
     prompts: Sequence[Sequence[int]], *, device: torch.device
 ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+    """Prompts as ids and attention mask."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)

@@ -13,6 +13,7 @@ from stillhouse.data.examples import Example
 from stillhouse.data.packing import to_batch
 from stillhouse.data.rowset import RowSet
 from stillhouse.models.generate import Sampling, sample
+from stillhouse.objectives import Ramp
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class AskedRows(RowSet):
         asked: Sequence[Asked],
         student: PreTrainedModel,
         *,
-        student_share: float,
+        student_share: float | Ramp,
         sampling: Sampling,
         seed: int,
         stop_ids: set[int],
@@ -55,6 +56,8 @@ class AskedRows(RowSet):
         self.asked, self.student, self.student_share, self.sampling = asked, student, student_share, sampling
         self.seed, self.stop_ids, self.vocab_size, self.tell = seed, stop_ids, vocab_size, tell
         self.max_tokens, self.batch_size = max_tokens, batch_size
+        self.share = student_share.at(0.0) if isinstance(student_share, Ramp) else student_share
+        """Of the prompts of the step at hand, those that the student answers."""
 
     def __len__(self) -> int:
         return len(self.asked)
@@ -71,8 +74,12 @@ class AskedRows(RowSet):
         """Which rows these are: what is in them, the step decides."""
         return {"rows": torch.tensor(items)}
 
-    def at_step(self, batches: Sequence[dict[str, Tensor]], *, step: int) -> list[dict[str, Tensor]]:
+    def at_step(
+        self, batches: Sequence[dict[str, Tensor]], *, step: int, progress: float = 0.0
+    ) -> list[dict[str, Tensor]]:
         """Each batch with the answers that this step learns from, a document a row."""
+        if isinstance(self.student_share, Ramp):
+            self.share = self.student_share.at(progress)
         rows = [row for batch in batches for row in batch["rows"].tolist()]
         written = self._answers([row for row in dict.fromkeys(rows) if self._is_the_students(row, step)], step)
         return [
@@ -84,8 +91,12 @@ class AskedRows(RowSet):
             for batch in batches
         ]
 
+    def numbers(self) -> dict[str, float]:
+        """The student's share, where it moves."""
+        return {"student_share": self.share} if isinstance(self.student_share, Ramp) else {}
+
     def _is_the_students(self, row: int, step: int) -> bool:
-        return Random(f"{self.seed}, step {step}, row {row}").random() < self.student_share
+        return Random(f"{self.seed}, step {step}, row {row}").random() < self.share
 
     def _answers(self, rows: Sequence[int], step: int) -> dict[int, tuple[Example, ...]]:
         """What the student writes now in these rows."""
@@ -104,5 +115,5 @@ class AskedRows(RowSet):
         for row, one in zip(rows, found, strict=True):
             prompt, answer = self.asked[row].prompt, tuple(one.tokens)
             self.tell(Rollout(step, row, prompt, answer, tuple(one.logprobs), answer[-1] in self.stop_ids))
-            written[row] = (Example((*prompt, *answer), (0.0,) * len(prompt) + (1.0,) * len(answer)),)
+            written[row] = (self.asked[row].with_answer(answer),)
         return written

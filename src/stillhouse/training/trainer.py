@@ -79,6 +79,14 @@ class Schedule(Config):
         return self
 
 
+def as_many_steps(schedule: Schedule, num_rows: int, *, on: int) -> Schedule:
+    """The schedule for `on` rows that makes as many steps as this one makes on `num_rows`."""
+    of_these, of_those = (math.ceil(rows / schedule.rows_per_step) for rows in (num_rows, on))
+    steps = math.ceil(schedule.epochs * of_these)
+    # Half a step below: an epoch that a share of is counted in rounds its steps up.
+    return schedule.model_copy(update={"epochs": (steps - 0.5) / of_those})
+
+
 class Pupil(nn.Module):
     """A student with its projections, so that both are trained as one model; only the student is ever exported."""
 
@@ -153,11 +161,18 @@ class DistillationTrainer(Trainer):
         """What each number that moves was in the step that has just been done."""
         progress = self._share_done(self.state.global_step - 1)
         terms = zip(_names([term.term for term in self.terms]), self.terms, self._paces(), strict=True)
-        return {
+        of_terms = {
             f"{name}_{number}": value
             for name, term, paces in terms
             for number, value in term.numbers(progress, paces).items()
         }
+        return of_terms | self._rows.numbers()
+
+    @property
+    def _rows(self) -> RowSet:
+        rows = self.train_dataset
+        assert isinstance(rows, RowSet)
+        return rows
 
     def _move_on(self, means: Sequence[float]) -> None:
         """Let adaptive ramps follow what the step has just shown: the same means on every rank."""
@@ -171,9 +186,8 @@ class DistillationTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """The batches of one step. Loaders read ahead; what depends on the student's weights is made now, and not before."""
-        collated, rows = list(islice(epoch_iterator, num_batches)), self.train_dataset
-        assert isinstance(rows, RowSet)
-        batches = rows.at_step(collated, step=self.state.global_step + 1)
+        collated, done = list(islice(epoch_iterator, num_batches)), self.state.global_step
+        batches = self._rows.at_step(collated, step=done + 1, progress=self._share_done(done))
         return super().get_batch_samples(iter(batches), num_batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
