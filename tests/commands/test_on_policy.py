@@ -165,9 +165,10 @@ def test_what_cannot_be_learnt_from_own_answers_is_refused(on_policy, no_model, 
         assert word in said.err
 
 
+@pytest.mark.parametrize("source", ["student", "teacher", "replay"])
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_data_without_prompts_is_refused(kind, kind_recipe, no_model):
-    said = stillhouse("distill", kind_recipe(kind, {"source": STUDENT}))
+def test_data_without_prompts_is_refused(kind, source, kind_recipe, no_model):
+    said = stillhouse("distill", kind_recipe(kind, {"source": {**STUDENT, "kind": source}}))
     assert said.code == 2 and "has none. Leave source out, or use data of kind chat or text." in said.err
 
 

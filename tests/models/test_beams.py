@@ -8,12 +8,12 @@ import torch
 from stillhouse.models.beams import beam_search
 from stillhouse.models.generate import Sampling, generate
 
-VOCAB, END, MOST = 4, 1, 4
+VOCAB, END, MOST = 4, 1, 3
 PROMPTS = [[0, 2, 3], [3], [2, 2, 0, 3, 3], [0, 3], [3, 2]]
 
 
 def _search(model, prompts=PROMPTS, **changes):
-    named = {"beams": 60, "length_penalty": 0.0, "max_new_tokens": MOST, "stop_ids": {END}, "vocab_size": VOCAB}
+    named = {"beams": 24, "length_penalty": 0.0, "max_new_tokens": MOST, "stop_ids": {END}, "vocab_size": VOCAB}
     return beam_search(model, prompts, **{**named, **changes})
 
 
@@ -37,7 +37,7 @@ def _scores(model, prompt, length_penalty):
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.5])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_the_best_of_a_wide_search_is_the_best_of_all_answers(build_model, seed, length_penalty):
     """The head is padded by two tokens that nobody may write; the model has a penalty of its own that must not count."""
     model = build_model(vocab=VOCAB + 2, layers=2, seed=seed)

@@ -36,8 +36,9 @@ from stillhouse.students.projections import Projections
 from stillhouse.synthesis import filled_templates, synthesize, write_answers
 from stillhouse.teachers import LocalTeacher, StoredTeacher
 from stillhouse.training import train
+from stillhouse.training.replay import ReplayRows
 from stillhouse.training.rollouts import AskedRows, Rollout
-from stillhouse.training.sources import OfflineConfig, TeacherSourceConfig, answering_of
+from stillhouse.training.sources import OfflineConfig, ReplayConfig, TeacherSourceConfig, answering_of, share_of
 from stillhouse.training.terms import Scheduled
 from stillhouse.training.trainer import Schedule, as_many_steps
 
@@ -260,26 +261,36 @@ class Pipeline:
         if isinstance(source, OfflineConfig | TeacherSourceConfig):
             return parts.learnt if is_student else parts.data.train
         tell = rollout_log(self.run.path / ROLLOUTS, checkpoints, parts.tokenizer) if is_student else _unheard
-        return AskedRows(
-            parts.answered if is_student else parts.asked,
-            student,
-            student_share=source.share if is_student else 0.0,
-            sampling=source.sampling,
-            seed=self.recipe.training.seed,
-            stop_ids=parts.stop_ids(student),
-            vocab_size=parts.num_answers,
-            max_tokens=self.recipe.data.sequence_tokens,
-            batch_size=source.batch_size,
-            tell=tell,
-        )
+        answering: dict[str, Any] = {
+            "student_share": source.share if is_student else 0.0,
+            "sampling": source.sampling,
+            "seed": self.recipe.training.seed,
+            "stop_ids": parts.stop_ids(student),
+            "vocab_size": parts.num_answers,
+            "max_tokens": self.recipe.data.sequence_tokens,
+            "batch_size": source.batch_size,
+            "tell": tell,
+        }
+        if is_student and isinstance(source, ReplayConfig):
+            return ReplayRows(
+                parts.asked,
+                student,
+                held_out=parts.data.held_out,
+                capacity=source.capacity,
+                fresh_share=share_of(source.fresh_share),
+                share_step=source.share_step,
+                tolerance_nats=source.tolerance_nats,
+                check_every_steps=source.check_every_steps,
+                **answering,
+            )
+        return AskedRows(parts.answered if is_student else parts.asked, student, **answering)
 
     def _schedule(self, arm: Role) -> Schedule:
         """The recipe's, for as many steps as the student makes: the teacher may have answered a prompt more than once."""
-        schedule, rows = self.recipe.training, self.parts.learnt
-        own = self.parts.data.train
-        if arm == "student" or rows is own or self.recipe.source.kind != "teacher":
+        schedule = self.recipe.training
+        if arm == "student" or self.recipe.source.kind != "teacher":
             return schedule
-        return as_many_steps(schedule, len(rows), on=len(own))
+        return as_many_steps(schedule, len(self.parts.learnt), on=len(self.parts.data.train))
 
     @property
     def _keeps_positions(self) -> bool:

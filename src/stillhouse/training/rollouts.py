@@ -81,7 +81,7 @@ class AskedRows(RowSet):
         if isinstance(self.student_share, Ramp):
             self.share = self.student_share.at(progress)
         rows = [row for batch in batches for row in batch["rows"].tolist()]
-        written = self._answers([row for row in dict.fromkeys(rows) if self._is_the_students(row, step)], step)
+        written = self._written(list(dict.fromkeys(rows)), step, progress)
         return [
             to_batch(
                 [[piece] for row in batch["rows"].tolist() for piece in written.get(row, self.asked[row].answered)]
@@ -95,8 +95,16 @@ class AskedRows(RowSet):
         """The student's share, where it moves."""
         return {"student_share": self.share} if isinstance(self.student_share, Ramp) else {}
 
+    def _written(self, rows: Sequence[int], step: int, progress: float) -> dict[int, tuple[Example, ...]]:
+        """What the student says in those of the rows that it answers in this step."""
+        return self._answers([row for row in rows if self._is_the_students(row, step)], step)
+
     def _is_the_students(self, row: int, step: int) -> bool:
-        return Random(f"{self.seed}, step {step}, row {row}").random() < self.share
+        return self._point(row, step) < self.share
+
+    def _point(self, row: int, step: int) -> float:
+        """In [0, 1): what decides who answers."""
+        return Random(f"{self.seed}, step {step}, row {row}").random()
 
     def _answers(self, rows: Sequence[int], step: int) -> dict[int, tuple[Example, ...]]:
         """What the student writes now in these rows."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from stillhouse.core.config import Config
 from stillhouse.models.generate import Sampling
@@ -77,6 +77,40 @@ class MixedConfig(_WrittenConfig):
         return share_of(self.student_share)
 
 
+class ReplayConfig(_WrittenConfig):
+    """The student's answers to a share of the prompts that grows as it is needed, most of them drawn from what it said before;
+    and the data's to the others: DistiLLM's adaptive off-policy."""
+
+    kind: Literal["replay"] = "replay"
+    student_share: Share = 0.0
+    """Share of the prompts that the student answers at first."""
+    share_step: Share = 0.1
+    """By how much that share grows where the held-out loss has risen; 0 leaves it as it is."""
+    tolerance_nats: NonNegativeFloat = 0.1
+    """By how much the held-out loss must have risen, in nats a token, since the share last grew."""
+    check_every_steps: PositiveInt = 50
+    """How often that is looked at."""
+    capacity: NonNegativeInt = 1000
+    """Answers of the student that are kept, the oldest forgotten first. None is drawn before there are as many; 0 keeps none,
+    and each is written anew."""
+    fresh_share: Share | RampConfig = RampConfig(start=1.0, end=0.0)
+    """Of the student's answers, the share that is written anew once the others can be drawn: a number or a ramp."""
+
+    @model_validator(mode="after")
+    def _the_student_answers_at_some_time(self) -> "ReplayConfig":
+        if not self.student_share and not self.share_step:
+            raise ValueError(
+                "student_share and share_step are both 0, so the student never answers. Raise one, or leave source out."
+            )
+        check_share("fresh_share", self.fresh_share)
+        return self
+
+    @property
+    def share(self) -> float:
+        """What the student answers at first."""
+        return self.student_share
+
+
 def check_share(name: str, share: float | RampConfig) -> None:
     """Raises: ValueError unless a ramp stays between 0 and 1, and goes by progress alone."""
     if not isinstance(share, RampConfig):
@@ -99,12 +133,12 @@ def share_of(share: float | RampConfig) -> float | Ramp:
 
 
 SourceConfig = Annotated[
-    OfflineConfig | TeacherSourceConfig | OnPolicyConfig | MixedConfig, Field(discriminator="kind")
+    OfflineConfig | TeacherSourceConfig | OnPolicyConfig | MixedConfig | ReplayConfig, Field(discriminator="kind")
 ]
 """A recipe's `source`."""
 
 
-def answering_of(source: OfflineConfig | TeacherSourceConfig | OnPolicyConfig | MixedConfig) -> Answering | None:
+def answering_of(source: Config) -> Answering | None:
     """How the teacher answers before training; None where it does not."""
     if isinstance(source, TeacherSourceConfig):
         return source

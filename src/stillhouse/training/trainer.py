@@ -20,7 +20,7 @@ from stillhouse.core.alignment import CommonOutcomes
 from stillhouse.core.batch import as_batch
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import ModelError
-from stillhouse.core.files import remove
+from stillhouse.core.files import remove, write_atomic
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import Pooling
@@ -263,7 +263,18 @@ class DistillationTrainer(Trainer):
             pupil.module.save_pretrained(folder)
             pupil.projections.save(folder)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Also what the rows of each process remember. The Trainer's own state is written after it."""
+        super()._save_rng_state(output_dir)
+        if state := self._rows.state():
+            write_atomic(self._rows_file(output_dir), json.dumps(state))
+
+    def _rows_file(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"rows_{self.args.process_index}.json"
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if (rows := self._rows_file(resume_from_checkpoint)).exists():
+            self._rows.restore(json.loads(rows.read_text(encoding="utf-8")))
         pupil = self.model
         if not isinstance(pupil, Pupil):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
