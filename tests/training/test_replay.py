@@ -157,10 +157,16 @@ def test_with_nothing_kept_or_all_written_anew_a_student_learns_as_on_policy(
 
 @pytest.mark.parametrize(("saved", "killed"), [(2, 6), (5, 8)])
 def test_a_run_that_goes_on_from_a_checkpoint_remembers_what_was_said_and_how_far_the_share_has_come(
-    asked, build_student, teacher, tmp_path, saved, killed
+    asked, build_student, teacher, tmp_path, saved, killed, monkeypatch
 ):
+    """The share follows something that rises as weights wander: a training this short only lowers the loss itself."""
+
+    def size(rows):
+        return float(sum(parameter.detach().abs().sum() for parameter in rows.student.parameters()))
+
+    monkeypatch.setattr(ReplayRows, "_held_out_nats", size)
     build = partial(build_student, attention_dropout=0.1)
-    changes = {"student_share": 0.4, "share_step": 0.2, "tolerance_nats": 0.0, "fresh_share": Ramp(1.0, 0.3)}
+    changes = {"student_share": 0.4, "share_step": 0.1, "tolerance_nats": 0.0, "fresh_share": Ramp(1.0, 0.5)}
 
     def run(student, folder, told):
         rows = _rows(asked, student, told, **changes)
@@ -169,7 +175,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_remembers_what_was_said_and_how_fa
     whole, told = build(), []
     lines, rows = run(whole, "whole", told)
     with pytest.raises(Killed):
-        run(build(), "killed", ToldUntil(killed))
+        run(build(), "killed", ToldUntil(next(one.step for one in told if one.step >= killed)))
     checkpoint = latest_checkpoint(tmp_path / "killed")
     resumed_at = int(checkpoint.rpartition("-")[2])
     remembered = json.loads((Path(checkpoint) / "rows_0.json").read_text(encoding="utf-8"))
@@ -179,5 +185,6 @@ def test_a_run_that_goes_on_from_a_checkpoint_remembers_what_was_said_and_how_fa
     assert later == [rollout for rollout in told if rollout.step > resumed_at]
     assert lines_again == lines[resumed_at:]
     assert sum(line["replayed"] for line in lines_again) > 0
-    assert rows_again.state() == rows.state() and rows.share > 0.4
+    assert rows_again.state() == rows.state()
+    assert lines[resumed_at]["student_share"] > 0.4  # and would not be so had it been forgotten
     assert _equal(whole, again)
