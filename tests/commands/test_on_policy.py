@@ -179,6 +179,8 @@ def test_prompts_that_leave_no_room_are_left_out_and_said(on_policy):
         ({"objectives": [{"name": "span_forward_kl"}]}, ["span_forward_kl compares across tokenizers"]),
         ({"source": {"kind": "mixed", "student_share": 1.5}}, ["student_share"]),
         ({"source": {"kind": "studnet"}}, ["Did you mean 'student'?"]),
+        ({"source": {"kind": "replay", "share_step": 0.0}}, ["so the student never answers"]),
+        ({"source": {"kind": "replay", "fresh_share": {"start": 1, "end": -1}}}, ["fresh_share goes from 1.0 to -1.0"]),
         ({"source": {"kind": "student", "student_share": 0.5}}, ["source.student_share"]),
     ],
 )
@@ -189,9 +191,10 @@ def test_what_cannot_be_learnt_from_own_answers_is_refused(on_policy, no_model, 
         assert word in said.err
 
 
+@pytest.mark.parametrize("source", ["student", "teacher", "replay"])
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_data_without_prompts_is_refused(kind, kind_recipe, no_model):
-    said = stillhouse("distill", kind_recipe(kind, {"source": STUDENT}))
+def test_data_without_prompts_is_refused(kind, source, kind_recipe, no_model):
+    said = stillhouse("distill", kind_recipe(kind, {"source": {**STUDENT, "kind": source}}))
     assert said.code == 2 and "has none. Leave source out, or use data of kind chat or text." in said.err
 
 
@@ -208,6 +211,19 @@ def test_prompts_without_any_room_are_refused(on_policy, no_model):
     )
     said = stillhouse("distill", path, f"data.path={path.parent / 'rows.jsonl'}")
     assert_refused_in_one_line(said, "prompts fill data.sequence_tokens (8)")
+
+
+def test_a_student_learns_from_what_it_said_before_and_the_report_shows_it(on_policy, tmp_path):
+    replay = {"capacity": 6, "student_share": 0.5, "fresh_share": 0.25, "tolerance_nats": 0.0, "check_every_steps": 4}
+    said = stillhouse("distill", on_policy(source={**STUDENT, "kind": "replay", **replay}))
+    assert said.code == 0, said.err
+    lines = steps(tmp_path / "run")
+    assert all({"student_share", "replayed", "held_out_nats"} <= line.keys() for line in lines)
+    assert lines[0]["replayed"] == 0 < sum(line["replayed"] for line in lines)
+    written = read_lines(tmp_path / "run" / "rollouts.jsonl")
+    assert 6 <= len(written) < EPOCHS * 12
+    assert len(written) + sum(line["replayed"] for line in lines) <= EPOCHS * 12
+    assert (tmp_path / "run" / "report.html").stat().st_size > 0
 
 
 def test_synthesised_text_gives_prompts_too(on_policy, tmp_path):

@@ -12,6 +12,7 @@ from stillhouse.data.asked import Asked, Followup, Told
 from stillhouse.data.packing import to_batch
 from stillhouse.kernels.terms import Term
 from stillhouse.models.generate import Sampling, sample
+from stillhouse.objectives import Ramp
 from stillhouse.teachers import LocalTeacher
 from stillhouse.training.loss import distillation_loss
 from stillhouse.training.rollouts import AskedRows
@@ -204,6 +205,20 @@ def test_without_a_share_of_the_student_the_data_is_learnt_as_it_is(asked, build
     assert not told
     for name, tensor in expected.tensors().items():
         assert torch.equal(batch.tensors()[name], tensor)
+
+
+def test_a_ramp_of_the_share_is_at_each_step_the_number_that_it_has_reached(asked, build_student):
+    told, plenty = [], asked * 40
+    named = {"sampling": Sampling(max_new_tokens=1)}
+    ramped = _rows(plenty, build_student(), told, student_share=Ramp(0.0, 1.0), **named)
+    for step, progress in enumerate((0.0, 0.25, 1.0), 1):
+        told.clear()
+        ramped.at_step([ramped.collate(range(400))], step=step, progress=progress)
+        own, at_once = {rollout.row for rollout in told}, []
+        constant = _rows(plenty, build_student(), at_once, student_share=progress, **named)
+        constant.at_step([constant.collate(range(400))], step=step)
+        assert own == {rollout.row for rollout in at_once} and ramped.numbers() == {"student_share": progress}
+        assert constant.numbers() == {}
 
 
 @pytest.mark.parametrize("objective", ["forward_kl", "reverse_kl", "jsd"])

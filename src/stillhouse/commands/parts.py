@@ -21,15 +21,15 @@ from stillhouse.core.progress import Progress
 from stillhouse.core.results import Role
 from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Pooling
-from stillhouse.data.asked import Asked
+from stillhouse.data.asked import Asked, packed
 from stillhouse.data.chat_forms import Conversation
 from stillhouse.data.config import ChatDataConfig
-from stillhouse.data.context import ContextRows
+from stillhouse.data.context import ContextRows, views_of
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows, to_batch
 from stillhouse.data.paired import PairedRows
 from stillhouse.data.prepare import Prepared, chat_sides, prepare
-from stillhouse.data.rowset import PaddedRows
+from stillhouse.data.rowset import PaddedRows, RowSet
 from stillhouse.data.text import read_rows
 from stillhouse.evaluation.context import InContext
 from stillhouse.labelling import Recorder
@@ -59,8 +59,9 @@ from stillhouse.students.layer_choice import LayerChoice, choose_layers
 from stillhouse.students.lora import add_adapter
 from stillhouse.students.projections import Projections
 from stillhouse.students.save import save_student
+from stillhouse.synthesis import ANSWERS, answered_by, read_answers
 from stillhouse.training.features import FeatureTerm, projection_widths
-from stillhouse.training.sources import OfflineConfig
+from stillhouse.training.sources import OfflineConfig, answering_of
 from stillhouse.training.terms import Scheduled
 
 
@@ -309,30 +310,60 @@ class Parts:
         return self.recipe.data.path or self.documents
 
     @property
+    def answers(self) -> Path:
+        """Where the teacher's answers to the data's prompts are written."""
+        return self.run.path / "answers" / ANSWERS
+
+    @cached_property
+    def answered(self) -> list[Asked]:
+        """What is asked, with the answers to learn that the student does not write: the data's, or the teacher's."""
+        if answering_of(self.recipe.source) is None:
+            return self.asked
+        return answered_by(self.asked, read_answers(self.answers))
+
+    @cached_property
+    def learnt(self) -> RowSet:
+        """What a student learns that writes nothing itself."""
+        if self.recipe.source.kind != "teacher":
+            return self.data.train
+        row_tokens = self.recipe.data.sequence_tokens
+        if any(one.told for one in self.answered):
+            return ContextRows(views_of(self.answered), row_tokens=row_tokens)
+        return packed(self.answered, row_tokens=row_tokens)
+
+    @cached_property
+    def learnt_fingerprint(self) -> str:
+        """Hash of the data, and of what the teacher answered."""
+        if answering_of(self.recipe.source) is None:
+            return self.data_fingerprint
+        return fingerprint([self.data_fingerprint, fingerprint_files([self.answers])])
+
+    @property
     def train_examples(self) -> list[Example]:
         """Documents of causal text to train on."""
-        return _examples(self.data.train)
+        return _examples(self.learnt)
 
     @property
     def label_examples(self) -> list[Example]:
         """The same as the teacher reads them."""
-        rows = self.data.train
+        rows = self.learnt
         return rows.teacher_examples if isinstance(rows, PairedRows | ContextRows) else self.train_examples
 
     @cached_property
     def asked(self) -> list[Asked]:
-        """What the student is asked while it trains, where the recipe lets it answer."""
-        return askable(self.data.asked, max_tokens=self.recipe.data.sequence_tokens)
+        """What student or teacher is asked, where the recipe lets it answer."""
+        at_last = answering_of(self.recipe.source) is not None
+        return askable(self.data.asked, max_tokens=self.recipe.data.sequence_tokens, at_last=at_last)
 
-    def stop_ids(self, student: PreTrainedModel) -> set[int]:
-        """All tokens that end an answer: the student's own, and the one that the data ends with."""
+    def stop_ids(self, model: PreTrainedModel) -> set[int]:
+        """All tokens that end an answer: the model's own, and the one that the data ends with."""
         ends = end_of_turn(self.tokenizer) if self.recipe.data.kind == "chat" else self.tokenizer.eos_token_id
-        return stop_ids_of(student) | ({ends} if isinstance(ends, int) else set())
+        return stop_ids_of(model) | ({ends} if isinstance(ends, int) else set())
 
     @property
     def train_tokens(self) -> int:
         """Tokens to learn from in one epoch: of causal text those that are predicted, else all that are read."""
-        rows = self.data.train
+        rows = self.learnt
         if isinstance(rows, PackedRows):
             return round(sum(sum(example.weights) for example in rows.examples))
         assert isinstance(rows, PaddedRows)

@@ -16,7 +16,7 @@ from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts, plain
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
-from stillhouse.commands.sources import ROLLOUTS, check_engine, rollout_log, told_to
+from stillhouse.commands.sources import ROLLOUTS, check_engine, rollout_log, said_of_answers, told_to
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import to_yaml
 from stillhouse.core.files import atomic_path, fingerprint, remove
@@ -42,13 +42,15 @@ from stillhouse.students.distilbert import freeze_position_embeddings
 from stillhouse.students.lora import frozen_hash
 from stillhouse.students.projections import FILE_NAME as PROJECTIONS
 from stillhouse.students.projections import Projections
-from stillhouse.synthesis import filled_templates, rewrite, synthesize
+from stillhouse.synthesis import filled_templates, rewrite, synthesize, write_answers
 from stillhouse.synthesis.config import HistoryConfig
 from stillhouse.teachers import LocalTeacher, SelfTeacher, SelfTeacherConfig, StoredTeacher
 from stillhouse.training import train
+from stillhouse.training.replay import ReplayRows
 from stillhouse.training.rollouts import AskedRows
-from stillhouse.training.sources import OfflineConfig
+from stillhouse.training.sources import OfflineConfig, ReplayConfig, TeacherSourceConfig, answering_of, share_of
 from stillhouse.training.terms import Scheduled
+from stillhouse.training.trainer import Schedule, as_many_steps
 from stillhouse.training.watch import Watch
 
 DOCUMENTS_PER_BATCH = 32
@@ -146,10 +148,35 @@ class Pipeline:
         made_from, makes = [self.parts.data_fingerprint], [self.parts.rewritten]
         return self._stage("history", "the teacher answers anew", made_from=made_from, work=work, makes=makes)
 
+    def answer(self) -> dict[str, Any]:
+        """The teacher's answers to the prompts to train on, where the recipe asks for them; never to those held out."""
+        wanted = answering_of(self.recipe.source)
+        self.synthesize()
+        if wanted is None:
+            return {}
+
+        def work() -> dict[str, Any]:
+            outcome = write_answers(
+                self.parts.teacher.model,
+                self.parts.teacher_tokenizer,
+                self.parts.asked,
+                folder=self.parts.answers.parent,
+                answering=wanted,
+                stop_ids=self.parts.stop_ids(self.parts.teacher.model),
+                vocab_size=self.parts.num_answers,
+                max_tokens=self.recipe.data.sequence_tokens,
+                progress=self.progress,
+            )
+            self.progress.say(said_of_answers(outcome))
+            return asdict(outcome)
+
+        made_from = [self.parts.data_fingerprint, wanted]
+        return self._stage("answer", "the teacher answers", made_from=made_from, work=work, makes=[self.parts.answers])
+
     def label(self) -> dict[str, Any]:
         """The teacher's signals over the training text, stored."""
         wanted = self.recipe.labels
-        self.synthesize()
+        self.answer()
         if wanted is None:
             return {}
 
@@ -158,7 +185,7 @@ class Pipeline:
                 LocalTeacher(self.parts.teacher.model),
                 self.parts.label_examples,
                 self.run.labels,
-                made_from=self.parts.data_fingerprint,
+                made_from=self.parts.learnt_fingerprint,
                 row_tokens=self.recipe.data.sequence_tokens,
                 recorder=self.parts.recorder(wanted),
                 shard_tokens=wanted.shard_tokens,
@@ -167,7 +194,7 @@ class Pipeline:
             return asdict(outcome)
 
         self._forget_damaged_labels()
-        made_from = [self.parts.data_fingerprint, wanted, self.recipe.objectives]  # which say what is read
+        made_from = [self.parts.learnt_fingerprint, wanted, self.recipe.objectives]  # which say what is read
         return self._stage("label", "the teacher labels", made_from=made_from, work=work)
 
     def _forget_damaged_labels(self) -> None:
@@ -193,6 +220,7 @@ class Pipeline:
 
     def train(self) -> dict[str, Any]:
         """The student, trained by the recipe's objectives, and the projections that it was trained with."""
+        self.answer()
         makes = [self.run.student, *(self.run.path / name for name in self._made_beside_the_student())]
         if not self.run.is_done("train", makes=makes):  # labels have served once it is done, and may be gone
             self.label()
@@ -219,7 +247,7 @@ class Pipeline:
     @property
     def _arms_are_made_from(self) -> list[Any]:
         source = [] if isinstance(self.recipe.source, OfflineConfig) else [self.recipe.source]
-        return [self.parts.data_fingerprint, self.parts.student_fingerprint, self.recipe.training, *source]
+        return [self.parts.learnt_fingerprint, self.parts.student_fingerprint, self.recipe.training, *source]
 
     def _signals(self, student: PreTrainedModel) -> Teacher:
         labels = self.recipe.labels
@@ -229,7 +257,7 @@ class Pipeline:
             return LocalTeacher(self.parts.teacher.model)
         return StoredTeacher(
             self.run.labels,
-            made_from=self.parts.data_fingerprint,
+            made_from=self.parts.learnt_fingerprint,
             temperature=spoken_temperature(self.recipe.objectives),
             tail=labels.tail if isinstance(labels, SparseConfig) else "bucket",
         )
@@ -248,7 +276,7 @@ class Pipeline:
         frozen = frozen_hash(student) if adapter_config(student) else None
         log_line, watch = self.metrics.arm(arm, checkpoints), None
         source = self.recipe.source
-        if arm == "student" and not isinstance(source, OfflineConfig):
+        if arm == "student" and not isinstance(source, OfflineConfig | TeacherSourceConfig):
             most_tokens, watch = source.sampling.max_new_tokens, Watch()
             log_line = alarming(log_line, self.run, self.progress, arm=arm, most_tokens=most_tokens)
         trained = train(
@@ -257,7 +285,7 @@ class Pipeline:
             terms=terms,
             teacher=teacher,
             vocab_size=self.parts.num_answers,
-            schedule=self.recipe.training,
+            schedule=self._schedule(arm),
             checkpoints=checkpoints,
             pooling=self.parts.pooling,
             projections=projections,
@@ -293,31 +321,49 @@ class Pipeline:
         return {"adapter": account}
 
     def _rows(self, arm: Role, student: PreTrainedModel, checkpoints: Path, watch: Watch | None) -> RowSet:
-        """What this arm learns from: where the student answers for itself, its control gets the data's answers."""
-        source, parts = self.recipe.source, self.parts
-        if isinstance(source, OfflineConfig):
-            return parts.data.train
-        is_student, tell = arm == "student", told_to()
+        """What this arm learns from: where student or teacher answers, a control gets the data's own answers."""
+        source, parts, is_student = self.recipe.source, self.parts, arm == "student"
+        if isinstance(source, OfflineConfig | TeacherSourceConfig):
+            return parts.learnt if is_student else parts.data.train
+        tell = told_to()
         if watch is not None:
             tell = told_to(rollout_log(self.run.path / ROLLOUTS, checkpoints, parts.tokenizer), watch.hear)
-        return AskedRows(
-            parts.asked,
-            student,
-            student_share=source.student_share if is_student else 0.0,
-            sampling=source.sampling,
-            seed=self.recipe.training.seed,
-            stop_ids=parts.stop_ids(student),
-            vocab_size=parts.num_answers,
-            max_tokens=self.recipe.data.sequence_tokens,
-            batch_size=source.batch_size,
-            tell=tell,
-            write=self._writer(student) if is_student else None,
-        )
+        answering: dict[str, Any] = {
+            "student_share": source.share if is_student else 0.0,
+            "sampling": source.sampling,
+            "seed": self.recipe.training.seed,
+            "stop_ids": parts.stop_ids(student),
+            "vocab_size": parts.num_answers,
+            "max_tokens": self.recipe.data.sequence_tokens,
+            "batch_size": source.batch_size,
+            "tell": tell,
+            "write": self._writer(student) if is_student else None,
+        }
+        if is_student and isinstance(source, ReplayConfig):
+            return ReplayRows(
+                parts.asked,
+                student,
+                held_out=parts.data.held_out,
+                capacity=source.capacity,
+                fresh_share=share_of(source.fresh_share),
+                share_step=source.share_step,
+                tolerance_nats=source.tolerance_nats,
+                check_every_steps=source.check_every_steps,
+                **answering,
+            )
+        return AskedRows(parts.answered if is_student else parts.asked, student, **answering)
+
+    def _schedule(self, arm: Role) -> Schedule:
+        """The recipe's, for as many steps as the student makes: the teacher may have answered a prompt more than once."""
+        schedule = self.recipe.training
+        if arm == "student" or self.recipe.source.kind != "teacher":
+            return schedule
+        return as_many_steps(schedule, len(self.parts.learnt), on=len(self.parts.data.train))
 
     def _writer(self, student: PreTrainedModel) -> Engine | None:
         """Who writes the student's answers, where that is not the student alone in this process."""
         source = self.recipe.source
-        assert not isinstance(source, OfflineConfig)
+        assert not isinstance(source, OfflineConfig | TeacherSourceConfig)
         if source.engine == "vllm":
             most_tokens, folder = self.recipe.data.sequence_tokens, self.run.path / "student_before"
             engine = VllmEngine(folder, student, max_tokens=most_tokens, batch_size=source.batch_size)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from stillhouse.commands.adapters import adapter_faults
 from stillhouse.commands.labels import label_faults
-from stillhouse.commands.sources import context_faults, policy_faults, source_faults
+from stillhouse.commands.sources import context_faults, policy_faults, source_faults, teacher_source_faults
 from stillhouse.core.config import Config
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
@@ -18,7 +18,7 @@ from stillhouse.students.config import CheckpointConfig, StudentConfig
 from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
 from stillhouse.teachers import TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
-from stillhouse.training.sources import OfflineConfig, SourceConfig
+from stillhouse.training.sources import OfflineConfig, SourceConfig, TeacherSourceConfig
 from stillhouse.training.trainer import Schedule
 
 Control = Literal["hard_labels", "from_scratch", "both", "none"]
@@ -62,8 +62,8 @@ class Recipe(Config):
     labels: LabelsConfig | None = None
     """Where it is given, the teacher runs once over the data and training reads what it said; else it runs in every step."""
     source: SourceConfig = OfflineConfig()
-    """Who writes the answers that are learnt: the data (`offline`), the student while it trains (`student`), or now the one,
-    now the other (`mixed`)."""
+    """Who writes the answers that are learnt: the data (`offline`), the teacher before training (`teacher`), the student while
+    it trains (`student`), or now the one, now the other (`mixed`)."""
     objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
     training: Schedule = Schedule()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -165,11 +165,14 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
-    def _the_student_can_be_asked(self) -> "Recipe":
+    def _someone_can_be_asked(self) -> "Recipe":
         if isinstance(self.source, OfflineConfig):
             return self
         has_labels, kind = self.labels is not None, self.source.kind
-        faults = source_faults(kind, data=self.data.kind, has_labels=has_labels, objectives=self.objectives)
+        if isinstance(self.source, TeacherSourceConfig):
+            faults = teacher_source_faults(data=self.data.kind, objectives=self.objectives)
+        else:
+            faults = source_faults(kind, data=self.data.kind, has_labels=has_labels, objectives=self.objectives)
         if faults:
             raise ValueError(" ".join(faults))
         return self

@@ -12,12 +12,30 @@ from stillhouse.data.asked import Asked
 from stillhouse.data.config import ChatDataConfig, DataConfig
 from stillhouse.models.vllm_engine import check_vllm
 from stillhouse.objectives import objective
+from stillhouse.synthesis import AnswersOutcome
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.rollouts import Rollout
-from stillhouse.training.sources import MixedConfig, OfflineConfig, OnPolicyConfig, SourceConfig
+from stillhouse.training.sources import MixedConfig, OfflineConfig, OnPolicyConfig, SourceConfig, TeacherSourceConfig
 
 ROLLOUTS = "rollouts.jsonl"
 """In the run folder: what the student said, an answer a line."""
+
+
+def teacher_source_faults(*, data: str, objectives: Sequence[ObjectiveConfig]) -> list[str]:
+    """Why nothing can be learnt from answers that the teacher writes before training: one sentence a fault."""
+    faults: list[str] = []
+    if data not in ("chat", "text"):
+        faults.append(
+            f"source.kind teacher lets the teacher answer prompts, but data of kind {data!r} has none. Leave source out, or "
+            "use data of kind chat or text."
+        )
+    faults.extend(
+        f"{chosen.name} compares across tokenizers, but with source.kind teacher the student learns the teacher's own tokens. "
+        "Use next_token or forward_kl and a student with the teacher's tokenizer, or leave source out."
+        for chosen in objectives
+        if chosen.compares_spans
+    )
+    return faults
 
 
 def source_faults(source: str, *, data: str, has_labels: bool, objectives: Sequence[ObjectiveConfig]) -> list[str]:
@@ -97,13 +115,13 @@ def policy_faults(source: SourceConfig, objectives: Sequence[ObjectiveConfig]) -
     return faults
 
 
-def askable(asked: Sequence[Asked], *, max_tokens: int) -> list[Asked]:
-    """The prompts that leave room for an answer.
+def askable(asked: Sequence[Asked], *, max_tokens: int, at_last: bool) -> list[Asked]:
+    """The prompts that leave room for an answer, and with `at_last` for the last one.
 
     Raises:
         DataError: if none does.
     """
-    short = [one for one in asked if len(one.prompt) < max_tokens]
+    short = [one for one in asked if len(one.at_last.prompt if at_last else one.prompt) < max_tokens]
     if not short:
         raise DataError(
             f"all {len(asked):,} prompts fill data.sequence_tokens ({max_tokens}), so there is no room for an answer. Raise it."
@@ -117,7 +135,7 @@ def check_engine(source: SourceConfig, *, has_adapter: bool) -> None:
     Raises:
         ModelError: naming the key of the recipe.
     """
-    if isinstance(source, OfflineConfig) or source.engine != "vllm":
+    if isinstance(source, OfflineConfig | TeacherSourceConfig) or source.engine != "vllm":
         return
     if has_adapter:
         raise ModelError(
@@ -135,6 +153,16 @@ def told_to(*listeners: Callable[[Rollout], None]) -> Callable[[Rollout], None]:
             listener(rollout)
 
     return tell
+
+
+def said_of_answers(outcome: AnswersOutcome) -> str:
+    """What a user may want to know of the teacher's answers."""
+    said = f"{outcome.answers:,} answers to {outcome.prompts:,} prompts, {outcome.tokens:,} tokens"
+    if outcome.unfinished:
+        said += f"; {outcome.unfinished:,} were cut off, and have no end to learn"
+    if outcome.repeats:
+        said += f"; {outcome.repeats:,} came again to the same prompt, and are learnt once for as much"
+    return said
 
 
 def rollout_log(path: Path, checkpoints: Path, tokenizer: PreTrainedTokenizerBase) -> Callable[[Rollout], None]:

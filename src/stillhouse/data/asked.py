@@ -47,6 +47,17 @@ class Asked:
     """What a token of each answer counts for."""
     calls_tools: bool = False
     """Whether turns before the answer stay as they are because tools answer in them."""
+    behind: tuple[int, ...] = ()
+    """What the data has between the prompt and the last answer, other answers included."""
+    reference: tuple[int, ...] = ()
+    """The last answer as the data has it, alone."""
+
+    @property
+    def at_last(self) -> "Asked":
+        """The same, asked for its last answer alone: all before is the data's."""
+        told = self.told and replace(self.told, prompt=(*self.told.prompt, *self.behind))
+        prompt = (*self.prompt, *self.behind)
+        return replace(self, prompt=prompt, told=told, followups=(), weights=self.weights[-1:], behind=())
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -62,6 +73,17 @@ class Asked:
             told=told and replace(told, answered=(_answered(told.prompt, tokens, weights),)),
         )
 
+    def with_answers(self, said: Iterable[tuple[Sequence[int], float]]) -> "Asked":
+        """The same, but that other last answers are learnt: each with what it counts for, times the turn's own weight."""
+        last = self.at_last
+        each = [last.answer(tokens, (weight * last.weights[0],) * len(tokens)) for tokens, weight in said]
+        told = tuple(piece for one in each if one.told for piece in one.told.answered)
+        return replace(
+            self,
+            answered=tuple(piece for one in each for piece in one.answered),
+            told=self.told and replace(self.told, answered=told),
+        )
+
 
 def ask_in_turn(read: ReadConversation, *, max_tokens: int) -> Asked:
     """A conversation up to the first turn that is learnt, and on from turn to turn; what is not learnt stays as it is. Where
@@ -75,8 +97,16 @@ def ask_in_turn(read: ReadConversation, *, max_tokens: int) -> Asked:
         Followup(tuple(ids[token] for token in turn.closing), ids[end:start])
         for turn, end, start in zip(turns[:-1], ends[:-1], starts[1:], strict=True)
     )
-    weights = tuple(turn.weight for turn in turns)
-    return Asked(ids[: max(1, starts[0])], answered, followups=tuple(followups), weights=weights, calls_tools=stays)
+    start = max(1, starts[0])
+    return Asked(
+        ids[:start],
+        answered,
+        followups=tuple(followups),
+        weights=tuple(turn.weight for turn in turns),
+        calls_tools=stays,
+        behind=ids[start : starts[-1]],
+        reference=tuple(ids[token] for token in turns[-1].tokens),
+    )
 
 
 def _places(turn: ReadTurn) -> list[int]:
@@ -86,7 +116,7 @@ def _places(turn: ReadTurn) -> list[int]:
 def ask_to_go_on(row: Row, document: Example, *, max_tokens: int) -> Asked:
     """A row of text, tokenised whole: its own prompt, or else how it begins."""
     given = document.weights.index(1.0) if row.prompt else max(1, min(PROMPT_TOKENS, len(document.ids) // 2))
-    return Asked(document.ids[:given], tuple(windows(document, max_tokens=max_tokens)))
+    return Asked(document.ids[:given], tuple(windows(document, max_tokens=max_tokens)), reference=document.ids[given:])
 
 
 def _answered(prompt: tuple[int, ...], tokens: Sequence[int], weights: Sequence[float]) -> Example:

@@ -33,9 +33,23 @@ class RowSet(Dataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Become the rows of this epoch; most are the same in all."""
 
-    def at_step(self, batches: Sequence[dict[str, Tensor]], *, step: int) -> list[dict[str, Tensor]]:
-        """What this step, counted from 1, learns from the batches that were collated for it: most rows are the same in all."""
+    def at_step(
+        self, batches: Sequence[dict[str, Tensor]], *, step: int, progress: float = 0.0
+    ) -> list[dict[str, Tensor]]:
+        """What this step, counted from 1, learns from the batches that were collated for it, when this share of training is
+        done: most rows are the same in all."""
         return list(batches)
+
+    def numbers(self) -> dict[str, float]:
+        """What moves as training goes on, as it was in the last step."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep, as JSON, for the next steps to have the same rows; most remember nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All rows in their order, `size` at once; the last batch may have fewer."""

@@ -17,6 +17,7 @@ from stillhouse.data.context import collated, views_of
 from stillhouse.data.packing import to_batch
 from stillhouse.data.rowset import RowSet
 from stillhouse.models.generate import Engine, Sampling, sample
+from stillhouse.objectives import Ramp
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class Rollout:
     """Which answer of its conversation it is; the prompt is then all before it, the student's former answers included."""
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a row is learnt with, where the student answers in it."""
+
+    answered: Asked
+    draws: tuple[float, ...] = ()
+    """With which probability each token behind the prompt was drawn, in nats, and NaN for what was not; empty where that no
+    longer counts."""
+
+
 class AskedRows(RowSet):
     """Prompts, one a row, and in each step an answer to each: the student's own for `student_share` of them, drawn anew every
     time, and the data's for the others.
@@ -52,7 +63,7 @@ class AskedRows(RowSet):
         asked: Sequence[Asked],
         student: PreTrainedModel,
         *,
-        student_share: float,
+        student_share: float | Ramp,
         sampling: Sampling,
         seed: int,
         stop_ids: set[int],
@@ -67,6 +78,8 @@ class AskedRows(RowSet):
         self.write = write or partial(sample, student)
         self.seed, self.stop_ids, self.vocab_size, self.tell = seed, stop_ids, vocab_size, tell
         self.max_tokens, self.batch_size = max_tokens, batch_size
+        self.share = student_share.at(0.0) if isinstance(student_share, Ramp) else student_share
+        """Of the prompts of the step at hand, those that the student answers."""
 
     def __len__(self) -> int:
         return len(self.asked)
@@ -84,13 +97,17 @@ class AskedRows(RowSet):
         """Which rows these are: what is in them, the step decides."""
         return {"rows": torch.tensor(items)}
 
-    def at_step(self, batches: Sequence[dict[str, Tensor]], *, step: int) -> list[dict[str, Tensor]]:
+    def at_step(
+        self, batches: Sequence[dict[str, Tensor]], *, step: int, progress: float = 0.0
+    ) -> list[dict[str, Tensor]]:
         """Each batch with the answers that this step learns from, a document a row."""
+        if isinstance(self.student_share, Ramp):
+            self.share = self.student_share.at(progress)
         rows = [row for batch in batches for row in batch["rows"].tolist()]
-        written = self._answers([row for row in dict.fromkeys(rows) if self._is_the_students(row, step)], step)
+        written = self._written(list(dict.fromkeys(rows)), step, progress)
         return [self._learnt(batch["rows"].tolist(), written, batch["rows"].device) for batch in batches]
 
-    def _learnt(self, rows: Sequence[int], written: Mapping[int, "_Talk"], device: torch.device) -> dict[str, Tensor]:
+    def _learnt(self, rows: Sequence[int], written: Mapping[int, Written], device: torch.device) -> dict[str, Tensor]:
         """The answers of these rows as both sides read them, each piece in a row of its own, and how they were drawn."""
         asked = [written[row].answered if row in written else self.asked[row] for row in rows]
         if any(one.told for one in asked):
@@ -104,10 +121,22 @@ class AskedRows(RowSet):
         ]
         return replace(batch, draw_logprobs=_placed(drawn, batch)).to(device).tensors()
 
-    def _is_the_students(self, row: int, step: int) -> bool:
-        return Random(f"{self.seed}, step {step}, row {row}").random() < self.student_share
+    def numbers(self) -> dict[str, float]:
+        """The student's share, where it moves."""
+        return {"student_share": self.share} if isinstance(self.student_share, Ramp) else {}
 
-    def _answers(self, rows: Sequence[int], step: int) -> dict[int, "_Talk"]:
+    def _written(self, rows: Sequence[int], step: int, progress: float) -> dict[int, Written]:
+        """What the student says in those of the rows that it answers in this step."""
+        return self._answers([row for row in rows if self._is_the_students(row, step)], step)
+
+    def _is_the_students(self, row: int, step: int) -> bool:
+        return self._point(row, step) < self.share
+
+    def _point(self, row: int, step: int) -> float:
+        """In [0, 1): what decides who answers."""
+        return Random(f"{self.seed}, step {step}, row {row}").random()
+
+    def _answers(self, rows: Sequence[int], step: int) -> dict[int, Written]:
         """What the student writes now in these rows."""
         talks = {row: _Talk(self.asked[row]) for row in rows}
         turn, speaking = 0, list(rows)
@@ -130,7 +159,7 @@ class AskedRows(RowSet):
                 talks[row].answer(answer, one.draw_logprobs, finished=finished)
             turn += 1
             speaking = [row for row in speaking if self._asks_again(talks[row])]
-        return talks
+        return {row: Written(talk.answered, tuple(talk.draws)) for row, talk in talks.items()}
 
     def _asks_again(self, talk: "_Talk") -> bool:
         """Whether the conversation goes on with room for an answer, of any length where the teacher has read more before it."""

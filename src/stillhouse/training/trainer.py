@@ -20,7 +20,7 @@ from stillhouse.core.alignment import CommonOutcomes
 from stillhouse.core.batch import as_batch
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import ModelError
-from stillhouse.core.files import remove
+from stillhouse.core.files import remove, write_atomic
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import Pooling
@@ -80,6 +80,14 @@ class Schedule(Config):
                 f"({self.rows_per_step}). Choose one that does."
             )
         return self
+
+
+def as_many_steps(schedule: Schedule, num_rows: int, *, on: int) -> Schedule:
+    """The schedule for `on` rows that makes as many steps as this one makes on `num_rows`."""
+    of_these, of_those = (math.ceil(rows / schedule.rows_per_step) for rows in (num_rows, on))
+    steps = math.ceil(schedule.epochs * of_these)
+    # Half a step below: an epoch that a share of is counted in rounds its steps up.
+    return schedule.model_copy(update={"epochs": (steps - 0.5) / of_those})
 
 
 class Pupil(nn.Module):
@@ -157,11 +165,18 @@ class DistillationTrainer(Trainer):
         """What each number that moves was in the step that has just been done."""
         progress = self._share_done(self.state.global_step - 1)
         terms = zip(_names([term.term for term in self.terms]), self.terms, self._paces(), strict=True)
-        return {
+        of_terms = {
             f"{name}_{number}": value
             for name, term, paces in terms
             for number, value in term.numbers(progress, paces).items()
         }
+        return of_terms | self._rows.numbers()
+
+    @property
+    def _rows(self) -> RowSet:
+        rows = self.train_dataset
+        assert isinstance(rows, RowSet)
+        return rows
 
     def _move_on(self, means: Sequence[float]) -> None:
         """Let adaptive ramps follow what the step has just shown: the same means on every rank."""
@@ -175,9 +190,8 @@ class DistillationTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """The batches of one step. Loaders read ahead; what depends on the student's weights is made now, and not before."""
-        collated, rows = list(islice(epoch_iterator, num_batches)), self.train_dataset
-        assert isinstance(rows, RowSet)
-        batches = rows.at_step(collated, step=self.state.global_step + 1)
+        collated, done = list(islice(epoch_iterator, num_batches)), self.state.global_step
+        batches = self._rows.at_step(collated, step=done + 1, progress=self._share_done(done))
         return super().get_batch_samples(iter(batches), num_batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
@@ -263,7 +277,18 @@ class DistillationTrainer(Trainer):
         if isinstance(pupil, Pupil):
             pupil.projections.save(folder)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Also what the rows of each process remember. The Trainer's own state is written after it."""
+        super()._save_rng_state(output_dir)
+        if state := self._rows.state():
+            write_atomic(self._rows_file(output_dir), json.dumps(state))
+
+    def _rows_file(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"rows_{self.args.process_index}.json"
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if (rows := self._rows_file(resume_from_checkpoint)).exists():
+            self._rows.restore(json.loads(rows.read_text(encoding="utf-8")))
         pupil: Any = self.model
         student = unwrapped(pupil)
         if adapter_config(student) is None:

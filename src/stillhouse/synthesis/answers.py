@@ -1,0 +1,225 @@
+"""The teacher answers the prompts of the data, before a student learns from its answers: sequence-level distillation."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stillhouse.core.files import json_line, read_lines, write_atomic
+from stillhouse.core.progress import SILENT, Progress, working
+from stillhouse.data.asked import Asked
+from stillhouse.models.beams import beam_search
+from stillhouse.models.generate import sample
+from stillhouse.teachers.answering import Answering
+
+ANSWERS = "answers.jsonl"
+"""What the teacher said, an answer a line."""
+
+
+@dataclass(frozen=True)
+class AnswersOutcome:
+    """How much the teacher said."""
+
+    prompts: int
+    answers: int
+    tokens: int
+    unfinished: int
+    """Cut off at a limit: their end is not learnt as an end."""
+    repeats: int
+    """Drawn again to the same prompt: such an answer is written once, and counts for as many as it is."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the teacher said in a row, as `answers.jsonl` has it."""
+
+    row: int
+    prompt: str
+    answer: str
+    tokens: int
+    finished: bool
+    times: int
+    """How often it was drawn."""
+    ids: list[int]
+    """Its end included, where it is finished."""
+
+
+def write_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Asked],
+    *,
+    folder: Path,
+    answering: Answering,
+    stop_ids: set[int],
+    vocab_size: int,
+    max_tokens: int,
+    progress: Progress = SILENT,
+) -> AnswersOutcome:
+    """Write `answers.jsonl` in `folder`: the model's last answer in each conversation, or to each prompt, in their order.
+    Where the teacher reads more than the student, it answers to that.
+
+    They are kept batch by batch as they come, the shortest prompts first; started again after a kill, it goes on behind the
+    last whole batch and ends with the same file, byte for byte.
+    """
+    asked = [_as_the_teacher_reads(one.at_last) for one in asked]
+    order = sorted(range(len(asked)), key=lambda row: len(asked[row].prompt))
+    found: list[Answer] = []
+    with working(progress, "the teacher answers", len(asked), "prompts"):
+        for start in range(0, len(order), answering.batch_size):
+            rows = order[start : start + answering.batch_size]
+            part = folder / "parts" / f"{start:07d}.jsonl"
+            if not part.exists():
+                limits = {"stop_ids": stop_ids, "vocab_size": vocab_size, "max_tokens": max_tokens}
+                said = _asked(model, tokenizer, asked, rows, answering, **limits)  # type: ignore[arg-type]
+                write_atomic(part, _lines(said))
+            found += read_answers(part)
+            progress.advance(len(rows))
+    found.sort(
+        key=lambda answer: answer.row
+    )  # stable: answers to one prompt stay in the order in which they were drawn
+    write_atomic(folder / ANSWERS, _lines(found))
+    return AnswersOutcome(
+        prompts=len(asked),
+        answers=len(found),
+        tokens=sum(answer.tokens for answer in found),
+        unfinished=sum(not answer.finished for answer in found),
+        repeats=sum(answer.times - 1 for answer in found),
+    )
+
+
+def _as_the_teacher_reads(asked: Asked) -> Asked:
+    return replace(asked, prompt=asked.told.prompt) if asked.told else asked
+
+
+def read_answers(file: Path) -> list[Answer]:
+    """What `write_answers` wrote."""
+    return [Answer(**line) for line in read_lines(file)]
+
+
+def answered_by(asked: Sequence[Asked], answers: Sequence[Answer]) -> list[Asked]:
+    """The same prompts, with these answers in the place of the data's own."""
+    of_row: dict[int, list[Answer]] = {}
+    for answer in answers:
+        of_row.setdefault(answer.row, []).append(answer)
+    return [one.with_answers((said.ids, float(said.times)) for said in of_row[row]) for row, one in enumerate(asked)]
+
+
+def _lines(answers: Sequence[Answer]) -> str:
+    return "".join(json_line(asdict(answer)) for answer in answers)
+
+
+def _asked(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Asked],
+    rows: Sequence[int],
+    answering: Answering,
+    *,
+    stop_ids: set[int],
+    vocab_size: int,
+    max_tokens: int,
+) -> list[Answer]:
+    """What the model says in these rows."""
+    if answering.method == "sample":
+        said = _drawn(model, asked, rows, answering, stop_ids, vocab_size, max_tokens)
+    else:
+        said = _searched(model, asked, rows, answering, stop_ids, vocab_size, max_tokens)
+    return [
+        Answer(
+            row,
+            prompt=str(tokenizer.decode(list(asked[row].prompt))),
+            answer=str(tokenizer.decode(list(ids[:-1] if ids[-1] in stop_ids else ids))),
+            tokens=len(ids),
+            finished=ids[-1] in stop_ids,
+            times=times,
+            ids=list(ids),
+        )
+        for row in rows
+        for ids, times in Counter(map(tuple, said[row])).items()
+    ]
+
+
+def _drawn(
+    model: PreTrainedModel,
+    asked: Sequence[Asked],
+    rows: Sequence[int],
+    answering: Answering,
+    stop_ids: set[int],
+    vocab_size: int,
+    max_tokens: int,
+) -> dict[int, list[list[int]]]:
+    """Some answers to each prompt. The first is the same however many are drawn."""
+    again = [(number, row) for row in rows for number in range(answering.samples or 1)]
+    found = sample(
+        model,
+        [asked[row].prompt for _, row in again],
+        sampling=answering.sampling,
+        seed=answering.seed,
+        numbers=[number * len(asked) + row for number, row in again],
+        stop_ids=stop_ids,
+        vocab_size=vocab_size,
+        max_tokens=max_tokens,
+        batch_size=answering.batch_size,
+    )
+    said: dict[int, list[list[int]]] = {row: [] for row in rows}
+    for (_, row), one in zip(again, found, strict=True):
+        said[row].append(one.tokens)
+    return said
+
+
+def _searched(
+    model: PreTrainedModel,
+    asked: Sequence[Asked],
+    rows: Sequence[int],
+    answering: Answering,
+    stop_ids: set[int],
+    vocab_size: int,
+    max_tokens: int,
+) -> dict[int, list[list[int]]]:
+    """The best answer to each prompt, or the nearest to the data's."""
+    assert answering.beams is not None and answering.length_penalty is not None
+    found = beam_search(
+        model,
+        [asked[row].prompt for row in rows],
+        beams=answering.beams,
+        length_penalty=answering.length_penalty,
+        max_new_tokens=answering.sampling.max_new_tokens,
+        stop_ids=stop_ids,
+        vocab_size=vocab_size,
+        max_tokens=max_tokens,
+        batch_size=answering.batch_size,
+    )
+    if answering.method == "beam":
+        return {row: best[:1] for row, best in zip(rows, found, strict=True)}
+    return {
+        row: [nearest(best, asked[row].reference, stop_ids=stop_ids)] for row, best in zip(rows, found, strict=True)
+    }
+
+
+def nearest(answers: Sequence[list[int]], reference: Sequence[int], *, stop_ids: set[int]) -> list[int]:
+    """The answer with the highest ROUGE-L to the reference, over tokens and without ends; of equals the first.
+
+    Kim and Rush take smoothed BLEU. ROUGE-L needs no smoothing where an answer is short, and no words: tokens of any language
+    serve.
+    """
+    words = [token for token in reference if token not in stop_ids]
+    return max(answers, key=lambda answer: rouge_l([token for token in answer if token not in stop_ids], words))
+
+
+def rouge_l(one: Sequence[int], other: Sequence[int]) -> float:
+    """The F1 of the longest common subsequence: 1 for equal sequences, 0 where nothing is in both.
+
+    Source: Lin, 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3.
+    """
+    if not one or not other:
+        return float(len(one) == len(other))
+    longest = [0] * (len(other) + 1)
+    for token in one:
+        before = longest
+        longest = [0]
+        for place, wanted in enumerate(other):
+            longest.append(before[place] + 1 if token == wanted else max(before[place + 1], longest[place]))
+    return 2 * longest[-1] / (len(one) + len(other))
