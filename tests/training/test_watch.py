@@ -16,7 +16,7 @@ VOCAB = 40
 
 
 def _rollout(logprobs, *, finished, step=1, row=0):
-    return Rollout(step, row, (5, 6), (7,) * len(logprobs), tuple(logprobs), finished)
+    return Rollout(step, row, (5, 6), (7,) * len(logprobs), tuple(logprobs), tuple(logprobs), finished)
 
 
 def test_answers_are_counted_by_answer_and_their_entropy_by_token():
