@@ -21,7 +21,16 @@ from .conftest import (
     write_rows,
 )
 
-OLD = [{"prompt": f"one day {n}", "completion": f"the robot found key {n}", "topic": "ab"[n % 3 == 0]} for n in range(30)]
+OLD = [
+    {
+        "messages": [
+            {"role": "user", "content": f"one day {n}"},
+            {"role": "assistant", "content": f"the robot found key {n}"},
+        ],
+        "topic": "ab"[n % 3 == 0],
+    }
+    for n in range(30)
+]
 STUDENT = {"kind": "student", "sampling": {"max_new_tokens": 12}, "batch_size": 4}
 MINILLM = [{"name": "minillm", "gamma": 0.9}]
 NEXT_TOKEN = {"kind": "text", "learn": "next_token", "weight": 0.5, "share": 0.25}
@@ -39,7 +48,7 @@ def write_replay_recipe(folder: Path, teacher: Path, replay=None, /, **changes) 
             "held_out": 0.25,
         },
         "replay": {
-            "path": str(write_rows(folder / "old.jsonl", [*OLD, CHATS[0] | OLD[0], OLD[1]])),
+            "path": str(write_rows(folder / "old.jsonl", [*OLD, {**CHATS[0], "topic": "a"}])),
             "share": 0.25,
             "held_out": 0.2,
             **(replay or {}),
@@ -82,4 +91,5 @@ def steps(run: Path, arm: str = "student") -> list[dict[str, float]]:
 
 def test_a_run_tells_what_was_replayed_and_what_was_forgotten(done):
     assert done.said.code == 0, done.said.err
-    print(done.said.err, done.said.out)
+    Path("/tmp/replay-out.txt").write_text(done.said.err + done.said.out)
+    import shutil; shutil.copy(done.folder / "report.html", "/tmp/replay-report.html"); shutil.copy(done.folder/"metrics.jsonl", "/tmp/replay-metrics.jsonl")

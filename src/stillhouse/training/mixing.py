@@ -140,7 +140,7 @@ def joined(new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[str, Te
     """The rows of both as one batch, which says which are replayed; either may be empty."""
     sides = [side for side in (new, old) if side]
     found = {
-        key: _stacked([side.get(key, _nothing(side, key)) for side in sides], PADDING.get(key, 0))
+        key: _stacked([side[key] if key in side else _nothing(side, key) for side in sides], PADDING.get(key, 0))
         for key in dict.fromkeys(key for side in sides for key in side)
     }
     counts = [len(side["ids"]) if side else 0 for side in (new, old)]
