@@ -50,6 +50,8 @@ def write_data(options: argparse.Namespace) -> None:
     text = (options.data / "lm/tinystories_v2_sample.txt").read_text(encoding="utf-8")
     stories = _short(options, dict.fromkeys(story.strip() for story in text.split("<|endoftext|>")))
     wanted = options.stories + options.held_out
+    if len(stories) < wanted:
+        raise SystemExit(f"{len(stories)} stories have at most {options.characters} characters: {wanted} wanted.")
     for name, some in (("stories", stories[: options.stories]), ("held-out", stories[options.stories : wanted])):
         write_jsonl(options.runs / f"{name}.jsonl", ({"text": story} for story in some))
     dialogues = {f"{one['prompt']}\n{one['completion']}": one for one in _dialogues(options.data)}

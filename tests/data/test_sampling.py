@@ -25,19 +25,17 @@ def test_every_set_of_rows_is_equally_likely_to_be_kept():
 def test_the_algorithm_is_exact_not_only_nearly_so():
     """All that chance can say of 4 rows and room for 2 is 3 * 4 cases: each of the 6 pairs has 2 of them."""
 
-    class Told:
-        def __init__(self, said):
-            self.said = iter(said)
-
+    class Told(Random):
         def randrange(self, stop):
-            value = next(self.said)
+            value = next(said)
             assert value < stop
             return value
 
     found = Counter()
     for third in range(3):
         for fourth in range(4):
-            kept = Reservoir(2, chance=Told([third, fourth]))
+            said = iter([third, fourth])
+            kept = Reservoir(2, chance=Told())
             for row in range(4):
                 kept.add(row)
             found[tuple(row for _, row in kept.numbered)] += 1

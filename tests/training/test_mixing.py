@@ -185,15 +185,15 @@ def test_the_loss_with_replay_is_the_sum_of_both_parts_computed_apart(examples, 
     assert listening.asked == 10
 
 
-@pytest.mark.parametrize("rows_per_micro_batch", [1, 2, 4])
+@pytest.mark.parametrize("rows_per_micro_batch", [1, 3])
 def test_each_mean_is_over_its_own_tokens_of_the_step_however_it_is_cut(
     examples, build_student, teacher, tmp_path, rows_per_micro_batch
 ):
     student = build_student()
     rows = mixed(examples, share=0.4)
     expected = []
-    for start in range(0, len(rows), 4):
-        chosen = list(rows.order(rows_per_step=4, seed=0))[start : start + 4]
+    for start in range(0, len(rows), 3):
+        chosen = list(rows.order(rows_per_step=3, seed=0))[start : start + 3]
         batch = as_batch(rows.at_step([rows.collate([rows[row] for row in chosen])], step=1)[0])
         total = torch.zeros(())
         for part, terms, own in ((~batch.replayed, TERMS, teacher), (batch.replayed, CORPUS, None)):
@@ -202,11 +202,11 @@ def test_each_mean_is_over_its_own_tokens_of_the_step_however_it_is_cut(
                 total = total + loss(student, some, own, terms)[0] / some.total_weight
         expected.append(gradients_of(student, total))
     found = step_gradients(
-        student,
+        build_student(),
         [],
         tmp_path,
         row_tokens=16,
-        rows_per_step=4,
+        rows_per_step=3,
         rows_per_micro_batch=rows_per_micro_batch,
         rows_of=lambda _examples, row_tokens: rows,
         terms=TERMS,

@@ -339,7 +339,9 @@ class Parts:
             ModelError: if the teacher does not answer in the data's labels.
         """
         if self.recipe.data.path is None:
-            _ = self._read_replay()  # what it has in common with the text is known later
+            found = self._read_replay()  # what it has in common with the text is known later
+            for note in found.notes if found else ():
+                self.progress.say(note)
             if self.recipe.data.held_out_path is not None:
                 read_rows(self.recipe.data.held_out_path, key="data.held_out_path")
             return

@@ -43,7 +43,8 @@ def _beside(found: ReplayResult, other: Role) -> str:
     if not other.startswith("control"):
         return ""
     more = next(row.difference for row in found.comparisons if (row.metric, row.other) == ("cross_entropy", other))
-    name, less = SHORT_TITLES[other], Interval(-more.value, -more.high, -more.low)
+    name = f"control ({SHORT_TITLES[other].removeprefix('control: ')})"
+    less = Interval(-more.value, -more.high, -more.low)
     if more.low <= 0 <= more.high:
         shown = formatting.interval_text(more, "nats")
         return f"There, no difference was shown between its loss and that of the {name}: {shown} a token."
