@@ -6,7 +6,7 @@ are only measured. Seeds differ in the order of the rows.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -59,7 +59,7 @@ def write_data(options: argparse.Namespace) -> None:
     write_jsonl(options.runs / "dialogues.jsonl", (dialogues[text] for text in chosen))
 
 
-def _short(options: argparse.Namespace, texts: Sequence[str] | dict[str, object]) -> list[str]:
+def _short(options: argparse.Namespace, texts: Iterable[str]) -> list[str]:
     found = [text for text in texts if 0 < len(text) <= options.characters]
     Random(0).shuffle(found)
     return found
@@ -120,9 +120,11 @@ def _print(title: str, results: Sequence[EvaluationResult]) -> None:
 
 
 def _metric(result: EvaluationResult, role: Role, metric: str, where: str) -> Interval:
-    found = result.model(role) if where == "new" else result.replay and result.replay.model(role)
-    assert found is not None
-    return found.metrics[metric]
+    assert result.replay is not None
+    found = result.model(role) if where == "new" else None
+    old = result.replay.model(role)
+    assert old is not None
+    return old.metrics[metric] if found is None else found.metrics[metric]
 
 
 def _said(intervals: Sequence[Interval]) -> str:

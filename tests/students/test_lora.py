@@ -123,7 +123,8 @@ def test_the_head_that_is_read_is_the_head_that_peft_runs(build_model, batch, fa
     assert_close(ours, own, rtol=1e-5, atol=1e-5)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
-        assert_close(gradient, expected[name], rtol=1e-4, atol=1e-4, msg=name)
+        # A gradient of an embedding reaches 2,000 here: what is small in it is the difference of large float32 numbers.
+        assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6 * float(expected[name].abs().max()), msg=name)
 
 
 def _first(batch):
