@@ -87,6 +87,8 @@ def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path, *, stude
         changes["data.path"] = texts_file
     else:
         changes["data.path"] = write_rows(folder / "rows.jsonl", KINDS[recipe.data.kind].rows)
+    if recipe.replay is not None:
+        changes |= {"replay.path": write_rows(folder / "old.jsonl", CHATS), "replay.held_out": 0.25}
     if isinstance(recipe.student, CheckpointConfig):
         own = recipe.teacher.kind == "self"
         changes |= {

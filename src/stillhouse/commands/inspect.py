@@ -70,6 +70,7 @@ def _summary(parts: Parts) -> Iterator[str]:
     data, wanted = parts.data, parts.recipe.data
     yield f"data of kind {wanted.kind}, as the tokenizer of {display_name(tokenizer_source(parts.recipe))} reads it"
     yield from (f"  {clean(note)}" for note in data.notes)
+    yield from (f"  {clean(note)}" for note in (parts.replayed.notes if parts.replayed else ()))
     if parts.recipe.history is not None and not parts.rewritten.exists():
         yield "  history: these are the data's own answers, in the place of which the teacher's will stand"
     sides = {"train": (data.train, data.num_train_documents), "held out": (data.held_out, data.num_held_out_documents)}

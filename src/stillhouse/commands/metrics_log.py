@@ -1,6 +1,7 @@
 """`metrics.jsonl`: every number of a run, one object a line, each step once even after a kill."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,16 @@ class MetricsLog:
         return log
 
     def evaluation(self, result: EvaluationResult) -> None:
-        """One line a model and metric, in the place of those that an evaluation cut short may have left."""
+        """One line a model and metric, in the place of those that an evaluation cut short may have left; what was measured on
+        replayed data says so."""
         self._keep(lambda line: "evaluated" not in line)
         for model in result.models:
             for metric, interval in model.metrics.items():
                 numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
                 self.run.log(evaluated=model.role, metric=metric, **numbers)
+        for old in result.replay.models if result.replay else ():
+            for metric, interval in old.metrics.items():
+                self.run.log(evaluated=old.role, metric=metric, on="replay", **asdict(interval))
 
     def _keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
         """Write the file anew with these lines only, and return them."""

@@ -23,15 +23,18 @@ from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Pooling
 from stillhouse.data.asked import Asked, packed
 from stillhouse.data.chat_forms import Conversation
-from stillhouse.data.config import ChatDataConfig
+from stillhouse.data.config import ChatDataConfig, TextDataConfig
 from stillhouse.data.context import ContextRows, views_of
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows, to_batch
 from stillhouse.data.paired import PairedRows
 from stillhouse.data.prepare import Prepared, chat_sides, prepare
+from stillhouse.data.replay import Replayed, read_replay
 from stillhouse.data.rowset import PaddedRows, RowSet
 from stillhouse.data.text import read_rows
+from stillhouse.evaluation import Elsewhere
 from stillhouse.evaluation.context import InContext
+from stillhouse.kernels.terms import Term
 from stillhouse.labelling import Recorder
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.models.adapters import load_adapter, save_adapter
@@ -61,6 +64,8 @@ from stillhouse.students.projections import Projections
 from stillhouse.students.save import save_student
 from stillhouse.synthesis import ANSWERS, answered_by, read_answers
 from stillhouse.training.features import FeatureTerm, projection_widths
+from stillhouse.training.mixing import DocumentRows, MixedRows
+from stillhouse.training.rollouts import AskedRows
 from stillhouse.training.sources import OfflineConfig, answering_of
 from stillhouse.training.terms import Scheduled
 
@@ -248,6 +253,60 @@ class Parts:
             answer_tokens=0 if isinstance(source, OfflineConfig) else source.sampling.max_new_tokens,
         )
 
+    @cached_property
+    def replayed(self) -> Replayed | None:
+        """Other data to mix in and to judge by, where the recipe asks for it."""
+        return self._read_replay()
+
+    def _read_replay(self) -> Replayed | None:
+        wanted, data = self.recipe.replay, self.recipe.data
+        if wanted is None:
+            return None
+        assert isinstance(data, TextDataConfig | ChatDataConfig)
+        return read_replay(
+            wanted,
+            data,
+            self.tokenizer,
+            data_paths=[path for path in (self.data_path, data.held_out_path) if path is not None and path.exists()],
+            teacher_tokenizer=self.teacher_tokenizer if self.is_paired else None,
+        )
+
+    def mixed(self, rows: RowSet) -> RowSet:
+        """These rows with replayed ones among them, where the recipe asks for any."""
+        wanted = self.recipe.replay
+        if wanted is None or not wanted.share:
+            return rows
+        return MixedRows(rows, self._replay_like(rows), share=wanted.share, seed=wanted.seed)
+
+    def _replay_like(self, rows: RowSet) -> RowSet:
+        """All that can be replayed, in the form of the rows among which it is to stand."""
+        found, row_tokens = self.replayed, self.recipe.data.sequence_tokens
+        assert found is not None
+        match rows:
+            case AskedRows():
+                return DocumentRows(found.asked, in_context=any(one.told for one in rows.asked))
+            case PairedRows():
+                return PairedRows(found.pairs, row_tokens=row_tokens)
+            case ContextRows():
+                return ContextRows(views_of(found.asked), row_tokens=row_tokens)
+        return packed(found.asked, row_tokens=row_tokens)
+
+    @property
+    def replay_terms(self) -> list[Term]:
+        """What is learnt of replayed rows in the place of the objectives."""
+        wanted = self.recipe.replay
+        apart = wanted is not None and wanted.share > 0 and wanted.learn == "next_token"
+        return [Term("next_token", wanted.weight)] if wanted is not None and apart else []
+
+    @property
+    def elsewhere(self) -> Elsewhere | None:
+        """What is held out of the replayed data."""
+        found = self.replayed
+        if found is None:
+            return None
+        told = found.held_out_told if self.crosses else None
+        return Elsewhere(found.held_out, told, len(self.teacher_tokenizer))
+
     def read_anew(self) -> None:
         """Forget the data as it was read before the teacher answered in it."""
         for name in ("data", "asked"):
@@ -280,6 +339,9 @@ class Parts:
             ModelError: if the teacher does not answer in the data's labels.
         """
         if self.recipe.data.path is None:
+            found = self._read_replay()  # what it has in common with the text is known later
+            for note in found.notes if found else ():
+                self.progress.say(note)
             if self.recipe.data.held_out_path is not None:
                 read_rows(self.recipe.data.held_out_path, key="data.held_out_path")
             return
@@ -296,6 +358,7 @@ class Parts:
             notes.append(
                 f"{with_tools:,} call tools: the student answers only their last turn, all before stays as it is"
             )
+        notes += self.replayed.notes if self.replayed else ()
         for note in notes:
             self.progress.say(note)
 
@@ -346,8 +409,14 @@ class Parts:
     @property
     def label_examples(self) -> list[Example]:
         """The same as the teacher reads them."""
-        rows = self.learnt
-        return rows.teacher_examples if isinstance(rows, PairedRows | ContextRows) else self.train_examples
+        rows, wanted = self.learnt, self.recipe.replay
+        is_labelled = wanted is not None and wanted.share > 0 and wanted.learn == "objectives"
+        sides = [rows, self._replay_like(rows)] if is_labelled else [rows]
+        return [
+            example
+            for side in sides
+            for example in (side.teacher_examples if isinstance(side, PairedRows | ContextRows) else _examples(side))
+        ]
 
     @cached_property
     def asked(self) -> list[Asked]:
@@ -408,7 +477,8 @@ class Parts:
     @cached_property
     def data_fingerprint(self) -> str:
         """Hash of the data and of everything that turns it into tokens."""
-        sources = dict.fromkeys((self.data_path, *self.recipe.data.sources))
+        replay = self.recipe.replay
+        sources = dict.fromkeys((self.data_path, *self.recipe.data.sources, *([] if replay is None else [replay.path])))
         files = [file for path in sources for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
         return fingerprint(
             [
@@ -416,6 +486,7 @@ class Parts:
                 self.recipe.data.model_dump(mode="json"),
                 self.teacher_fingerprint,
                 *([] if self.recipe.history is None else [plain(self.recipe.history)]),
+                *([] if replay is None else [plain(replay)]),
                 *([vocabulary_fingerprint(self.tokenizer), self.tokenizer.chat_template] if self.is_paired else []),
             ]
         )

@@ -16,6 +16,7 @@ from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts, plain
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
+from stillhouse.commands.replays import account_of, said_of
 from stillhouse.commands.sources import ROLLOUTS, check_engine, rollout_log, said_of_answers, told_to
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import to_yaml
@@ -46,6 +47,7 @@ from stillhouse.synthesis import filled_templates, rewrite, synthesize, write_an
 from stillhouse.synthesis.config import HistoryConfig
 from stillhouse.teachers import LocalTeacher, SelfTeacher, SelfTeacherConfig, StoredTeacher
 from stillhouse.training import train
+from stillhouse.training.mixing import MixedRows
 from stillhouse.training.replay import ReplayRows
 from stillhouse.training.rollouts import AskedRows
 from stillhouse.training.sources import OfflineConfig, ReplayConfig, TeacherSourceConfig, answering_of, share_of
@@ -279,9 +281,13 @@ class Pipeline:
         if arm == "student" and not isinstance(source, OfflineConfig | TeacherSourceConfig):
             most_tokens, watch = source.sampling.max_new_tokens, Watch()
             log_line = alarming(log_line, self.run, self.progress, arm=arm, most_tokens=most_tokens)
+        rows, told = self.parts.mixed(self._rows(arm, student, checkpoints, watch)), dict[str, Any]()
+        if isinstance(rows, MixedRows):
+            told = {"replay": account_of(rows)}
+            self.progress.say(said_of(told["replay"]))
         trained = train(
             student,
-            self._rows(arm, student, checkpoints, watch),
+            rows,
             terms=terms,
             teacher=teacher,
             vocab_size=self.parts.num_answers,
@@ -292,6 +298,7 @@ class Pipeline:
             common=self.parts.common,
             log_line=log_line,
             watch=watch,
+            replay_terms=self.parts.replay_terms,
             progress=self.progress,
             title=arm.replace("_", " ") + " learns",
         )
@@ -303,7 +310,13 @@ class Pipeline:
         if checkpoints.parent.is_dir() and not any(checkpoints.parent.iterdir()):
             remove(checkpoints.parent)
         lines = [line for line in self.run.metric_lines() if line.get("arm") == arm]
-        return {"steps": lines[-1]["step"], "tokens": lines[-1]["tokens"], "final_loss": lines[-1]["loss"], **account}
+        return {
+            "steps": lines[-1]["step"],
+            "tokens": lines[-1]["tokens"],
+            "final_loss": lines[-1]["loss"],
+            **account,
+            **told,
+        }
 
     def _save_adapter(self, trained: PreTrainedModel, arm: Role) -> dict[str, Any]:
         """What an arm's adapter is, kept where it is the student's, and then merged into the weights that it was trained on."""
@@ -358,7 +371,8 @@ class Pipeline:
         schedule = self.recipe.training
         if arm == "student" or self.recipe.source.kind != "teacher":
             return schedule
-        return as_many_steps(schedule, len(self.parts.learnt), on=len(self.parts.data.train))
+        of_these, of_those = (self.parts.mixed(rows) for rows in (self.parts.learnt, self.parts.data.train))
+        return as_many_steps(schedule, len(of_these), on=len(of_those))
 
     def _writer(self, student: PreTrainedModel) -> Engine | None:
         """Who writes the student's answers, where that is not the student alone in this process."""
@@ -419,6 +433,7 @@ class Pipeline:
                 num_samples=self.recipe.evaluation.samples,
                 teacher_reads=None if theirs is None else OwnTokens(theirs, parts.teacher_tokenizer),
                 in_context=parts.in_context,
+                elsewhere=parts.elsewhere,
                 progress=self.progress,
             )
         if task == "sentence_embedding":
@@ -527,6 +542,10 @@ class Pipeline:
             account["labels"] = {
                 name: stages["label"][name] for name in ("signal", "bytes", "bytes_per_token", "seconds")
             }
+        if self.parts.replayed is not None:
+            found = self.parts.replayed
+            counts = {"documents": found.num_documents, "held_out": found.num_held_out}
+            account["replay"] = {**counts, **stages["train"].get("replay", {})}
         if "adapter" in stages["train"]:
             account["adapter"] = stages["train"]["adapter"]
         return {**account, "alarms": alarms_of(self.run)}

@@ -8,10 +8,12 @@ from pydantic import Field, model_validator
 
 from stillhouse.commands.adapters import adapter_faults
 from stillhouse.commands.labels import label_faults
+from stillhouse.commands.replays import replay_faults
 from stillhouse.commands.sources import context_faults, policy_faults, source_faults, teacher_source_faults
 from stillhouse.core.config import Config
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
+from stillhouse.data.replay import ReplayDataConfig
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective, objective
 from stillhouse.students.config import CheckpointConfig, StudentConfig
@@ -59,6 +61,8 @@ class Recipe(Config):
     data: DataConfig = TextDataConfig()
     history: HistoryConfig | None = None
     """Where it is given, the teacher first answers in the conversations to train on, turn by turn; else they stay."""
+    replay: ReplayDataConfig | None = None
+    """Where it is given, rows of other data are mixed in, or at least measured on, to see what is forgotten."""
     labels: LabelsConfig | None = None
     """Where it is given, the teacher runs once over the data and training reads what it said; else it runs in every step."""
     source: SourceConfig = OfflineConfig()
@@ -196,6 +200,15 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _there_are_draws_to_learn_from(self) -> "Recipe":
         faults = policy_faults(self.source, self.objectives)
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _other_data_can_be_mixed_in(self) -> "Recipe":
+        faults = [
+            *replay_faults(self.replay, data=self.data, task=self.task, rows_per_step=self.training.rows_per_step)
+        ]
         if faults:
             raise ValueError(" ".join(faults))
         return self

@@ -28,6 +28,8 @@ class Batch:
     draw_logprobs: Float[Tensor, "batch seq"] | None = field(default=None, kw_only=True)
     """Of answers that a model drew token by token, with which probability each token was drawn, in nats; NaN for all others.
     None where nobody drew anything."""
+    replayed: Bool[Tensor, " batch"] | None = field(default=None, kw_only=True)
+    """Which rows are of other data, mixed in against forgetting. None where nothing is mixed in."""
 
     @property
     def real(self) -> Bool[Tensor, "batch seq"]:
@@ -73,6 +75,10 @@ class Batch:
     def total_weight(self) -> Float[Tensor, ""]:
         """The sum that a mean over this batch is divided by."""
         return self.weights[:, 1:].sum()
+
+    def of_rows(self: AnyBatch, rows: Bool[Tensor, " batch"]) -> AnyBatch:
+        """Some of the rows, as wide as they are."""
+        return replace(self, **{name: tensor[rows] for name, tensor in self.tensors().items()})
 
     def to(self: AnyBatch, device: torch.device) -> AnyBatch:
         """The same batch on this device."""
@@ -224,4 +230,8 @@ def one_document_a_row(batch: Batch) -> Batch:
 
     documents = moved(torch.zeros_like(batch.documents), -1)
     positions = torch.arange(shape[1], device=real.device).expand(shape)
-    return Batch(moved(batch.ids, 0), positions, documents, moved(batch.weights, 0))
+    replayed = batch.replayed
+    if replayed is not None:
+        row_numbers = torch.arange(len(real), device=real.device)[:, None].expand(real.shape)
+        replayed = replayed[row_numbers[real].new_zeros(shape[0]).index_put((rows,), row_numbers[real])]
+    return Batch(moved(batch.ids, 0), positions, documents, moved(batch.weights, 0), replayed=replayed)

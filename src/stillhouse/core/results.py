@@ -245,6 +245,31 @@ class ContextResult:
 
 
 @dataclass(frozen=True)
+class OldDomain:
+    """How a model does on held-out documents of the data that is replayed."""
+
+    role: Role
+    metrics: Mapping[str, Interval]
+    """Cross-entropy in nats a token, bits per byte, and how near it is to the teacher."""
+    change: Interval | None = None
+    """Bits per byte over those of the student before training, less 1: 0.02 is 2 % worse. None for the teacher."""
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What a student has forgotten, or learnt, of other data than it was trained for."""
+
+    documents: int
+    models: Sequence[OldDomain]
+    comparisons: Sequence[Comparison] = ()
+    """The student minus each other model there."""
+
+    def model(self, role: Role) -> OldDomain | None:
+        """The model in this role, if it was measured."""
+        return next((model for model in self.models if model.role == role), None)
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """Everything that one evaluation found."""
 
@@ -260,6 +285,8 @@ class EvaluationResult:
     """Tokens of the held-out text as the teacher cuts it, where its tokenizer is not the student's; None where it is."""
     context: ContextResult | None = None
     """Where the teacher has read more than the student; `models` then has the teacher with its context."""
+    replay: ReplayResult | None = None
+    """Where other data is replayed, or only measured on."""
 
     def model(self, role: Role) -> ModelResult | None:
         """The model in this role, if it was measured."""
@@ -283,9 +310,7 @@ class EvaluationResult:
         return cls(
             held_out=HeldOut(**values["held_out"]),
             models=[_model_result(model) for model in values["models"]],
-            comparisons=[
-                Comparison(row["metric"], row["other"], Interval(**row["difference"])) for row in values["comparisons"]
-            ],
+            comparisons=_comparisons(values["comparisons"]),
             samples=[Sample(**sample) for sample in values["samples"]],
             machine=dict(values["machine"]),
             task=values.get("task", "causal_lm"),
@@ -295,7 +320,23 @@ class EvaluationResult:
             speeds=[SpeedUp(row["role"], row["work"], Interval(**row["ratio"])) for row in values.get("speeds", ())],
             teacher_tokens=values.get("teacher_tokens"),
             context=_context_result(values["context"]) if values.get("context") else None,
+            replay=_replay_result(values["replay"]) if values.get("replay") else None,
         )
+
+
+def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+    return [Comparison(row["metric"], row["other"], Interval(**row["difference"])) for row in rows]
+
+
+def _replay_result(values: Mapping[str, Any]) -> ReplayResult:
+    return ReplayResult(
+        values["documents"],
+        [
+            OldDomain(row["role"], _intervals(row["metrics"]), Interval(**row["change"]) if row["change"] else None)
+            for row in values["models"]
+        ],
+        _comparisons(values["comparisons"]),
+    )
 
 
 def _model_result(values: Mapping[str, Any]) -> ModelResult:

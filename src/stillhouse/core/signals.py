@@ -134,6 +134,11 @@ class Attention:
     scaling: float
     softcap: float | None = None
 
+    def of_rows(self, rows: Bool[Tensor, " batch"]) -> "Attention":
+        """That of some of the rows."""
+        found = {name: getattr(self, name)[rows] for name in ("query", "key", "value", "allowed")}
+        return replace(self, **found)
+
     def scores(self) -> Float[Tensor, "batch heads seq seq"]:
         """Attention before the softmax: -inf where a query may not look, or is padding."""
         groups = self.query.shape[1] // self.key.shape[1]
@@ -171,3 +176,12 @@ class Signals:
     hidden_states: Mapping[int, Float[Tensor, "batch seq hidden"]] = field(default_factory=dict)
     attentions: Mapping[int, Attention] = field(default_factory=dict)
     embeddings: Float[Tensor, "batch hidden"] | None = None
+
+    def of_rows(self, rows: Bool[Tensor, " batch"]) -> "Signals":
+        """What was said about some of the rows of the batch."""
+        return Signals(
+            None if self.logits is None else self.logits.at(rows),
+            {layer: states[rows] for layer, states in self.hidden_states.items()},
+            {layer: attention.of_rows(rows) for layer, attention in self.attentions.items()},
+            None if self.embeddings is None else self.embeddings[rows],
+        )

@@ -1,7 +1,7 @@
 """Conversations in the forms that people keep them in, each told by its keys."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 from stillhouse.core.errors import DataError
 from stillhouse.core.faults import nearest, said
 from stillhouse.data.chat_template import CUT, MARK, REASONING_KEYS, Message, Span
-from stillhouse.data.tables import Record, files_in, is_whole, read_records
+from stillhouse.data.tables import Record, files_in, is_whole, read_records, records_in
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv")
 
@@ -163,15 +163,29 @@ def _as_json(values: Mapping[str, Any], *, where: str) -> str:
 def _read_file(records: Sequence[Record], notes: Sequence[str]) -> list[Conversation]:
     form = _form_of(records[0])
     for record in records:
-        if _form_of(record) is not form:
-            raise DataError(
-                f"{record.where} has the keys {_keys(record)} ({_form_of(record).name}), but the file begins as {form.name}. "
-                "Keep to one form a file."
-            )
+        _refuse_another_form(record, form)
     found = [_read_record(record, form) for record in records]
     if not notes:
         return found
     return [replace(one, notes=_notes_of(record, notes)) for one, record in zip(found, records, strict=True)]
+
+
+def _refuse_another_form(record: Record, form: Form) -> None:
+    if _form_of(record) is not form:
+        raise DataError(
+            f"{record.where} has the keys {_keys(record)} ({_form_of(record).name}), but the file begins as {form.name}. "
+            "Keep to one form a file."
+        )
+
+
+def stream_conversations(path: Path, *, key: str = "data.path") -> Iterator[tuple[Record, Conversation]]:
+    """As `read_conversations`, one after the other, each with the row that it was read from."""
+    for file in files_in(path, key=key, formats=FORMATS):
+        form: Form | None = None
+        for record in records_in(file):
+            form = form or _form_of(record)
+            _refuse_another_form(record, form)
+            yield record, _read_record(record, form)
 
 
 def _read_record(record: Record, form: Form) -> Conversation:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -36,6 +35,7 @@ from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, ma
 from stillhouse.data.paired import Pair, PairedRows, share_compared
 from stillhouse.data.paired_text import PairedChatReader, PairedTextReader
 from stillhouse.data.rowset import RowSet
+from stillhouse.data.sampling import rows_beside
 from stillhouse.data.sentences import ScoredPairs, read_pairs, read_sentences, scored_pairs, sentence_rows
 from stillhouse.data.split import DOCUMENTS_HINT, AnyRow, split_held_out, without_texts
 from stillhouse.data.tables import read_records, split_documents
@@ -275,11 +275,11 @@ def _replayed(
 
 def _drawn(rows: Sequence[Asked], num_told: int, wanted: TeacherContextConfig) -> list[Asked]:
     """So many of the rows, drawn by the seed, that they are the share of all that is asked for."""
-    share = Fraction(str(wanted.replay.share)) if wanted.replay else Fraction(0)
-    needed = round(num_told * share / (1 - share))
+    share = wanted.replay.share if wanted.replay else 0.0
+    needed = rows_beside(num_told, share)
     if needed > len(rows):
         raise DataError(
-            f"data.teacher_context.replay.share is {float(share):g}: beside {num_told:,} rows that is {needed:,}, but its path "
+            f"data.teacher_context.replay.share is {share:g}: beside {num_told:,} rows that is {needed:,}, but its path "
             f"has {len(rows):,} to train on. Give more, or lower the share."
         )
     return [rows[number] for number in sorted(Random(wanted.seed).sample(range(len(rows)), needed))]

@@ -121,10 +121,19 @@ def read_records(
             texts = splitter(read_file(file))
             records += [Record({text_column: text}, f"{file}, text {n}") for n, text in enumerate(texts, start=1)]
         else:
-            records += _READERS[format_of(file)](file)
+            records += records_in(file)
     if not records:
         raise DataError(f"{key} {str(path)!r} holds no rows. Give it at least two.")
     return records
+
+
+def records_in(file: Path) -> Iterator[Record]:
+    """The rows of one file; those of a `.jsonl` file as they are asked for.
+
+    Raises:
+        DataError: as `read_records`.
+    """
+    return _READERS[format_of(file)](file)
 
 
 def split_documents(content: str) -> Iterator[str]:
@@ -176,10 +185,20 @@ def json_lines(file: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         DataError: for a line that is not JSON.
     """
-    # Not `splitlines`: JSON strings may hold the other separators of lines that Unicode knows.
-    for number, line in enumerate(read_file(file).split("\n"), start=1):
+    for number, line in enumerate(_lines_in(file), start=1):
         if line.strip():
             yield f"{file}, line {number}", _parsed(line, where=f"{file}, line {number}")
+
+
+def _lines_in(file: Path) -> Iterator[str]:
+    """One line after the other, so that a file may be larger than memory."""
+    # newline: JSON strings may hold the other separators of lines that Unicode knows.
+    options: dict[str, Any] = {"encoding": "utf-8-sig", "newline": "\n"}
+    try:
+        with gzip.open(file, "rt", **options) if file.suffix == ".gz" else file.open(**options) as lines:
+            yield from (line.removesuffix("\n") for line in lines)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read as UTF-8 text: {error}") from None
 
 
 def _parsed(line: str, *, where: str) -> Any:

@@ -11,7 +11,7 @@ from stillhouse.core.errors import DataError
 from stillhouse.data.examples import Example, windows
 from stillhouse.data.split import split_held_out as split_held_out
 from stillhouse.data.tables import DOCUMENT_END as DOCUMENT_END
-from stillhouse.data.tables import files_in, format_of, json_lines, read_file, split_documents
+from stillhouse.data.tables import Record, files_in, format_of, json_lines, read_file, split_documents
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,17 @@ def read_rows(path: Path, *, key: str = "data.path") -> list[Row]:
     if not rows:
         raise DataError(f"{key} {str(path)!r} holds no text. Give it at least two documents.")
     return rows
+
+
+def stream_rows(path: Path, *, key: str = "data.path") -> Iterator[tuple[Record, Row]]:
+    """As `read_rows`, one after the other, each with the record that it was read from; a text of a `.txt` file has none."""
+    for file in files_in(path, key=key, formats=_READERS):
+        if format_of(file) == ".jsonl":
+            for where, values in json_lines(file):
+                row = _to_row(values, where=where)
+                yield Record(values, where), row
+        else:
+            yield from ((Record({}, str(file)), row) for row in _read_txt(file))
 
 
 def _read_jsonl(file: Path) -> Iterator[Row]:

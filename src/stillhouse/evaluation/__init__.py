@@ -7,6 +7,15 @@ from stillhouse.evaluation.compare import (
     evaluate_embeddings,
     evaluate_encoders,
 )
+from stillhouse.evaluation.elsewhere import Elsewhere
 from stillhouse.evaluation.embeddings import ScoredBatches
 
-__all__ = ["Contestant", "OwnTokens", "ScoredBatches", "evaluate", "evaluate_embeddings", "evaluate_encoders"]
+__all__ = [
+    "Contestant",
+    "Elsewhere",
+    "OwnTokens",
+    "ScoredBatches",
+    "evaluate",
+    "evaluate_embeddings",
+    "evaluate_encoders",
+]

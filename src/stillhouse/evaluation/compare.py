@@ -24,6 +24,7 @@ from stillhouse.core.results import (
     HeldOut,
     Interval,
     ModelResult,
+    ReplayResult,
     Retention,
     Role,
     Sample,
@@ -43,6 +44,7 @@ from stillhouse.evaluation.cost import (
     time_encoders,
     time_language_models,
 )
+from stillhouse.evaluation.elsewhere import Elsewhere, judge_elsewhere
 from stillhouse.evaluation.embeddings import (
     ScoredBatches,
     cosine_statistics,
@@ -135,6 +137,7 @@ def evaluate(
     num_samples: int = 3,
     teacher_reads: OwnTokens | None = None,
     in_context: InContext | None = None,
+    elsewhere: Elsewhere | None = None,
     progress: Progress = SILENT,
 ) -> EvaluationResult:
     """Measure causal language models on the same examples. One must be the teacher, and one the student.
@@ -144,6 +147,8 @@ def evaluate(
 
     A teacher with another tokenizer `teacher_reads` the same documents in its own tokens. Then bits per byte is all that is
     said of it: what counts tokens is told of the others alone, and nothing compares token by token.
+
+    Documents of other data, which are `elsewhere`, show what was forgotten.
     """
     models = _models(contestants)
     sums = _document_sums(models, examples, len(tokenizer), teacher_reads, in_context, progress)
@@ -154,6 +159,9 @@ def evaluate(
     if in_context is not None:
         context = judge_context(models, in_context, vocab_size=len(tokenizer), progress=progress)
         teacher_reads = OwnTokens(in_context.teacher_reads, tokenizer)  # in the same tokens
+    replay = None
+    if elsewhere is not None:
+        replay = judge_elsewhere(models, elsewhere, vocab_size=len(tokenizer), progress=progress)
     with working(progress, "timing", len(models) * (REPEATS + 1), "runs"):
         timings = time_language_models(models, progress=progress)
     text = sums["student"]
@@ -166,6 +174,7 @@ def evaluate(
         samples=_samples(models, examples[:num_samples], tokenizer, teacher_reads),
         teacher_tokens=None if teacher_reads is None or in_context else int(sums["teacher"].tokens.sum()),
         context=context,
+        replay=replay,
     )
 
 
@@ -337,6 +346,7 @@ def _result(
     samples: Sequence[Sample] = (),
     teacher_tokens: int | None = None,
     context: ContextResult | None = None,
+    replay: ReplayResult | None = None,
 ) -> EvaluationResult:
     folders = {contestant.role: contestant.folder for contestant in contestants}
     priced = costs(_models(contestants), folders, timings)
@@ -355,6 +365,7 @@ def _result(
         speeds=_for_text(speed_ups(timings), student_tokens=held_out.tokens, teacher_tokens=teacher_tokens),
         teacher_tokens=teacher_tokens,
         context=context,
+        replay=replay,
     )
 
 

@@ -11,6 +11,7 @@ from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.results import ContextResult, Drift, Interval, Kept, Reading, Role, StyleResult
 from stillhouse.data.context import Views
 from stillhouse.data.examples import Example
+from stillhouse.evaluation.elsewhere import change_of, sampled_on_the_same
 from stillhouse.evaluation.intervals import Sampled, Statistic, bootstrapped, ratio
 from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
 
@@ -115,19 +116,15 @@ def _drift(
     """Every model but the teacher where nobody has read anything."""
     says = say(models["teacher"], elsewhere, vocab_size=vocab_size)
     sums = {role: measure(m, elsewhere, says, vocab_size=vocab_size, progress=progress) for role, m in models.items()}
-    named = {(role, name): found for role, own in sums.items() for name, found in language_statistics(own).items()}
-    sampled = bootstrapped(named, set_sizes=[len(sums["teacher"].tokens)])
+    statistics = {role: language_statistics(own) for role, own in sums.items()}
+    sampled = sampled_on_the_same(statistics, len(sums["teacher"].tokens))
     return [
         Drift(
             role,
             sampled[role, "forward_kl"].interval(),
             sampled[role, "bits_per_byte"].interval(),
-            _less_one(sampled[role, "bits_per_byte"].share_of(sampled["student_before", "bits_per_byte"]).interval()),
+            change_of(sampled[role, "bits_per_byte"], sampled["student_before", "bits_per_byte"]),
         )
         for role in models
         if role != "teacher"
     ]
-
-
-def _less_one(ratio: Interval) -> Interval:
-    return Interval(ratio.value - 1, ratio.low - 1, ratio.high - 1)

@@ -428,11 +428,23 @@ def data_facts(data: Mapping[str, Any], result: EvaluationResult) -> list[Facts]
     groups = [
         Facts("Synthesised by the teacher", _synthesised_facts(data.get("synthesised") or {})),
         Facts("Trained on", _counted(data, {"train_documents": "documents", "train_tokens": "tokens"})),
+        Facts("Replayed", _replayed_facts(data.get("replay") or {})),
         Facts("What learnt", _learnt_facts(data.get("adapter") or {})),
         Facts("Held out", _held_out_facts(result)),
         Facts("Teacher's signals", _label_facts(data.get("labels") or {})),
     ]
     return [group for group in groups if group.items]
+
+
+def _replayed_facts(replay: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not replay:
+        return []
+    facts = [("documents", formatting.count(replay["documents"]))]
+    if replay.get("rows"):
+        share = formatting.percent(replay["rows"] / replay["of_rows"], 1)
+        facts.append(("rows an epoch", f"{formatting.count(replay['rows'])}, {share} of all"))
+        facts.append(("of the tokens", formatting.percent(replay["token_share"], 1)))
+    return facts
 
 
 def learnt_sentence(adapter: Mapping[str, Any]) -> str:

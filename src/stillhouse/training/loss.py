@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +43,8 @@ def distillation_loss(
     counts: Float[Tensor, " units"] | None = None,
     common: CommonOutcomes | None = None,
     overhear: Overhear | None = None,
+    replay_terms: Sequence[Term] = (),
+    replay_counts: Float[Tensor, " units"] | None = None,
 ) -> Sums:
     """Sum over terms of their weighted sums over the batch, each divided by the count of its unit (by nothing without
     `counts`), and each term's own sum [terms], which nothing divides.
@@ -50,14 +53,51 @@ def distillation_loss(
     Objectives across tokenizers read a `PairedBatch`, and need to know what both vocabularies have in `common`. Of a
     `ContextBatch` the teacher reads its own side; what both say of the answers' tokens is compared. Policy gradients read with
     which probability tokens were drawn. Who wants to `overhear` is told what is compared.
+
+    With `replay_terms`, which read no teacher, rows that are replayed learn these, divided by counts of their own, and only the
+    others learn the terms; the sums of these come behind those of the terms. The student reads both in one pass.
     """
     if isinstance(batch, ContextBatch):
         _refuse_other_places(terms)
     if any(isinstance(term, FeatureTerm) and term.needs_documents_alone for term in terms):
         batch = one_document_a_row(batch)
-    asked = wanted_of("teacher", terms, pooling)
-    said = Signals() if teacher is None or asked == Wanted() else teacher.signals(_read_by_the_teacher(batch), asked)
-    answer = read_signals(student, batch, wanted_of("student", terms, pooling))
+    apart = batch.replayed if replay_terms else None
+    new = batch if apart is None else batch.of_rows(~apart)
+    said = _said(teacher, new, wanted_of("teacher", terms, pooling))
+    answer = read_signals(student, batch, wanted_of("student", [*terms, *replay_terms], pooling))
+    compared = partial(_compared, vocab_size=vocab_size, teacher=teacher, projections=projections, common=common)
+    ours = answer if apart is None else answer.of_rows(~apart)
+    loss, sums = compared(ours, said, new, terms, counts=counts, overhear=overhear)
+    if apart is None:
+        return loss, torch.cat([sums, sums.new_zeros(len(replay_terms))])
+    replayed = batch.of_rows(apart)
+    replay_loss, replay_sums = compared(answer.of_rows(apart), Signals(), replayed, replay_terms, counts=replay_counts)
+    return loss + replay_loss, torch.cat([sums, replay_sums.to(sums.dtype)])
+
+
+def _said(teacher: Teacher | None, batch: Batch, wanted: Wanted) -> Signals:
+    """What the teacher says, where it is asked at all."""
+    if teacher is None or wanted == Wanted() or not len(batch.ids):
+        return Signals()
+    return teacher.signals(_read_by_the_teacher(batch), wanted)
+
+
+def _compared(
+    answer: Signals,
+    said: Signals,
+    batch: Batch,
+    terms: Sequence[AnyTerm],
+    *,
+    vocab_size: int,
+    teacher: Teacher | None,
+    projections: Projections | None,
+    counts: Float[Tensor, " units"] | None,
+    common: CommonOutcomes | None,
+    overhear: Overhear | None = None,
+) -> Sums:
+    """The terms of rows that all learn the same; there may be none of them."""
+    if not len(batch.ids):
+        return batch.weights.new_zeros(()), batch.weights.new_zeros(len(terms))
     shares = [1.0 if counts is None else 1 / float(counts[UNITS.index(unit_of(term))]) for term in terms]
 
     sums: list[Tensor | None] = [None] * len(terms)

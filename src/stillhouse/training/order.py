@@ -43,3 +43,70 @@ class ByLength(Sampler[int]):
 
 def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+class MixedByLength(Sampler[int]):
+    """The same of rows of two kinds: all new ones and `num_replayed` of the old in an epoch, these spread so evenly that up to
+    any row the share is exact to one. Old rows are numbered on from the new ones.
+
+    An epoch's order, and which old rows are in it, depend on the seeds and the epoch alone.
+    """
+
+    def __init__(
+        self,
+        new_lengths: Sequence[int],
+        old_lengths: Sequence[int],
+        *,
+        num_replayed: int,
+        rows_per_step: int,
+        seed: int,
+        replay_seed: int,
+    ) -> None:
+        self.lengths, self.num_new, self.num_old = [*new_lengths, *old_lengths], len(new_lengths), len(old_lengths)
+        self.num_replayed, self.rows_per_step = num_replayed, rows_per_step
+        self.seed, self.replay_seed, self.epoch = seed, replay_seed, 0
+
+    def __len__(self) -> int:
+        return self.num_new + self.num_replayed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Become the order of this epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        chance = Random(f"{self.seed}, epoch {self.epoch}")
+        total = len(self)
+        places = [(n + 1) * self.num_replayed // total > n * self.num_replayed // total for n in range(total)]
+        steps = [list(step) for step in _cut(places, self.rows_per_step)]
+        shuffled = chance.sample(range(len(steps)), len(steps))
+        new = chance.sample(range(self.num_new), self.num_new)
+        sides = (self._dealt(new, False, steps, shuffled), self._dealt(self._replayed(), True, steps, shuffled))
+        for number, step in enumerate(steps):
+            waiting = [iter(side[number]) for side in sides]
+            yield from (next(waiting[is_old]) for is_old in step)
+
+    def _dealt(
+        self, rows: Sequence[int], is_old: bool, steps: Sequence[Sequence[int]], shuffled: Sequence[int]
+    ) -> dict[int, Sequence[int]]:
+        """The rows that each step gets of one kind, those of a step alike in length."""
+        dealt: dict[int, Sequence[int]] = {}
+        start = 0
+        for pool in _cut(shuffled, POOL_STEPS):
+            wanted = [steps[number].count(is_old) for number in pool]
+            alike = sorted(rows[start : start + sum(wanted)], key=self.lengths.__getitem__)
+            start, taken = start + sum(wanted), 0
+            for number, count in zip(pool, wanted, strict=True):
+                dealt[number] = alike[taken : taken + count]
+                taken += count
+        return dealt
+
+    def _replayed(self) -> list[int]:
+        """The old rows of this epoch: all in turn, in another order each time."""
+        first = self.epoch * self.num_replayed
+        passes = range(first // self.num_old, (first + self.num_replayed - 1) // self.num_old + 1)
+        in_turn = [row for number in passes for row in self._shuffled(number)]
+        start = first - passes[0] * self.num_old
+        return [self.num_new + row for row in in_turn[start : start + self.num_replayed]]
+
+    def _shuffled(self, number: int) -> list[int]:
+        return Random(f"{self.replay_seed}, pass {number}").sample(range(self.num_old), self.num_old)

@@ -81,6 +81,14 @@ def unit_counts(batch: Batch) -> Float[Tensor, " units"]:
     return torch.stack([count.cpu().double() for count in counts])
 
 
+def counts_apart(batch: Batch, *, apart: bool) -> Float[Tensor, "2 units"]:
+    """The same of rows that learn the terms, and of replayed rows that learn something else, if they are to be told `apart`."""
+    old = batch.replayed if apart else None
+    new = batch if old is None else batch.of_rows(~old)
+    counts = unit_counts(new)
+    return torch.stack([counts, torch.zeros_like(counts) if old is None else unit_counts(batch.of_rows(old))])
+
+
 def wanted_of(side: Side, terms: Sequence[AnyTerm], pooling: Pooling | None) -> Wanted:
     """All that one side must be asked for, so that one forward pass serves every term."""
     wanted = Wanted()

@@ -26,13 +26,15 @@ from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import Pooling
 from stillhouse.data.epochs import TellEpoch
 from stillhouse.data.rowset import RowSet
+from stillhouse.kernels.terms import Term
 from stillhouse.models.adapters import adapter_config, load_adapter, save_adapter
 from stillhouse.models.signals import unwrapped
 from stillhouse.objectives import Pace
 from stillhouse.students.projections import Projections
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
+from stillhouse.training.mixing import MixedRows
 from stillhouse.training.order import ByLength
-from stillhouse.training.terms import UNITS, AnyTerm, Paces, Scheduled, scheduled, unit_counts, unit_of
+from stillhouse.training.terms import UNITS, AnyTerm, Paces, Scheduled, counts_apart, scheduled, unit_of
 from stillhouse.training.watch import Watch
 
 LogLine = Callable[[Mapping[str, float]], None]
@@ -107,7 +109,8 @@ class DistillationTrainer(Trainer):
     """A transformers Trainer whose loss is a weighted sum of objectives.
 
     Each term is divided once, by what it counts (weighted targets, tokens, documents, spans) summed over all micro-batches
-    and ranks of an optimiser step, so that accumulation and data parallelism give the gradient of one large batch.
+    and ranks of an optimiser step, so that accumulation and data parallelism give the gradient of one large batch. With
+    `replay_terms`, rows that are replayed learn these alone, and each is divided by what these rows count.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class DistillationTrainer(Trainer):
         common: CommonOutcomes | None = None,
         log_line: LogLine | None = None,
         watch: Watch | None = None,
+        replay_terms: Sequence[Term] = (),
         **kwargs: Any,
     ) -> None:
         self.projections = projections or NO_PROJECTIONS
@@ -132,8 +136,13 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.terms, self.teacher, self.vocab_size, self.pooling = scheduled(terms), teacher, vocab_size, pooling
         self.common = None if common is None else common.to(self.args.device)
-        self.log_line, self.watch = log_line, watch
-        self._sums = torch.zeros(len(self.terms) + len(UNITS), dtype=torch.float64)  # since the last log
+        self.log_line, self.watch, self.replay_terms = log_line, watch, tuple(replay_terms)
+        # Since the last log: each term's, and the counts of what learns the terms and of what learns the replay's.
+        self._sums = torch.zeros(self._num_terms + 2 * len(UNITS), dtype=torch.float64)
+
+    @property
+    def _num_terms(self) -> int:
+        return len(self.terms) + len(self.replay_terms)
 
     def terms_now(self) -> list[AnyTerm]:
         """The terms as they are at this step."""
@@ -143,6 +152,8 @@ class DistillationTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows: Any = train_dataset or self.train_dataset
         rows_per_step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        if isinstance(rows, MixedRows):
+            return rows.order(rows_per_step=rows_per_step, seed=self.args.seed)
         return ByLength(rows.lengths, rows_per_step=rows_per_step, seed=self.args.seed)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
@@ -179,7 +190,9 @@ class DistillationTrainer(Trainer):
         return rows
 
     def _move_on(self, means: Sequence[float]) -> None:
-        """Let adaptive ramps follow what the step has just shown: the same means on every rank."""
+        """Let adaptive ramps follow what the step has just shown: the same means on every rank, or none of rows replayed."""
+        if len(means) < len(self.terms):
+            return
         progress = self._share_done(self.state.global_step)
         steps = zip(self.terms, self._paces(), means, strict=True)
         paces = [term.after(before, value=mean, progress=progress) for term, before, mean in steps]
@@ -195,14 +208,18 @@ class DistillationTrainer(Trainer):
         return super().get_batch_samples(iter(batches), num_batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        """How many of each unit this step's terms are divided by: all micro-batches, all ranks."""
-        counts = torch.stack([unit_counts(as_batch(batch)) for batch in batch_samples]).sum(0)
-        self._sums[len(self.terms) :] += counts
+        """How many of each unit this step's terms are divided by, and how many its replay terms [2, units]: all micro-batches,
+        all ranks."""
+        batches = [as_batch(batch) for batch in batch_samples]
+        counts = torch.stack([counts_apart(batch, apart=bool(self.replay_terms)) for batch in batches]).sum(0)
+        self._sums[self._num_terms :] += counts.flatten()
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts.to(device))
-        units = {unit_of(term.term) for term in self.terms}
-        if any(counts[UNITS.index(unit)] == 0 for unit in units):
-            raise ModelError("no token of this batch carries weight, so there is nothing to learn from it.")
+        learnt = ([term.term for term in self.terms], self.replay_terms)
+        for own, terms in zip(counts, learnt, strict=True):
+            has_rows = own[UNITS.index("token")] > 0
+            if has_rows and any(own[UNITS.index(unit_of(term))] == 0 for term in terms):
+                raise ModelError("no token of this batch carries weight, so there is nothing to learn from it.")
         return counts
 
     def compute_loss(
@@ -220,11 +237,13 @@ class DistillationTrainer(Trainer):
             vocab_size=self.vocab_size,
             pooling=self.pooling,
             projections=self.projections,
-            counts=num_items_in_batch,
+            counts=None if num_items_in_batch is None else num_items_in_batch[0],
+            replay_terms=self.replay_terms,
+            replay_counts=None if num_items_in_batch is None else num_items_in_batch[1],
             common=self.common,
             overhear=None if self.watch is None else self.watch.compare,
         )
-        self._sums[: len(self.terms)] += term_sums.cpu().double()
+        self._sums[: self._num_terms] += term_sums.cpu().double()
         # Ranks are averaged where they should be summed: one factor mends it.
         return loss * self.args.world_size
 
@@ -239,20 +258,29 @@ class DistillationTrainer(Trainer):
             sums = self._sums.clone()
             if self.args.world_size > 1:
                 sums = self.accelerator.reduce(sums.to(self.args.device)).cpu()
-            means = self._means(sums[: len(self.terms)], sums[len(self.terms) :])
+            counts = sums[self._num_terms :].reshape(2, len(UNITS))
+            means = self._means(sums[: len(self.terms)], counts[0])
+            replayed = self._replay_means(sums[len(self.terms) : self._num_terms], counts[1])
             self._sums.zero_()
-            _refuse_nan({**means, "gradient_norm": logs["grad_norm"]}, step=self.state.global_step)
+            _refuse_nan({**means, **replayed, "gradient_norm": logs["grad_norm"]}, step=self.state.global_step)
             rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
             if self.log_line is not None and self.is_world_process_zero():
-                line = {"step": self.state.global_step, "tokens": self._tokens(sums[len(self.terms) :])}
+                line = {"step": self.state.global_step, "tokens": self._tokens(counts.sum(0))}
                 watched = {} if self.watch is None else self.watch.numbers()
-                self.log_line({**line, **means, **self._numbers(), **watched, **rates})
+                self.log_line({**line, **means, **replayed, **self._numbers(), **watched, **rates})
             self._move_on(list(means.values()))
 
     def _means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
         terms = [scheduled_term.term for scheduled_term in self.terms]
+        if not counts.any():  # all rows of this step are replayed
+            return {}
         pairs = zip(_names(terms), terms, sums.tolist(), strict=True)
         return {name: total / float(counts[UNITS.index(unit_of(term))]) for name, term, total in pairs}
+
+    def _replay_means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
+        pairs = zip(_names(self.replay_terms), sums.tolist(), strict=True)
+        targets = float(counts[UNITS.index("target")])
+        return {f"replay_{name}": total / targets for name, total in pairs if targets}
 
     def _tokens(self, counts: Tensor) -> float:
         """What this step learnt from: weighted targets, or all tokens where nothing is to be predicted."""
@@ -336,12 +364,14 @@ def train(
     common: CommonOutcomes | None = None,
     log_line: LogLine | None = None,
     watch: Watch | None = None,
+    replay_terms: Sequence[Term] = (),
     progress: Progress = SILENT,
     title: str = "the student learns",
 ) -> PreTrainedModel:
     """Train `student` (and its `projections`, where there are any) in place and return it. Started again after a kill, it
     goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit. Objectives
-    across tokenizers need what both vocabularies have in `common`. What a `watch` counts is logged beside the terms.
+    across tokenizers need what both vocabularies have in `common`. What a `watch` counts is logged beside the terms. Rows that
+    `MixedRows` replay learn the terms, too, or `replay_terms` in their place, where there are any.
     """
     trainer = DistillationTrainer(
         model=student,
@@ -356,6 +386,7 @@ def train(
         common=common,
         log_line=log_line,
         watch=watch,
+        replay_terms=replay_terms,
         callbacks=[TellEpoch(rows), _Steps(progress, title)],
     )
     trainer.remove_callback(PrinterCallback)

@@ -1,0 +1,163 @@
+"""Rows of other data among those to train on, by an exact ratio: so that a student forgets less, or learns a corpus too."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.batch import as_batch
+from stillhouse.data.asked import Asked
+from stillhouse.data.context import collated, views_of
+from stillhouse.data.packing import to_batch
+from stillhouse.data.rowset import RowSet
+from stillhouse.data.sampling import rows_beside
+from stillhouse.training.order import MixedByLength
+
+NEW, OLD = "new.", "old."
+"""Before the names of the tensors of either side, until a step is made of them."""
+
+PADDING: Mapping[str, float] = {
+    "documents": -1,
+    "spans": -1,
+    "teacher_documents": -1,
+    "teacher_spans": -1,
+    "draw_logprobs": math.nan,
+}
+"""What rows are filled up with on the right; all else with 0."""
+
+
+class DocumentRows(RowSet):
+    """Documents with the answers that the data has, one a row, to stand among those that a student answers."""
+
+    def __init__(self, asked: Sequence[Asked], *, in_context: bool) -> None:
+        """`in_context`, the teacher is shown each on a side of its own, as it is the documents among which they stand."""
+        self.asked, self.in_context = asked, in_context
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+    def __getitem__(self, index: int) -> Asked:
+        return self.asked[index]
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each document."""
+        return [sum(len(piece.ids) for piece in one.answered) for one in self.asked]
+
+    def collate(self, items: Sequence[Asked]) -> dict[str, Tensor]:
+        """Each document as a row, a long one as several."""
+        if self.in_context:
+            return collated([[view] for view in views_of(items)])
+        return to_batch([[piece] for one in items for piece in one.answered]).tensors()
+
+
+class MixedRows(RowSet):
+    """Rows to train on, and among them rows of other data, `share` of all: exactly over an epoch, to the row, and in each step
+    as near to it as whole rows can be.
+
+    Every epoch has all of the new rows. The others come in turn, shuffled anew each time that all have come: which, depends on
+    the seed and the epoch alone. Each batch says which of its rows are `replayed`.
+    """
+
+    def __init__(self, new: RowSet, old: RowSet, *, share: float, seed: int = 0) -> None:
+        self.new, self.old, self.seed = new, old, seed
+        self.num_replayed = max(1, rows_beside(len(new), share))
+        self._in_step = 0
+
+    def __len__(self) -> int:
+        """Rows of an epoch."""
+        return len(self.new) + self.num_replayed
+
+    def __getitem__(self, index: int) -> tuple[bool, Any]:
+        """Whether a row is replayed, and the row: behind those of the new data are all of the old."""
+        is_old = index >= len(self.new)
+        return is_old, self.old[index - len(self.new)] if is_old else self.new[index]
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each row, of the new data and then of all of the old."""
+        return [*self.new.lengths, *self.old.lengths]
+
+    def order(self, *, rows_per_step: int, seed: int) -> MixedByLength:
+        """The order in which they are learnt."""
+        return MixedByLength(
+            self.new.lengths,
+            self.old.lengths,
+            num_replayed=self.num_replayed,
+            rows_per_step=rows_per_step,
+            seed=seed,
+            replay_seed=self.seed,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Become the rows of this epoch."""
+        self.new.set_epoch(epoch)
+        self.old.set_epoch(epoch)
+
+    def collate(self, items: Sequence[tuple[bool, Any]]) -> dict[str, Tensor]:
+        """The tensors of both sides, apart from each other: what is in them, the step decides."""
+        found: dict[str, Tensor] = {}
+        for name, rows, is_old in ((NEW, self.new, False), (OLD, self.old, True)):
+            own = [item for side, item in items if side is is_old]
+            if own:
+                found |= {f"{name}{key}": tensor for key, tensor in rows.collate(own).items()}
+        return {**found, "num_replayed": torch.tensor(sum(is_old for is_old, _ in items))}
+
+    def at_step(
+        self, batches: Sequence[dict[str, Tensor]], *, step: int, progress: float = 0.0
+    ) -> list[dict[str, Tensor]]:
+        """Each batch with the rows of both sides, the new ones first."""
+        self._in_step = sum(int(batch["num_replayed"]) for batch in batches)
+        sides = [[_named(batch, name) for batch in batches] for name in (NEW, OLD)]
+        made = [
+            iter(rows.at_step([batch for batch in side if batch], step=step, progress=progress))
+            for rows, side in zip((self.new, self.old), sides, strict=True)
+        ]
+        return [
+            joined(next(made[0]) if new else {}, next(made[1]) if old else {}) for new, old in zip(*sides, strict=True)
+        ]
+
+    def numbers(self) -> dict[str, float]:
+        """Those of the new rows, and how many of the step's rows were replayed."""
+        return {**self.new.numbers(), "replayed_rows": float(self._in_step)}
+
+    def state(self) -> dict[str, Any]:
+        """What the new rows remember: those of the old depend on the seed and the epoch alone."""
+        return self.new.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.new.restore(state)
+
+
+def _named(batch: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(name): tensor for key, tensor in batch.items() if key.startswith(name)}
+
+
+def joined(new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rows of both as one batch, which says which are replayed; either may be empty."""
+    sides = [side for side in (new, old) if side]
+    found = {
+        key: _stacked([side[key] if key in side else _nothing(side, key) for side in sides], PADDING.get(key, 0))
+        for key in dict.fromkeys(key for side in sides for key in side)
+    }
+    counts = [len(side["ids"]) if side else 0 for side in (new, old)]
+    replayed = torch.tensor([False, True], device=found["ids"].device).repeat_interleave(
+        torch.tensor(counts, device=found["ids"].device)
+    )
+    return as_batch({**found, "replayed": replayed}).tensors()
+
+
+def _nothing(side: Mapping[str, Tensor], key: str) -> Tensor:
+    """What one side says that the other alone has: that nobody drew anything."""
+    assert key == "draw_logprobs", f"only one side has {key}"
+    return torch.full(side["ids"].shape, math.nan, device=side["ids"].device)
+
+
+def _stacked(tensors: Sequence[Tensor], padding: float) -> Tensor:
+    """Rows of different widths below each other, filled up on the right."""
+    width = max(tensor.shape[1] for tensor in tensors)
+    wide = [torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=padding) for tensor in tensors]
+    return torch.cat(wide)
