@@ -170,7 +170,7 @@ class Recipe(Config):
             return self
         has_labels, kind = self.labels is not None, self.source.kind
         if isinstance(self.source, TeacherSourceConfig):
-            faults = teacher_source_faults(data=self.data.kind, objectives=self.objectives)
+            faults = teacher_source_faults(data=self.data.kind)
         else:
             faults = source_faults(kind, data=self.data.kind, has_labels=has_labels, objectives=self.objectives)
         if faults:
