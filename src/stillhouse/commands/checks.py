@@ -194,7 +194,7 @@ def _check_crossing(recipe: Recipe) -> None:
     by_token = [
         chosen.name
         for chosen in recipe.objectives
-        if not chosen.compares_spans and objective(chosen.name).reads_teacher
+        if not chosen.serves_two_tokenizers and objective(chosen.name).reads_teacher
     ]
     if by_token:
         raise ModelError(

@@ -60,6 +60,7 @@ from stillhouse.students.lora import add_adapter
 from stillhouse.students.projections import Projections
 from stillhouse.students.save import save_student
 from stillhouse.synthesis import ANSWERS, answered_by, read_answers
+from stillhouse.training.dual_space import dual_space_widths
 from stillhouse.training.features import FeatureTerm, projection_widths
 from stillhouse.training.sources import OfflineConfig, answering_of
 from stillhouse.training.terms import Scheduled
@@ -228,7 +229,8 @@ class Parts:
         features = [term.term for term in terms if isinstance(term.term, FeatureTerm)]
         ours, theirs = text_config(student).hidden_size, text_config(self._teacher_config).hidden_size
         widths = projection_widths(features, student_width=ours, teacher_width=theirs)
-        return Projections(widths, seed=self.recipe.training.seed)
+        spaces = dual_space_widths(features, student_width=ours, teacher_width=theirs, is_paired=self.is_paired)
+        return Projections({**widths, **spaces}, seed=self.recipe.training.seed, always=spaces)
 
     # Data
 

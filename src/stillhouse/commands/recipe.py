@@ -147,7 +147,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _objectives_can_stand_together(self) -> "Recipe":
         across = [chosen.name for chosen in self.objectives if chosen.compares_spans]
-        others = (chosen.name for chosen in self.objectives if not chosen.compares_spans)
+        others = (chosen.name for chosen in self.objectives if not chosen.serves_two_tokenizers)
         by_token = [name for name in others if objective(name).reads_teacher]
         if across and by_token:
             raise ValueError(
@@ -216,6 +216,8 @@ def _misfit(chosen: AnyObjective, kind: str, task: Task) -> str:
     if isinstance(chosen, FeatureObjective):
         if chosen.reads == "embeddings" and not embeds:
             return f"{chosen.name} compares sentence embeddings, but data of kind {kind!r} has none. Try hidden_cosine."
+        if chosen.is_dual and task != "causal_lm":
+            return f"{chosen.name} reads which token comes next, which data of kind {kind!r} does not predict."
         return ""
     if isinstance(chosen, SpanObjective):
         spoken = task == "causal_lm"

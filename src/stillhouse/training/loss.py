@@ -18,6 +18,7 @@ from stillhouse.kernels.spans import Side, SpanTerm, span_losses
 from stillhouse.kernels.terms import Term, Where, plain_losses
 from stillhouse.models.signals import read_signals
 from stillhouse.students.projections import Projections
+from stillhouse.training.dual_space import dual_space_total
 from stillhouse.training.features import FeatureTerm
 from stillhouse.training.terms import UNITS, AnyTerm, unit_of, wanted_of
 
@@ -56,7 +57,9 @@ def distillation_loss(
     if any(isinstance(term, FeatureTerm) and term.needs_documents_alone for term in terms):
         batch = one_document_a_row(batch)
     asked = wanted_of("teacher", terms, pooling)
-    said = Signals() if teacher is None or asked == Wanted() else teacher.signals(_read_by_the_teacher(batch), asked)
+    in_spaces = any(isinstance(term, FeatureTerm) and term.is_dual for term in terms)
+    read = batch.teacher if in_spaces and isinstance(batch, PairedBatch) else _read_by_the_teacher(batch)
+    said = Signals() if teacher is None or asked == Wanted() else teacher.signals(read, asked)
     answer = read_signals(student, batch, wanted_of("student", terms, pooling))
     shares = [1.0 if counts is None else 1 / float(counts[UNITS.index(unit_of(term))]) for term in terms]
 
@@ -83,7 +86,12 @@ def distillation_loss(
             sums[index] = total
     for index, term in enumerate(terms):
         if isinstance(term, FeatureTerm):
-            total = term.total(answer, said, batch, projections or NO_PROJECTIONS)
+            maps = projections or NO_PROJECTIONS
+            if term.is_dual:
+                sizes = (vocab_size, vocab_size if common is None else len(common.joined.teacher))
+                total = dual_space_total(term, answer, said, batch, maps, sizes=sizes)
+            else:
+                total = term.total(answer, said, batch, maps)
             loss, sums[index] = loss + term.weight * shares[index] * total, total.detach()
     return loss, torch.stack([total.to(loss.dtype) for total in sums if total is not None])
 
