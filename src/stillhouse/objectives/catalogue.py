@@ -289,6 +289,8 @@ class FeatureObjective(_Parametrised):
 
         Raises: ValueError, before any model is loaded, for a parameter that it cannot have, or a temperature.
         """
+        if self.is_dual:
+            return self.with_parameters(temperature=temperature, **parameters).function
         if temperature != 1:
             raise ValueError(
                 f"{self.name} compares no answers that a temperature could soften, but its temperature is {temperature}. "

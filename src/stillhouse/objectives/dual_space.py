@@ -10,7 +10,7 @@ from stillhouse.objectives.supervised import cross_entropy
 
 def dual_space_student(
     student_logits: Float[Tensor, "tokens vocab"],
-    projected_logits: Float[Tensor, "tokens vocab"],
+    teacher_logits: Float[Tensor, "tokens vocab"],
     target_ids: Int[Tensor, " tokens"],
     is_learnt: Bool[Tensor, " tokens"],
     *,
@@ -19,15 +19,15 @@ def dual_space_student(
     """In the student's space, per token, in nats: the teacher's states, mapped there and read by the student's head, learn the
     target, and the student learns what they say where `is_learnt`, times the temperature's square.
 
-    Source: Zhang et al., 2024, arXiv:2406.17328, sections 3.1 and 3.2.
+    Source: Zhang et al., 2024, arXiv:2406.17328, section 3.
     """
     check_temperature(temperature)
-    said = tempered(forward_kl, temperature)(student_logits, projected_logits.detach())
-    return cross_entropy(projected_logits, target_ids) + said.masked_fill(~is_learnt, 0.0)
+    said = tempered(forward_kl, temperature)(student_logits, teacher_logits.detach())
+    return cross_entropy(teacher_logits, target_ids) + said.masked_fill(~is_learnt, 0.0)
 
 
 def dual_space_teacher(
-    projected_logits: Float[Tensor, "tokens vocab"],
+    student_logits: Float[Tensor, "tokens vocab"],
     teacher_logits: Float[Tensor, "tokens vocab"],
     *,
     temperature: float = 1.0,
@@ -35,10 +35,10 @@ def dual_space_teacher(
     """In the teacher's space, per token, in nats: KL(teacher || student's states, mapped there and read by the teacher's head),
     times the temperature's square.
 
-    Source: Zhang et al., 2024, arXiv:2406.17328, sections 3.1 and 3.2.
+    Source: Zhang et al., 2024, arXiv:2406.17328, section 3.
     """
     check_temperature(temperature)
-    return tempered(forward_kl, temperature)(projected_logits, teacher_logits)
+    return tempered(forward_kl, temperature)(student_logits, teacher_logits)
 
 
 def cross_model_scores(
@@ -46,7 +46,7 @@ def cross_model_scores(
 ) -> Float[Tensor, "student_tokens teacher_tokens"]:
     """How much each token of the student's has to do with each of the teacher's, before any softmax.
 
-    Source: Zhang et al., 2024, arXiv:2406.17328, section 3.2.
+    Source: Zhang et al., 2024, arXiv:2406.17328, section 3.
     """
     scores: Tensor = query @ key.T / query.shape[-1] ** 0.5
     return scores

@@ -78,12 +78,16 @@ def _in_student_space(spoken: _Spoken, temperature: float, *, only_right: bool) 
     """Between two tokenizers the student learns only where what is mapped is right, as in the paper's code."""
     assert spoken.in_student_space is not None
     mapped = _by_head_of(spoken.student, spoken.in_student_space)
-    named = {"target_ids": spoken.targets}
-    supervised, _ = chunked_losses(mapped, None, terms=[Term("next_token")], token_weights=spoken.weights, **named)
+    supervised, _ = chunked_losses(
+        mapped, None, terms=[Term("next_token")], target_ids=spoken.targets, token_weights=spoken.weights
+    )
     said = replace(mapped, hidden=mapped.hidden.detach())
-    weights = spoken.weights * _is_right(said, spoken.targets) if only_right else spoken.weights
     learnt, _ = chunked_losses(
-        spoken.student, said, terms=[Term("forward_kl", temperature=temperature)], token_weights=weights, **named
+        spoken.student,
+        said,
+        terms=[Term("forward_kl", temperature=temperature)],
+        target_ids=spoken.targets,
+        token_weights=spoken.weights * _is_right(said, spoken.targets) if only_right else spoken.weights,
     )
     return supervised + learnt
 

@@ -57,8 +57,8 @@ def distillation_loss(
     if any(isinstance(term, FeatureTerm) and term.needs_documents_alone for term in terms):
         batch = one_document_a_row(batch)
     asked = wanted_of("teacher", terms, pooling)
-    in_spaces = any(isinstance(term, FeatureTerm) and term.is_dual for term in terms)
-    read = batch.teacher if in_spaces and isinstance(batch, PairedBatch) else _read_by_the_teacher(batch)
+    in_own_tokens = isinstance(batch, PairedBatch) and any(isinstance(t, FeatureTerm) and t.is_dual for t in terms)
+    read = _read_by_the_teacher(batch, in_own_tokens=in_own_tokens)
     said = Signals() if teacher is None or asked == Wanted() else teacher.signals(read, asked)
     answer = read_signals(student, batch, wanted_of("student", terms, pooling))
     shares = [1.0 if counts is None else 1 / float(counts[UNITS.index(unit_of(term))]) for term in terms]
@@ -67,14 +67,16 @@ def distillation_loss(
     on_logits = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, Term)}
     loss = batch.weights.new_zeros(())
     if on_logits:
-        part, found = _on_logits(answer, said, batch, list(on_logits.values()), vocab_size, overhear)
+        here = Signals() if in_own_tokens else said  # what then reads logits reads the student's alone
+        part, found = _on_logits(answer, here, batch, list(on_logits.values()), vocab_size, overhear)
         loss = loss + part
         for index, total in zip(on_logits, found, strict=True):
             sums[index] = total
     on_spans = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, SpanTerm)}
     if on_spans:
         assert isinstance(batch, PairedBatch) and teacher is not None and common is not None
-        part, found = _on_spans(answer, teacher, batch, list(on_spans.values()), common)
+        in_spans = said if in_own_tokens else teacher.signals(batch.teacher, Wanted(logits=True))
+        part, found = _on_spans(answer, in_spans, batch, list(on_spans.values()), common)
         loss = loss + part
         for index, total in zip(on_spans, found, strict=True):
             sums[index] = total
@@ -122,7 +124,9 @@ def _on_logits(
     return plain_losses(classes, theirs, terms=terms, targets=targets, token_weights=weights)
 
 
-def _read_by_the_teacher(batch: Batch) -> Batch:
+def _read_by_the_teacher(batch: Batch, *, in_own_tokens: bool) -> Batch:
+    if isinstance(batch, PairedBatch) and in_own_tokens:
+        return batch.teacher
     return batch.teacher if isinstance(batch, ContextBatch) else batch
 
 
@@ -144,13 +148,13 @@ def _refuse_other_places(terms: Sequence[AnyTerm]) -> None:
 
 def _on_spans(
     answer: Signals,
-    teacher: Teacher,
+    teacher: Signals,
     batch: PairedBatch,
     chosen: Sequence[tuple[SpanTerm, float]],
     common: CommonOutcomes,
 ) -> Sums:
-    """The terms that compare spans of text: the teacher is run on its own tokens."""
-    said = teacher.signals(batch.teacher, Wanted(logits=True)).logits
+    """The terms that compare spans of text: the teacher has read its own tokens."""
+    said = teacher.logits
     assert isinstance(answer.logits, FactoredLogits) and isinstance(said, FactoredLogits)
     sizes = len(common.joined.student), len(common.joined.teacher)
     return span_losses(
