@@ -61,7 +61,7 @@ def keys_of_a_recipe(entry):
     if entry.name in POLICIES:
         return set()
     if entry.name in FEATURES:
-        return {"layers"} if entry.reads != "embeddings" else set()
+        return {"layers"} if entry.reads_layers else set()
     where = set() if entry.reads_labels else {"where"}  # "tokens" is refused of an objective that reads labels
     return where | {"temperature"} if entry.takes_temperature else where
 

@@ -93,7 +93,7 @@ def test_a_section_names_its_objectives_sources_and_parameters(name):
     missing = [reference for reference in references(entry.source) if linked(reference) not in said]
     assert not missing
     assert all(re.search(rf"\\{name}\b|[`$]{name}[`$]", said) for name in entry.parameters)
-    if isinstance(entry, FeatureObjective) and entry.reads != "embeddings":
+    if isinstance(entry, FeatureObjective) and entry.reads_layers:
         assert f"Usual map: `{entry.default_layers}`" in said
 
 

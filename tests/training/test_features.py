@@ -24,7 +24,7 @@ from stillhouse.training.trainer import Schedule, train
 
 from .cases import NEXT_TOKEN, step_gradients
 
-ON_LAYERS = [name for name, entry in FEATURES.items() if entry.reads != "embeddings"]
+ON_LAYERS = [name for name, entry in FEATURES.items() if entry.reads_layers]
 SMALL = {"vocab_size": 90, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
 HEADS = {"multi_head_relation_kl": {"relation_heads": 4}}
 

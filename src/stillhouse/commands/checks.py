@@ -180,15 +180,11 @@ def _check_crossing(recipe: Recipe) -> None:
             f"{differ}, and for data of kind {recipe.data.kind!r} both must read the same tokens. Choose a student with the "
             "teacher's tokenizer."
         )
-    if recipe.source.kind == "teacher":
+    if getattr(recipe.source, "way", None) is not None:
+        key = "accept_top_k" if getattr(recipe.source, "accept_top_k", None) is not None else "teacher_share"
         raise ModelError(
-            f"{differ}, but with source.kind teacher the student learns the teacher's own tokens. Choose a student with the "
-            "teacher's tokenizer, or leave source out."
-        )
-    if recipe.source.kind != "offline":
-        raise ModelError(
-            f"{differ}, but with source.kind {recipe.source.kind} the teacher must read the student's own tokens. Choose a "
-            "student with the teacher's tokenizer, or leave source out."
+            f"{differ}, but with source.{key} both draw each token together. Leave {key} out, or choose a student with the "
+            "teacher's tokenizer."
         )
     if recipe.data.kind == "chat" and recipe.data.teacher_context is not None:
         raise ModelError(
@@ -198,7 +194,7 @@ def _check_crossing(recipe: Recipe) -> None:
     by_token = [
         chosen.name
         for chosen in recipe.objectives
-        if not chosen.compares_spans and objective(chosen.name).reads_teacher
+        if not chosen.serves_two_tokenizers and objective(chosen.name).reads_teacher
     ]
     if by_token:
         raise ModelError(

@@ -31,6 +31,8 @@ READS = {
     "document_states": "hidden states, by document",
     "flow": "hidden states of layer pairs",
     "embeddings": "sentence embeddings",
+    "student_space": "last states, in the student's space",
+    "teacher_space": "last states, in the teacher's space",
     "spans": "spans of text, by their own tokens",
     "draws": "own answers, the drawn tokens",
     "draws_and_distributions": "own answers, whole distributions",
@@ -127,7 +129,7 @@ def _keys(entry: AnyObjective) -> Mapping[str, object]:
         own |= {"temperature": 1.0} if entry.takes_temperature else {}
     elif isinstance(entry, SpanObjective):
         own = {"temperature": 1.0}
-    elif isinstance(entry, FeatureObjective) and entry.reads != "embeddings":
+    elif isinstance(entry, FeatureObjective) and entry.reads_layers:
         own = {"layers": entry.default_layers}
     return {"weight": 1.0, **own, **entry.parameters}
 

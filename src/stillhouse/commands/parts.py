@@ -63,6 +63,7 @@ from stillhouse.students.lora import add_adapter
 from stillhouse.students.projections import Projections
 from stillhouse.students.save import save_student
 from stillhouse.synthesis import ANSWERS, answered_by, read_answers
+from stillhouse.training.dual_space import dual_space_widths
 from stillhouse.training.features import FeatureTerm, projection_widths
 from stillhouse.training.mixing import DocumentRows, MixedRows
 from stillhouse.training.rollouts import AskedRows
@@ -233,7 +234,8 @@ class Parts:
         features = [term.term for term in terms if isinstance(term.term, FeatureTerm)]
         ours, theirs = text_config(student).hidden_size, text_config(self._teacher_config).hidden_size
         widths = projection_widths(features, student_width=ours, teacher_width=theirs)
-        return Projections(widths, seed=self.recipe.training.seed)
+        spaces = dual_space_widths(features, student_width=ours, teacher_width=theirs, is_paired=self.is_paired)
+        return Projections({**widths, **spaces}, seed=self.recipe.training.seed, always=spaces)
 
     # Data
 
@@ -382,7 +384,25 @@ class Parts:
         """What is asked, with the answers to learn that the student does not write: the data's, or the teacher's."""
         if answering_of(self.recipe.source) is None:
             return self.asked
+        found = self._taught
+        if self.recipe.source.kind == "mixed":
+            return [one if one.answered else asked for one, asked in zip(found, self.asked, strict=True)]
+        kept = [one for one in found if one.answered]
+        if not kept:
+            raise DataError(
+                f"none of the teacher's answers ({self.answers}) can be read in the student's tokens. Raise "
+                "source.sampling.max_new_tokens, or choose a student with the teacher's tokenizer."
+            )
+        return kept
+
+    @cached_property
+    def _taught(self) -> list[Asked]:
         return answered_by(self.asked, read_answers(self.answers))
+
+    @property
+    def num_unread(self) -> int:
+        """Prompts to which nothing that the teacher answered can be read in the student's tokens."""
+        return sum(not one.answered for one in self._taught)
 
     @cached_property
     def learnt(self) -> RowSet:
@@ -390,6 +410,8 @@ class Parts:
         if self.recipe.source.kind != "teacher":
             return self.data.train
         row_tokens = self.recipe.data.sequence_tokens
+        if self.is_paired:
+            return PairedRows([pair for one in self.answered for pair in one.pairs], row_tokens=row_tokens)
         if any(one.told for one in self.answered):
             return ContextRows(views_of(self.answered), row_tokens=row_tokens)
         return packed(self.answered, row_tokens=row_tokens)
@@ -424,9 +446,11 @@ class Parts:
         at_last = answering_of(self.recipe.source) is not None
         return askable(self.data.asked, max_tokens=self.recipe.data.sequence_tokens, at_last=at_last)
 
-    def stop_ids(self, model: PreTrainedModel) -> set[int]:
-        """All tokens that end an answer: the model's own, and the one that the data ends with."""
-        ends = end_of_turn(self.tokenizer) if self.recipe.data.kind == "chat" else self.tokenizer.eos_token_id
+    def stop_ids(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> set[int]:
+        """All tokens that end an answer: the model's own, and the one that the data ends with; in the tokens of this tokenizer,
+        or of the student's."""
+        speaks = tokenizer or self.tokenizer
+        ends = end_of_turn(speaks) if self.recipe.data.kind == "chat" else speaks.eos_token_id
         return stop_ids_of(model) | ({ends} if isinstance(ends, int) else set())
 
     @property

@@ -164,12 +164,14 @@ class Pipeline:
                 self.parts.asked,
                 folder=self.parts.answers.parent,
                 answering=wanted,
-                stop_ids=self.parts.stop_ids(self.parts.teacher.model),
-                vocab_size=self.parts.num_answers,
+                stop_ids=self.parts.stop_ids(self.parts.teacher.model, self.parts.teacher_tokenizer),
+                vocab_size=len(self.parts.teacher_tokenizer),
                 max_tokens=self.recipe.data.sequence_tokens,
                 progress=self.progress,
             )
             self.progress.say(said_of_answers(outcome))
+            if unread := self.parts.num_unread:
+                self.progress.say(f"left out: {unread:,} prompts whose answers cannot be read in the student's tokens")
             return asdict(outcome)
 
         made_from = [self.parts.data_fingerprint, wanted]

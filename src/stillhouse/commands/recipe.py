@@ -151,7 +151,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _objectives_can_stand_together(self) -> "Recipe":
         across = [chosen.name for chosen in self.objectives if chosen.compares_spans]
-        others = (chosen.name for chosen in self.objectives if not chosen.compares_spans)
+        others = (chosen.name for chosen in self.objectives if not chosen.serves_two_tokenizers)
         by_token = [name for name in others if objective(name).reads_teacher]
         if across and by_token:
             raise ValueError(
@@ -174,7 +174,7 @@ class Recipe(Config):
             return self
         has_labels, kind = self.labels is not None, self.source.kind
         if isinstance(self.source, TeacherSourceConfig):
-            faults = teacher_source_faults(data=self.data.kind, objectives=self.objectives)
+            faults = teacher_source_faults(data=self.data.kind)
         else:
             faults = source_faults(kind, data=self.data.kind, has_labels=has_labels, objectives=self.objectives)
         if faults:
@@ -229,6 +229,8 @@ def _misfit(chosen: AnyObjective, kind: str, task: Task) -> str:
     if isinstance(chosen, FeatureObjective):
         if chosen.reads == "embeddings" and not embeds:
             return f"{chosen.name} compares sentence embeddings, but data of kind {kind!r} has none. Try hidden_cosine."
+        if chosen.is_dual and task != "causal_lm":
+            return f"{chosen.name} reads which token comes next, which data of kind {kind!r} does not predict."
         return ""
     if isinstance(chosen, SpanObjective):
         spoken = task == "causal_lm"

@@ -21,7 +21,7 @@ ROLLOUTS = "rollouts.jsonl"
 """In the run folder: what the student said, an answer a line."""
 
 
-def teacher_source_faults(*, data: str, objectives: Sequence[ObjectiveConfig]) -> list[str]:
+def teacher_source_faults(*, data: str) -> list[str]:
     """Why nothing can be learnt from answers that the teacher writes before training: one sentence a fault."""
     faults: list[str] = []
     if data not in ("chat", "text"):
@@ -29,12 +29,6 @@ def teacher_source_faults(*, data: str, objectives: Sequence[ObjectiveConfig]) -
             f"source.kind teacher lets the teacher answer prompts, but data of kind {data!r} has none. Leave source out, or "
             "use data of kind chat or text."
         )
-    faults.extend(
-        f"{chosen.name} compares across tokenizers, but with source.kind teacher the student learns the teacher's own tokens. "
-        "Use next_token or forward_kl and a student with the teacher's tokenizer, or leave source out."
-        for chosen in objectives
-        if chosen.compares_spans
-    )
     return faults
 
 
@@ -52,12 +46,7 @@ def source_faults(source: str, *, data: str, has_labels: bool, objectives: Seque
             "it trains. Leave labels out, so that the teacher is asked in every step."
         )
     for chosen in objectives:
-        if chosen.compares_spans:
-            faults.append(
-                f"{chosen.name} compares across tokenizers, but with source.kind {source} the teacher must read the student's "
-                "own tokens. Use reverse_kl, forward_kl or jsd and a teacher with the student's tokenizer, or leave source out."
-            )
-        elif not objective(chosen.name).reads_teacher:
+        if not objective(chosen.name).reads_teacher:
             faults.append(
                 f"{chosen.name} learns the text itself, which the student writes with source.kind {source}: it would only "
                 f"repeat itself. Leave {chosen.name} or source out."
@@ -121,12 +110,18 @@ def askable(asked: Sequence[Asked], *, max_tokens: int, at_last: bool) -> list[A
     Raises:
         DataError: if none does.
     """
-    short = [one for one in asked if len(one.at_last.prompt if at_last else one.prompt) < max_tokens]
+    short = [one for one in asked if _longest_prompt(one, at_last=at_last) < max_tokens]
     if not short:
         raise DataError(
             f"all {len(asked):,} prompts fill data.sequence_tokens ({max_tokens}), so there is no room for an answer. Raise it."
         )
     return short
+
+
+def _longest_prompt(asked: Asked, *, at_last: bool) -> int:
+    """Tokens of what is asked, on the longer side where a teacher has tokens of its own."""
+    sides = [asked, asked.across.theirs] if asked.across else [asked]
+    return max(len(side.at_last.prompt if at_last else side.prompt) for side in sides)
 
 
 def check_engine(source: SourceConfig, *, has_adapter: bool) -> None:

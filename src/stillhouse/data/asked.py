@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 from stillhouse.data.chat import ReadConversation, ReadTurn
 from stillhouse.data.examples import Example, windows
 from stillhouse.data.packing import PackedRows
+from stillhouse.data.paired import Pair
 from stillhouse.data.text import Row
 
 PROMPT_TOKENS = 32
@@ -34,6 +36,35 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """An answer that was given in a conversation."""
+
+    start: int
+    """How many tokens of the conversation stand before it."""
+    tokens: tuple[int, ...]
+    """Its end included, where it is finished."""
+    finished: bool
+
+
+@runtime_checkable
+class Across(Protocol):
+    """What one conversation is to a teacher with another tokenizer."""
+
+    @property
+    def theirs(self) -> "Asked":
+        """The same as the teacher is asked it, in its own tokens."""
+
+    def hears(self, spoken: Spoken) -> bool:
+        """Whether an answer of the student can be read by the teacher to its end, so that both can read on."""
+
+    def pairs(self, learnt: Example, spoken: Sequence[Spoken]) -> tuple[Pair, ...]:
+        """All that was said up to the student's last answer, on both sides; nothing where nothing can be compared."""
+
+    def taught(self, said: Iterable[tuple[Sequence[int], bool, float]]) -> tuple[Pair, ...]:
+        """Last answers of the teacher on both sides: the tokens of each, whether it is finished, what it counts for."""
+
+
+@dataclass(frozen=True)
 class Asked:
     """A prompt in tokens, and what the data says: the prompt with its answer, in pieces where that is long. A conversation
     may go on behind the answer and ask again."""
@@ -51,6 +82,10 @@ class Asked:
     """What the data has between the prompt and the last answer, other answers included."""
     reference: tuple[int, ...] = ()
     """The last answer as the data has it, alone."""
+    pairs: tuple[Pair, ...] = ()
+    """Where the teacher has another tokenizer: what is answered, on both sides."""
+    across: Across | None = None
+    """What tells how the teacher reads it; None where it reads the same tokens."""
 
     @property
     def at_last(self) -> "Asked":
@@ -58,6 +93,12 @@ class Asked:
         told = self.told and replace(self.told, prompt=(*self.told.prompt, *self.behind))
         prompt = (*self.prompt, *self.behind)
         return replace(self, prompt=prompt, told=told, followups=(), weights=self.weights[-1:], behind=())
+
+    @property
+    def sides(self) -> tuple[tuple[Example, ...], ...]:
+        """What is answered, as each side reads it."""
+        told = self.told.answered if self.told else ()
+        return self.answered, told, tuple(pair.teacher for pair in self.pairs)
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -71,7 +112,20 @@ class Asked:
             self,
             answered=(_answered(self.prompt, tokens, weights),),
             told=told and replace(told, answered=(_answered(told.prompt, tokens, weights),)),
+            pairs=(),
         )
+
+    def heard(self, spoken: Sequence[Spoken]) -> "Asked":
+        """The same, with what the teacher reads in its own tokens, where these are others."""
+        return self if self.across is None else replace(self, pairs=self.across.pairs(self.answered[0], spoken))
+
+    def taught(self, said: Iterable[tuple[Sequence[int], bool, float]]) -> "Asked":
+        """The same, but that other last answers are learnt: the tokens of each, in those of the teacher, whether it is
+        finished, and what it counts for, times the turn's own weight."""
+        if self.across is None:
+            return self.with_answers((tokens, weight) for tokens, _, weight in said)
+        pairs = self.across.taught(said)
+        return replace(self, answered=tuple(pair.student for pair in pairs), pairs=pairs)
 
     def with_answers(self, said: Iterable[tuple[Sequence[int], float]]) -> "Asked":
         """The same, but that other last answers are learnt: each with what it counts for, times the turn's own weight."""

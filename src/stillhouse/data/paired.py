@@ -179,16 +179,21 @@ class PairedRows(PackedRows):
 
     def collate(self, items: Sequence[Sequence[Pair]]) -> dict[str, Tensor]:  # type: ignore[override]
         """Rows as tensors, [batch, seq] of either side, each as wide as its longest row."""
-        student = to_batch([[pair.student for pair in row] for row in items])
-        teacher = to_batch([[pair.teacher for pair in row] for row in items])
-        return {
-            **student.tensors(),
-            "spans": _laid_out([[(pair.student_spans, pair.num_spans) for pair in row] for row in items]),
-            "teacher_ids": teacher.ids,
-            "teacher_positions": teacher.positions,
-            "teacher_documents": teacher.documents,
-            "teacher_spans": _laid_out([[(pair.teacher_spans, pair.num_spans) for pair in row] for row in items]),
-        }
+        return collated_pairs(items)
+
+
+def collated_pairs(rows: Sequence[Sequence[Pair]]) -> dict[str, Tensor]:
+    """Rows of pairs as the tensors of a `PairedBatch`."""
+    student = to_batch([[pair.student for pair in row] for row in rows])
+    teacher = to_batch([[pair.teacher for pair in row] for row in rows])
+    return {
+        **student.tensors(),
+        "spans": _laid_out([[(pair.student_spans, pair.num_spans) for pair in row] for row in rows]),
+        "teacher_ids": teacher.ids,
+        "teacher_positions": teacher.positions,
+        "teacher_documents": teacher.documents,
+        "teacher_spans": _laid_out([[(pair.teacher_spans, pair.num_spans) for pair in row] for row in rows]),
+    }
 
 
 def _laid_out(rows: Iterable[Iterable[tuple[Sequence[int], int]]]) -> Tensor:

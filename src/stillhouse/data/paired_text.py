@@ -23,7 +23,7 @@ class PairedTextReader:
     """
 
     def __init__(self, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, *, max_tokens: int) -> None:
-        self._cutters, self._max_tokens = (TextCutter(student), TextCutter(teacher)), max_tokens
+        self.cutters, self.max_tokens = (TextCutter(student), TextCutter(teacher)), max_tokens
 
     def pairs(self, rows: Iterable[Row]) -> list[Pair]:
         """Each text in pieces of at most so many tokens on either side.
@@ -34,13 +34,14 @@ class PairedTextReader:
         return [pair for row in rows for pair in self._pieces(row)]
 
     def _pieces(self, row: Row) -> Iterator[Pair]:
-        ours, theirs = (_placed_text(row, cutter) for cutter in self._cutters)
-        return pair_pieces(ours, theirs, max_tokens=self._max_tokens)
+        ours, theirs = (placed_text(row, cutter) for cutter in self.cutters)
+        return pair_pieces(ours, theirs, max_tokens=self.max_tokens)
 
 
-def _placed_text(row: Row, cutter: TextCutter) -> PlacedExample:
+def placed_text(row: Row, cutter: TextCutter, *, is_drawn: bool = False) -> PlacedExample:
+    """A text in one side's tokens, and where each ends. What was `drawn` holds no special token, even if it spells one."""
     tokenizer = cutter.tokenizer
-    prompt, text = cutter.cut(row.prompt), cutter.cut(row.text)
+    prompt, text = cutter.cut(row.prompt), cutter.cut(row.text, splits_special=is_drawn)
     before = () if row.prompt else tuple(start_ids(tokenizer))
     end = (tokenizer.eos_token_id,) if row.finished and tokenizer.eos_token_id is not None else ()
     prompt_bytes, text_bytes = len(row.prompt.encode()), len(row.text.encode())
@@ -78,7 +79,7 @@ class PairedChatReader:
     ) -> None:
         self.student = ChatReader(student, weight=weight, thinking=thinking, owner="student")
         self.teacher = ChatReader(teacher, weight=weight, thinking=thinking, owner="teacher")
-        self._cutters, self._max_tokens = (TextCutter(student), TextCutter(teacher)), max_tokens
+        self.cutters, self.max_tokens = (TextCutter(student), TextCutter(teacher)), max_tokens
         self.dropped: Counter[str] = self.student.dropped
         self.turns_apart = 0
         """Turns that the two templates write differently."""
@@ -89,10 +90,17 @@ class PairedChatReader:
         Raises:
             DataError: naming the row that one of the templates refuses.
         """
-        kept = self.student.learnt(map(_refuse_parts, conversations))
-        return [pair for one, ours in kept for pair in self._pieces(ours, self.teacher.read(one))]
+        return [pair for _, *sides in self.read(conversations) for pair in self.pieces(*sides)]
 
-    def _pieces(self, ours: ReadConversation, theirs: ReadConversation) -> Iterator[Pair]:
+    def read(
+        self, conversations: Iterable[Conversation]
+    ) -> Iterator[tuple[Conversation, ReadConversation, ReadConversation]]:
+        """The same, each as student and teacher read it."""
+        kept = self.student.learnt(map(_refuse_parts, conversations))
+        return ((one, ours, self.teacher.read(one)) for one, ours in kept)
+
+    def pieces(self, ours: ReadConversation, theirs: ReadConversation) -> Iterator[Pair]:
+        """One conversation on both sides."""
         sides = ours, theirs
         ends = [[NOWHERE] * len(side.example.ids) for side in sides]
         base = 0
@@ -103,13 +111,13 @@ class PairedChatReader:
                 continue
             turns = turns if turns[0].is_finished else (replace(turns[0], closing=()), replace(turns[1], closing=()))
             are_equal = len(turns[0].closing) == len(turns[1].closing)
-            for turn, cutter, side, own in zip(turns, self._cutters, sides, ends, strict=True):
+            for turn, cutter, side, own in zip(turns, self.cutters, sides, ends, strict=True):
                 said = cutter.ends([side.example.ids[token] for token in turn.tokens], turn.characters, turn.said)
                 closing = range(len(turn.closing)) if are_equal else [0] * len(turn.closing)
-                _place(turn, core, said, closing, ends=own, base=base)
+                place(turn, core, said, closing, ends=own, base=base)
             base += len(core.encode()) + 1 + max(len(turn.closing) for turn in turns)
         placed = (PlacedExample(side.example, tuple(own)) for side, own in zip(sides, ends, strict=True))
-        return pair_pieces(*placed, max_tokens=self._max_tokens)
+        return pair_pieces(*placed, max_tokens=self.max_tokens)
 
 
 def _refuse_parts(one: Conversation) -> Conversation:
@@ -131,7 +139,7 @@ def _core(ours: ReadTurn, theirs: ReadTurn) -> str | None:
     return core if core == theirs.said.strip() else None
 
 
-def _place(
+def place(
     turn: ReadTurn, core: str, said: Sequence[int], closing: Sequence[int], *, ends: list[int], base: int
 ) -> None:
     """Write down where the tokens of one turn end, counted on from `base`: by the bytes of its core, in which white space
@@ -139,5 +147,5 @@ def _place(
     before, num_bytes = len(turn.said[: turn.said.index(core)].encode()), len(core.encode())
     for token, end in zip(turn.tokens, said, strict=True):
         ends[token] = base + min(max(end - before, 0), num_bytes)
-    for token, place in zip(turn.closing, closing, strict=True):
-        ends[token] = base + num_bytes + 1 + place
+    for token, behind in zip(turn.closing, closing, strict=True):
+        ends[token] = base + num_bytes + 1 + behind

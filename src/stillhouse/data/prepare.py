@@ -30,6 +30,7 @@ from stillhouse.data.config import (
 )
 from stillhouse.data.context import ContextReader, ContextRows, Views, read_style, views_of
 from stillhouse.data.examples import Example
+from stillhouse.data.heard import ask_conversations, ask_texts
 from stillhouse.data.labelled import LabelledRow, label_ids, label_names, labelled_rows, read_labelled
 from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, masking_for
 from stillhouse.data.paired import Pair, PairedRows, share_compared
@@ -62,7 +63,7 @@ class Prepared:
     labels: tuple[str, ...] = ()
     """Names of classes or tags, in the order of their numbers; empty where the answer is none of several."""
     asked: tuple[Asked, ...] = ()
-    """For text and conversations in one tokenizer's tokens: the rows to train on as prompts, with their answers."""
+    """For text and conversations: the rows to train on as prompts, with their answers."""
     context: "HeldOutContext | None" = None
     """What is held out where the teacher reads more than the student."""
     pairs: tuple[ScoredPairs, ...] = ()
@@ -310,7 +311,7 @@ def _paired_text(
 ) -> Prepared:
     reader = PairedTextReader(tokenizer, teacher, max_tokens=config.sequence_tokens)
     train, held_out = _two_sides(config, path, lambda path, key: read_rows(path, key=key))
-    return _paired(config, reader.pairs(train), reader.pairs(held_out), (len(train), len(held_out)))
+    return _paired(config, ask_texts(reader, train), reader.pairs(held_out), (len(train), len(held_out)))
 
 
 def _paired_chat(
@@ -320,7 +321,7 @@ def _paired_chat(
         tokenizer, teacher, max_tokens=config.sequence_tokens, weight=config.weight, thinking=config.thinking
     )
     train, held_out = both
-    sides = reader.pairs(train), reader.pairs(held_out)
+    sides = ask_conversations(reader, train), reader.pairs(held_out)
     notes = _notes([*train, *held_out], reader)
     if reader.turns_apart:
         notes.append(
@@ -332,13 +333,13 @@ def _paired_chat(
 
 def _paired(
     config: TextDataConfig | ChatDataConfig,
-    train: Sequence[Pair],
+    train: Sequence[Asked],
     held_out: Sequence[Pair],
     counts: tuple[int, int],
     notes: Sequence[str] = (),
 ) -> Prepared:
     """Rows of pairs; those to train on have something that can be compared."""
-    learnt = [pair for pair in train if pair.num_spans]
+    learnt = [pair for one in train for pair in one.pairs]
     if not learnt or not held_out:
         raise DataError(
             f"of {sum(counts):,} documents there is none in which both tokenizers cut anything to learn at the same "
@@ -347,7 +348,8 @@ def _paired(
     compared, alone = share_compared(learnt)
     said = f"teacher and student compare {compared:.0%} of the student's tokens, {alone:.0%} one to one"
     train_rows, held_out_rows = (PairedRows(pairs, row_tokens=config.sequence_tokens) for pairs in (learnt, held_out))
-    return Prepared(config.task, train_rows, held_out_rows, *counts, notes=(*notes, said))
+    notes = (*notes, said)
+    return Prepared(config.task, train_rows, held_out_rows, *counts, notes=notes, asked=tuple(train))
 
 
 def _masked_text(config: MaskedTextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path, seed: int) -> Prepared:

@@ -30,6 +30,8 @@ def _why_no_spans(chosen: SpanObjective, signal: str) -> str | None:
 
 
 def _why_no_features(chosen: FeatureObjective, signal: str) -> str | None:
+    if chosen.is_dual:
+        return f"{chosen.name} reads states and embeddings, which no stored signal keeps together. Leave labels out."
     if chosen.reads not in ("hidden_states", "document_states", "flow"):
         what = "attention" if chosen.reads_attention else "embeddings"
         return f"{chosen.name} compares {what}, which no stored signal keeps. Leave labels out."

@@ -4,7 +4,7 @@ words."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, islice, takewhile
 from typing import Literal
 
 from tokenizers.models import WordPiece
@@ -117,15 +117,17 @@ class TextCutter:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer, self.spelt = tokenizer, token_bytes(tokenizer)
 
-    def cut(self, text: str) -> CutText:
-        """The tokens of a text, without special ones around it.
+    def cut(self, text: str, *, splits_special: bool = False) -> CutText:
+        """The tokens of a text, without special ones around it; with `splits_special` without any, should it name one.
 
         If the tokens spell the text byte for byte, as all byte-level and most other tokenizers' do, their ends are exact,
         also inside a character. Otherwise (where text is normalised, or a word unknown) they are as fine as characters: a
         token that ends inside one, or shares it with the next, ends where that does. White space that no token stands for
         goes with the token after it.
         """
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoding = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=splits_special
+        )
         ids = tuple(encoding["input_ids"])
         return CutText(ids, self.ends(ids, encoding["offset_mapping"], text))
 
@@ -144,6 +146,33 @@ class TextCutter:
         if extra not in (0, 1) or spelt != b" " * extra + text:
             return None
         return tuple(max(0, end - extra) for end in accumulate(map(len, pieces)))
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What some tokens say, as far as they say it in whole characters."""
+
+    text: str
+    ends: tuple[int, ...]
+    """The byte of the text at which each token ends, of those that say it: the first ones of all."""
+    is_whole: bool
+    """Whether that is all of it; what a limit cut off inside a character counts as whole, too."""
+
+
+def read_back(ids: Sequence[int], spelt: Sequence[bytes | None], *, before: bytes = b"") -> Utterance:
+    """The text that tokens spell, up to the first that stands for no text and to the last whole character; `before` is how it
+    begins, which may be inside a character."""
+    pieces = list(takewhile(lambda piece: piece is not None, (spelt[token] for token in ids)))
+    spelling = b"".join([before, *(piece for piece in pieces if piece is not None)])
+    is_whole = len(pieces) == len(ids)
+    try:
+        text = spelling.decode()
+    except UnicodeDecodeError as error:
+        is_whole = is_whole and error.reason == "unexpected end of data"
+        text = spelling[: error.start].decode()
+    num_bytes = len(text.encode())
+    ends = accumulate((len(piece) for piece in pieces if piece is not None), initial=len(before))
+    return Utterance(text, tuple(end for end in islice(ends, 1, None) if end <= num_bytes), is_whole)
 
 
 def _character_ends(offsets: Sequence[tuple[int, int]], text: str) -> tuple[int, ...]:

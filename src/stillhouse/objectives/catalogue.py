@@ -24,6 +24,7 @@ from stillhouse.objectives.divergences import (
     tempered,
     total_variation,
 )
+from stillhouse.objectives.dual_space import dual_space_student, dual_space_teacher
 from stillhouse.objectives.features import (
     attention_kl,
     attention_mse,
@@ -55,6 +56,8 @@ FeatureSignal = Literal[
     "value_relations",
     "multi_head_relations",
     "embeddings",
+    "student_space",
+    "teacher_space",
 ]
 """What a feature objective reads of each side, and so what its function takes, student before teacher:
 
@@ -67,10 +70,13 @@ FeatureSignal = Literal[
   which, [batch, seq, seq].
 - `multi_head_relations`: the same three times over, of queries, keys and values.
 - `embeddings`: pooled, [docs, hidden].
+- `student_space`: logits of the student and of the teacher's states under the student's head, targets, and where they count.
+- `teacher_space`: logits of the student's states under the teacher's head, and of the teacher.
 """
 
-Unit = Literal["token", "document", "span"]
-"""What there is one number for: each real token, each document, or each span that two tokenizers cut alike."""
+Unit = Literal["token", "document", "span", "target"]
+"""What there is one number for: each real token, each document, each span that two tokenizers cut alike, or each token that is
+to be predicted."""
 
 OutcomeKind = Literal["joined", "matched"]
 """Over what an objective across tokenizers compares: see `core.alignment.CommonOutcomes`."""
@@ -224,12 +230,24 @@ class FeatureObjective(_Parametrised):
     @property
     def unit(self) -> Unit:
         """What there is one number for."""
+        if self.is_dual:
+            return "target"
         return "document" if self.reads in ("document_states", "flow", "embeddings") else "token"
 
     @property
     def projects(self) -> bool:
         """Whether a learned map from the student's to the teacher's width may mend different widths."""
         return self.reads in ("hidden_states", "flow", "embeddings")
+
+    @property
+    def is_dual(self) -> bool:
+        """Whether it compares what both say in one of their spaces, in whatever tokens each reads."""
+        return self.reads in ("student_space", "teacher_space")
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether a map says at which layers it reads."""
+        return not (self.is_dual or self.reads == "embeddings")
 
     @property
     def reads_attention(self) -> bool:
@@ -262,7 +280,8 @@ class FeatureObjective(_Parametrised):
         Raises: ValueError, at once, for an unknown parameter, for one that is no number, and for one out of range.
         """
         fixed = replace(self, function=self._with(parameters))
-        fixed.function(*_NO_FEATURES[self.reads])  # as for logits: runs the function's own range checks
+        nothing = {**_NO_FEATURES, **_NO_SPACES}[self.reads]
+        fixed.function(*nothing)  # as for logits: runs the function's own range checks
         return fixed
 
     def bind(self, temperature: float = 1.0, **parameters: object) -> BoundFeatureObjective:
@@ -270,6 +289,8 @@ class FeatureObjective(_Parametrised):
 
         Raises: ValueError, before any model is loaded, for a parameter that it cannot have, or a temperature.
         """
+        if self.is_dual:
+            return self.with_parameters(temperature=temperature, **parameters).function
         if temperature != 1:
             raise ValueError(
                 f"{self.name} compares no answers that a temperature could soften, but its temperature is {temperature}. "
@@ -440,6 +461,11 @@ _NO_FEATURES: Mapping[FeatureSignal, tuple[Tensor, ...]] = {
     "multi_head_relations": _NO_RELATIONS,
     "embeddings": (_NO_STATES,) * 2,
 }
+_NO_LOGITS = torch.zeros(0, 1)
+_NO_SPACES: Mapping[FeatureSignal, tuple[Tensor, ...]] = {
+    "student_space": (_NO_LOGITS, _NO_LOGITS, _NO_IDS, _NO_IDS.bool()),
+    "teacher_space": (_NO_LOGITS, _NO_LOGITS),
+}
 _TEACHER: frozenset[Signal] = frozenset({"teacher_logits"})
 _TARGETS: frozenset[Signal] = frozenset({"target_ids"})
 _VALUES: frozenset[Signal] = frozenset({"target_values"})
@@ -454,6 +480,8 @@ _COSTS: Mapping[FeatureSignal, str] = {
     "value_relations": _SCORES,
     "multi_head_relations": _SCORES,
     "embeddings": _STATES,
+    "student_space": "The teacher's last states, a learned map, and the student's head once more.",
+    "teacher_space": "The teacher's last states, a learned map, and the teacher's head once more.",
 }
 
 # fmt: off
@@ -502,6 +530,10 @@ FEATURES: Mapping[str, FeatureObjective] = _by_name([
         "Sentence embeddings that take the teacher's place in an index."),
     FeatureObjective("embedding_cosine", hidden_cosine, "embeddings", "final",
         "Sentence embeddings that are compared by angle alone."),
+    FeatureObjective("dual_space_student", dual_space_student, "student_space", "final",
+        "Any tokenizer, as DSKD does: the teacher's last states, heard through the student's own head."),
+    FeatureObjective("dual_space_teacher", dual_space_teacher, "teacher_space", "final",
+        "Beside dual_space_student: the student's last states, heard through the teacher's head."),
 ])
 """Objectives of features: every one by name."""
 

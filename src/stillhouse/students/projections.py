@@ -1,7 +1,7 @@
-"""Linear maps from a student's width to its teacher's: trained with the student, kept beside it, never inside it."""
+"""Linear maps between a student's width and its teacher's: trained with the student, kept beside it, never inside it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -18,24 +18,22 @@ FILE_NAME = "projections.safetensors"
 class Projections(nn.Module):
     """One linear map for each name whose two widths differ; where they are equal, states pass as they are.
 
-    A map starts out orthogonal, so that into a wider space lengths and angles stay as they are.
+    A map starts out orthogonal, so that into a wider space lengths and angles stay as they are; one between equal widths, which
+    `always` may ask for by name, as the identity.
     """
 
-    def __init__(self, widths: Mapping[str, tuple[int, int]], *, seed: int) -> None:
-        """`widths` are (student's, teacher's) by name: any text."""
+    def __init__(self, widths: Mapping[str, tuple[int, int]], *, seed: int, always: Collection[str] = ()) -> None:
+        """`widths` are those of what is mapped and of what it is mapped to, by name: any text."""
         super().__init__()
-        self.widths = dict(widths)
-        self.numbers = {
-            name: number for number, name in enumerate(name for name, pair in widths.items() if pair[0] != pair[1])
-        }
+        self.widths, self.always = dict(widths), [name for name in widths if name in always]
+        mapped = [name for name, pair in widths.items() if pair[0] != pair[1] or name in always]
+        self.numbers = {name: number for number, name in enumerate(mapped)}
         draw = torch.Generator().manual_seed(seed)
-        maps = (torch.empty(self.widths[name][::-1]) for name in self.numbers)  # [teacher_width, student_width]
-        self.maps = nn.ParameterList([nn.Parameter(nn.init.orthogonal_(empty, generator=draw)) for empty in maps])
+        maps = (torch.empty(self.widths[name][::-1]) for name in self.numbers)  # [to, from]
+        self.maps = nn.ParameterList([nn.Parameter(_started(empty, draw)) for empty in maps])
 
-    def forward(
-        self, name: str, states: Float[Tensor, "*positions width"]
-    ) -> Float[Tensor, "*positions teacher_width"]:
-        """The student's states in the teacher's space."""
+    def forward(self, name: str, states: Float[Tensor, "*positions width"]) -> Float[Tensor, "*positions other_width"]:
+        """One side's states in the other's space."""
         assert states.shape[-1] == self.widths[name][0], f"{name} is made for states of width {self.widths[name][0]}"
         if name not in self.numbers:
             return states
@@ -45,14 +43,19 @@ class Projections(nn.Module):
         """Write all maps, by name, to `projections.safetensors` in this folder."""
         tensors = {name: self.maps[number].detach().contiguous() for name, number in self.numbers.items()}
         with atomic_path(folder / FILE_NAME) as part:
-            save_file(tensors, part, metadata={"widths": json.dumps(self.widths)})
+            save_file(tensors, part, metadata={"widths": json.dumps(self.widths), "always": json.dumps(self.always)})
 
     @classmethod
     def load(cls, folder: Path) -> "Projections":
         """Those that `save` wrote there."""
         with safe_open(folder / FILE_NAME, framework="pt") as file:
             widths = {name: (pair[0], pair[1]) for name, pair in json.loads(file.metadata()["widths"]).items()}
-            found = cls(widths, seed=0)
+            found = cls(widths, seed=0, always=json.loads(file.metadata().get("always", "[]")))
             for name, number in found.numbers.items():
                 found.maps[number].data.copy_(file.get_tensor(name))
         return found
+
+
+def _started(empty: Float[Tensor, "to width"], draw: torch.Generator) -> Float[Tensor, "to width"]:
+    square = empty.shape[0] == empty.shape[1]
+    return nn.init.eye_(empty) if square else nn.init.orthogonal_(empty, generator=draw)

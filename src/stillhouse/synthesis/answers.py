@@ -59,7 +59,8 @@ def write_answers(
     progress: Progress = SILENT,
 ) -> AnswersOutcome:
     """Write `answers.jsonl` in `folder`: the model's last answer in each conversation, or to each prompt, in their order.
-    Where the teacher reads more than the student, it answers to that.
+    Where the teacher reads more than the student, or reads it in other tokens, it answers to that; so `stop_ids` and
+    `vocab_size` are the model's.
 
     They are kept batch by batch as they come, the shortest prompts first; started again after a kill, it goes on behind the
     last whole batch and ends with the same file, byte for byte.
@@ -91,6 +92,8 @@ def write_answers(
 
 
 def _as_the_teacher_reads(asked: Asked) -> Asked:
+    if asked.across is not None:
+        return asked.across.theirs.at_last
     return replace(asked, prompt=asked.told.prompt) if asked.told else asked
 
 
@@ -104,7 +107,10 @@ def answered_by(asked: Sequence[Asked], answers: Sequence[Answer]) -> list[Asked
     of_row: dict[int, list[Answer]] = {}
     for answer in answers:
         of_row.setdefault(answer.row, []).append(answer)
-    return [one.with_answers((said.ids, float(said.times)) for said in of_row[row]) for row, one in enumerate(asked)]
+    return [
+        one.taught((said.ids, said.finished, float(said.times)) for said in of_row[row])
+        for row, one in enumerate(asked)
+    ]
 
 
 def _lines(answers: Sequence[Answer]) -> str:

@@ -136,6 +136,12 @@ class ObjectiveConfig(Config):
         return isinstance(objective(self.name), SpanObjective)
 
     @property
+    def serves_two_tokenizers(self) -> bool:
+        """Whether teacher and student may each read tokens of their own."""
+        chosen = objective(self.name)
+        return isinstance(chosen, SpanObjective) or (isinstance(chosen, FeatureObjective) and chosen.is_dual)
+
+    @property
     def reads_draws(self) -> bool:
         """Whether it learns from what the student itself drew, by a policy gradient."""
         return isinstance(objective(self.name), PolicyObjective)
@@ -159,7 +165,7 @@ class ObjectiveConfig(Config):
 
     def _term(self, pairs: LayerPairs) -> Scheduled:
         numbers = {"weight": self.weight, **(self.model_extra or {})}
-        if not (self.reads_features or self.reads_draws):
+        if "temperature" in _own_keys(objective(self.name)):
             numbers["temperature"] = self.temperature
         ramps = {name: value.build() for name, value in numbers.items() if isinstance(value, RampConfig)}
         fixed = {name: ramps[name].at(0.0) if name in ramps else value for name, value in numbers.items()}
@@ -176,7 +182,7 @@ class ObjectiveConfig(Config):
 def _own_keys(chosen: AnyObjective) -> list[str]:
     """What can be said about this kind of objective beside its name, weight and parameters."""
     if isinstance(chosen, FeatureObjective):
-        return [] if chosen.reads == "embeddings" else ["layers"]
+        return ["temperature"] if chosen.is_dual else ["layers"] if chosen.reads_layers else []
     if isinstance(chosen, PolicyObjective):
         return []
     if isinstance(chosen, SpanObjective):

@@ -49,12 +49,24 @@ class FeatureTerm:
         return True
 
     @property
+    def is_dual(self) -> bool:
+        """Whether it compares in one side's space, rather than layers."""
+        return self.objective.is_dual
+
+    @property
+    def temperature(self) -> float:
+        """Of an objective that has one."""
+        return self.parameters.get("temperature", 1.0)
+
+    @property
     def needs_documents_alone(self) -> bool:
         """Whether it compares within documents, which must then have a row each."""
         return self.objective.reads_attention or self.objective.reads in ("document_states", "flow")
 
     def wanted(self, side: Side, pooling: Pooling | None = None) -> Wanted:
         """What one side must be asked for."""
+        if self.is_dual:
+            return Wanted(logits=True, hidden_states=frozenset({0}))
         layers = frozenset(pair[0 if side == "student" else 1] for pair in self.pairs)
         if self.objective.reads == "embeddings":
             return Wanted(pooling=pooling or "mean")

@@ -19,6 +19,7 @@ from stillhouse.kernels.spans import Side, SpanTerm, span_losses
 from stillhouse.kernels.terms import Term, Where, plain_losses
 from stillhouse.models.signals import read_signals
 from stillhouse.students.projections import Projections
+from stillhouse.training.dual_space import dual_space_total
 from stillhouse.training.features import FeatureTerm
 from stillhouse.training.terms import UNITS, AnyTerm, unit_of, wanted_of
 
@@ -63,7 +64,7 @@ def distillation_loss(
         batch = one_document_a_row(batch)
     apart = batch.replayed if replay_terms else None
     new = batch if apart is None else batch.of_rows(~apart)
-    said = _said(teacher, new, wanted_of("teacher", terms, pooling))
+    said = _said(teacher, new, terms, pooling)
     answer = read_signals(student, batch, wanted_of("student", [*terms, *replay_terms], pooling))
     compared = partial(_compared, vocab_size=vocab_size, teacher=teacher, projections=projections, common=common)
     ours = answer if apart is None else answer.of_rows(~apart)
@@ -75,11 +76,17 @@ def distillation_loss(
     return loss + replay_loss, torch.cat([sums, replay_sums.to(sums.dtype)])
 
 
-def _said(teacher: Teacher | None, batch: Batch, wanted: Wanted) -> Signals:
+def _said(teacher: Teacher | None, batch: Batch, terms: Sequence[AnyTerm], pooling: Pooling | None) -> Signals:
     """What the teacher says, where it is asked at all."""
+    wanted = wanted_of("teacher", terms, pooling)
     if teacher is None or wanted == Wanted() or not len(batch.ids):
         return Signals()
-    return teacher.signals(_read_by_the_teacher(batch), wanted)
+    return teacher.signals(_read_by_the_teacher(batch, in_own_tokens=_in_own_tokens(batch, terms)), wanted)
+
+
+def _in_own_tokens(batch: Batch, terms: Sequence[AnyTerm]) -> bool:
+    """Whether the states that are compared are those of the teacher's own tokens."""
+    return isinstance(batch, PairedBatch) and any(isinstance(term, FeatureTerm) and term.is_dual for term in terms)
 
 
 def _compared(
@@ -98,20 +105,23 @@ def _compared(
     """The terms of rows that all learn the same; there may be none of them."""
     if not len(batch.ids):
         return batch.weights.new_zeros(()), batch.weights.new_zeros(len(terms))
+    in_own_tokens = _in_own_tokens(batch, terms)
     shares = [1.0 if counts is None else 1 / float(counts[UNITS.index(unit_of(term))]) for term in terms]
 
     sums: list[Tensor | None] = [None] * len(terms)
     on_logits = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, Term)}
     loss = batch.weights.new_zeros(())
     if on_logits:
-        part, found = _on_logits(answer, said, batch, list(on_logits.values()), vocab_size, overhear)
+        here = Signals() if in_own_tokens else said  # what then reads logits reads the student's alone
+        part, found = _on_logits(answer, here, batch, list(on_logits.values()), vocab_size, overhear)
         loss = loss + part
         for index, total in zip(on_logits, found, strict=True):
             sums[index] = total
     on_spans = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, SpanTerm)}
     if on_spans:
         assert isinstance(batch, PairedBatch) and teacher is not None and common is not None
-        part, found = _on_spans(answer, teacher, batch, list(on_spans.values()), common)
+        in_spans = said if in_own_tokens else teacher.signals(batch.teacher, Wanted(logits=True))
+        part, found = _on_spans(answer, in_spans, batch, list(on_spans.values()), common)
         loss = loss + part
         for index, total in zip(on_spans, found, strict=True):
             sums[index] = total
@@ -123,7 +133,12 @@ def _compared(
             sums[index] = total
     for index, term in enumerate(terms):
         if isinstance(term, FeatureTerm):
-            total = term.total(answer, said, batch, projections or NO_PROJECTIONS)
+            maps = projections or NO_PROJECTIONS
+            if term.is_dual:
+                sizes = (vocab_size, vocab_size if common is None else len(common.joined.teacher))
+                total = dual_space_total(term, answer, said, batch, maps, sizes=sizes)
+            else:
+                total = term.total(answer, said, batch, maps)
             loss, sums[index] = loss + term.weight * shares[index] * total, total.detach()
     return loss, torch.stack([total.to(loss.dtype) for total in sums if total is not None])
 
@@ -154,7 +169,9 @@ def _on_logits(
     return plain_losses(classes, theirs, terms=terms, targets=targets, token_weights=weights)
 
 
-def _read_by_the_teacher(batch: Batch) -> Batch:
+def _read_by_the_teacher(batch: Batch, *, in_own_tokens: bool) -> Batch:
+    if isinstance(batch, PairedBatch) and in_own_tokens:
+        return batch.teacher
     return batch.teacher if isinstance(batch, ContextBatch) else batch
 
 
@@ -176,13 +193,13 @@ def _refuse_other_places(terms: Sequence[AnyTerm]) -> None:
 
 def _on_spans(
     answer: Signals,
-    teacher: Teacher,
+    teacher: Signals,
     batch: PairedBatch,
     chosen: Sequence[tuple[SpanTerm, float]],
     common: CommonOutcomes,
 ) -> Sums:
-    """The terms that compare spans of text: the teacher is run on its own tokens."""
-    said = teacher.signals(batch.teacher, Wanted(logits=True)).logits
+    """The terms that compare spans of text: the teacher has read its own tokens."""
+    said = teacher.logits
     assert isinstance(answer.logits, FactoredLogits) and isinstance(said, FactoredLogits)
     sizes = len(common.joined.student), len(common.joined.teacher)
     return span_losses(

@@ -9,6 +9,7 @@ import torch
 
 from stillhouse.data.asked import Asked, Told
 from stillhouse.data.examples import Example
+from stillhouse.data.paired import Pair
 from stillhouse.data.rowset import RowSet
 from stillhouse.kernels.terms import Term
 from stillhouse.models.generate import in_use
@@ -93,18 +94,19 @@ class ReplayRows(AskedRows):
 
     def numbers(self) -> dict[str, float]:
         """The student's share, how many answers of the step were said before, and the held-out loss as it was last."""
-        return {"student_share": self.share, **self._seen}
+        return {**super().numbers(), "student_share": self.share, **self._seen}
 
     def state(self) -> dict[str, Any]:
         """The answers that are kept, as both sides read them, and where the share stands."""
-        kept = [[_plain(one), _plain(one.told)] for one in self.kept]
+        kept = [[_plain(one), _plain(one.told), _plain_pairs(one.pairs)] for one in self.kept]
         return {"kept": kept, "share": self.share, "loss_before": self.loss_before, "seen": self._seen}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.kept.clear()
-        for ours, theirs in state["kept"]:
-            self.kept.append(Asked((), _pieces(ours), told=Told((), _pieces(theirs)) if theirs else None))
+        for ours, theirs, pairs in state["kept"]:
+            told = Told((), _pieces(theirs)) if theirs else None
+            self.kept.append(Asked((), _pieces(ours), told=told, pairs=_pairs(pairs)))
         self.share, self.loss_before, self._seen = state["share"], state["loss_before"], dict(state["seen"])
 
 
@@ -115,3 +117,19 @@ def _plain(side: Asked | Told | None) -> list[list[list[float]]]:
 
 def _pieces(plain: list[list[list[Any]]]) -> tuple[Example, ...]:
     return tuple(Example(tuple(ids), tuple(weights)) for ids, weights in plain)
+
+
+def _plain_pairs(pairs: Sequence[Pair]) -> list[list[Any]]:
+    """What both sides read in tokens of their own, as JSON."""
+    return [
+        [list(values) for side in (pair.student, pair.teacher) for values in (side.ids, side.weights)]
+        + [list(pair.student_spans), list(pair.teacher_spans)]
+        for pair in pairs
+    ]
+
+
+def _pairs(plain: Sequence[Sequence[Any]]) -> tuple[Pair, ...]:
+    return tuple(
+        Pair(Example(ours, our_weights), Example(theirs, their_weights), *spans)
+        for ours, our_weights, theirs, their_weights, *spans in (map(tuple, pair) for pair in plain)
+    )

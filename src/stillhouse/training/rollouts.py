@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stillhouse.core.batch import Batch, as_batch
-from stillhouse.data.asked import Asked
+from stillhouse.data.asked import Asked, Spoken
 from stillhouse.data.context import collated, views_of
 from stillhouse.data.packing import to_batch
+from stillhouse.data.paired import collated_pairs, share_compared
 from stillhouse.data.rowset import RowSet
 from stillhouse.models.generate import Engine, Sampling, sample
 from stillhouse.objectives import Ramp
@@ -56,6 +57,9 @@ class AskedRows(RowSet):
     makes the same ones again. All of a step are made before anything is learnt from it. Only the answer has weight, an end
     that the student drew included. A conversation is answered turn by turn, each behind the answers that the student gave
     before, as long as there is room.
+
+    A teacher with another tokenizer reads these answers in its own tokens. One in which it finds nothing to compare gives its
+    place to the data's own, and a conversation ends behind an answer that it cannot read.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class AskedRows(RowSet):
         self.max_tokens, self.batch_size = max_tokens, batch_size
         self.share = student_share.at(0.0) if isinstance(student_share, Ramp) else student_share
         """Of the prompts of the step at hand, those that the student answers."""
+        self._across: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self.asked)
@@ -90,8 +95,7 @@ class AskedRows(RowSet):
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each prompt with the data's own answer, on its longer side: the student's has yet to be written."""
-        sides = [(row.answered, row.told.answered if row.told else ()) for row in self.asked]
-        return [max(sum(len(piece.ids) for piece in side) for side in both) for both in sides]
+        return [max(sum(len(piece.ids) for piece in side) for side in row.sides) for row in self.asked]
 
     def collate(self, items: Sequence[int]) -> dict[str, Tensor]:
         """Which rows these are: what is in them, the step decides."""
@@ -103,6 +107,7 @@ class AskedRows(RowSet):
         """Each batch with the answers that this step learns from, a document a row."""
         if isinstance(self.student_share, Ramp):
             self.share = self.student_share.at(progress)
+        self._across = {}
         rows = [row for batch in batches for row in batch["rows"].tolist()]
         written = self._written(list(dict.fromkeys(rows)), step, progress)
         return [self._learnt(batch["rows"].tolist(), written, batch["rows"].device) for batch in batches]
@@ -110,6 +115,9 @@ class AskedRows(RowSet):
     def _learnt(self, rows: Sequence[int], written: Mapping[int, Written], device: torch.device) -> dict[str, Tensor]:
         """The answers of these rows as both sides read them, each piece in a row of its own, and how they were drawn."""
         asked = [written[row].answered if row in written else self.asked[row] for row in rows]
+        if any(one.pairs for one in asked):
+            pairs = [[pair] for one in asked for pair in one.pairs]
+            return as_batch(collated_pairs(pairs)).to(device).tensors()
         if any(one.told for one in asked):
             batch = as_batch(collated([[views] for views in views_of(asked)]))
         else:
@@ -122,8 +130,9 @@ class AskedRows(RowSet):
         return replace(batch, draw_logprobs=_placed(drawn, batch)).to(device).tensors()
 
     def numbers(self) -> dict[str, float]:
-        """The student's share, where it moves."""
-        return {"student_share": self.share} if isinstance(self.student_share, Ramp) else {}
+        """The student's share, where it moves; and of answers across tokenizers, how much of them could be compared."""
+        moves = {"student_share": self.share} if isinstance(self.student_share, Ramp) else {}
+        return moves | self._across
 
     def _written(self, rows: Sequence[int], step: int, progress: float) -> dict[int, Written]:
         """What the student says in those of the rows that it answers in this step."""
@@ -159,12 +168,25 @@ class AskedRows(RowSet):
                 talks[row].answer(answer, one.draw_logprobs, finished=finished)
             turn += 1
             speaking = [row for row in speaking if self._asks_again(talks[row])]
-        return {row: Written(talk.answered, tuple(talk.draws)) for row, talk in talks.items()}
+        return self._compared({row: Written(talk.answered, tuple(talk.draws)) for row, talk in talks.items()})
+
+    def _compared(self, written: dict[int, Written]) -> dict[int, Written]:
+        """Those of the answers in which the teacher finds something to compare."""
+        if not any(one.answered.across for one in written.values()):
+            return written
+        kept = {row: one for row, one in written.items() if one.answered.pairs}
+        self._across = {"left_out": len(written) - len(kept)}
+        if kept:
+            self._across["compared_share"] = share_compared(
+                pair for one in kept.values() for pair in one.answered.pairs
+            )[0]
+        return kept
 
     def _asks_again(self, talk: "_Talk") -> bool:
-        """Whether the conversation goes on with room for an answer, of any length where the teacher has read more before it."""
+        """Whether the teacher can read all so far, and the conversation goes on with room for an answer, of any length where
+        the teacher has read more before it."""
         room = self.sampling.max_new_tokens if talk.asked.told else 1
-        return talk.goes_on() and talk.num_tokens + room <= self.max_tokens
+        return talk.is_heard and talk.goes_on() and talk.num_tokens + room <= self.max_tokens
 
 
 class _Talk:
@@ -178,6 +200,7 @@ class _Talk:
         self.draw_logprobs: list[float] = []
         """Of each of these tokens; NaN for what the student did not draw."""
         self.learnt_until = 0
+        self.spoken: list[Spoken] = []
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -191,8 +214,14 @@ class _Talk:
 
     def answer(self, tokens: Sequence[int], draw_logprobs: Sequence[float], *, finished: bool) -> None:
         """Add what the student says, and with which probability it drew each token."""
+        self.spoken.append(Spoken(len(self.prompt), tuple(tokens), finished))
         self._add(tokens, self.asked.weights[self.num_answers], draw_logprobs)
         self.num_answers, self.learnt_until, self.is_finished = self.num_answers + 1, len(self.said), finished
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the teacher can read on behind the last answer, too."""
+        return self.asked.across is None or self.asked.across.hears(self.spoken[-1])
 
     def goes_on(self) -> bool:
         """Add what the data asks behind the last answer; False where there is nothing."""
@@ -210,7 +239,8 @@ class _Talk:
     @property
     def answered(self) -> Asked:
         """The conversation up to the end of the last answer."""
-        return self.asked.answer(self.said[: self.learnt_until], self.weights[: self.learnt_until])
+        answered = self.asked.answer(self.said[: self.learnt_until], self.weights[: self.learnt_until])
+        return answered.heard(self.spoken)
 
     @property
     def draws(self) -> list[float]:
