@@ -180,6 +180,11 @@ def _check_crossing(recipe: Recipe) -> None:
             f"{differ}, and for data of kind {recipe.data.kind!r} both must read the same tokens. Choose a student with the "
             "teacher's tokenizer."
         )
+    if recipe.data.kind == "preferences":
+        raise ModelError(
+            f"{differ}, and on data of kind 'preferences' both are measured on the same tokens. Choose a student with the "
+            "teacher's tokenizer."
+        )
     if recipe.source.kind == "teacher":
         raise ModelError(
             f"{differ}, but with source.kind teacher the student learns the teacher's own tokens. Choose a student with the "

@@ -13,6 +13,7 @@ from stillhouse.reporting import formatting
 from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.html import write_whole
+from stillhouse.reporting.preferences import preference_lines
 from stillhouse.reporting.verdicts import (
     OTHERS,
     SHORT_TITLES,
@@ -98,6 +99,7 @@ def render_card(
         _results_section(result),
         _gains_section(result),
         _context_section(result),
+        _preference_section(result),
         _layers_section(layers),
         _data_section(data),
         _samples_section(result),
@@ -231,6 +233,13 @@ def _context_section(result: EvaluationResult) -> str:
         return ""
     lines = "\n".join(f"- {escaped(line)}" for line in context_lines(result.context))
     return f"## What the teacher alone had read\n\nIn the tables above, the teacher has read its context.\n\n{lines}"
+
+
+def _preference_section(result: EvaluationResult) -> str:
+    if result.preferences is None:
+        return ""
+    lines = "\n".join(f"- {escaped(line)}" for line in preference_lines(result.preferences))
+    return f"## Which answers are preferred\n\nIn the tables above, what counts tokens is of the chosen answers.\n\n{lines}"
 
 
 def _layers_section(layers: Mapping[str, Any] | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from stillhouse.core.results import EvaluationResult
 from stillhouse.reporting.contexts import context_view
+from stillhouse.reporting.preferences import preference_view
 from stillhouse.reporting.views import report_view
 
 
@@ -58,7 +59,9 @@ def render_report(
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = typeset
-    return environment.get_template("report.html.jinja").render(report=view, context=context_view(result))
+    return environment.get_template("report.html.jinja").render(
+        report=view, context=context_view(result), preferences=preference_view(result)
+    )
 
 
 def typeset(text: str) -> str:

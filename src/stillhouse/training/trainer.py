@@ -32,7 +32,7 @@ from stillhouse.objectives import Pace
 from stillhouse.students.projections import Projections
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.order import ByLength
-from stillhouse.training.terms import UNITS, AnyTerm, Paces, Scheduled, scheduled, unit_counts, unit_of
+from stillhouse.training.terms import MAY_BE_NONE, UNITS, AnyTerm, Paces, Scheduled, scheduled, unit_counts, unit_of
 from stillhouse.training.watch import Watch
 
 LogLine = Callable[[Mapping[str, float]], None]
@@ -178,11 +178,14 @@ class DistillationTrainer(Trainer):
         assert isinstance(rows, RowSet)
         return rows
 
-    def _move_on(self, means: Sequence[float]) -> None:
-        """Let adaptive ramps follow what the step has just shown: the same means on every rank."""
+    def _move_on(self, means: Mapping[str, float]) -> None:
+        """Let adaptive ramps follow what the step has just shown, if anything of the term: the same means on every rank."""
         progress = self._share_done(self.state.global_step)
-        steps = zip(self.terms, self._paces(), means, strict=True)
-        paces = [term.after(before, value=mean, progress=progress) for term, before, mean in steps]
+        steps = zip(self.terms, self._paces(), _names([term.term for term in self.terms]), strict=True)
+        paces = [
+            term.after(before, value=means[name], progress=progress) if name in means else before
+            for term, before, name in steps
+        ]
         state: Any = self.state
         state.stateful_callbacks[PACES] = [{name: asdict(pace) for name, pace in found.items()} for found in paces]
 
@@ -200,7 +203,7 @@ class DistillationTrainer(Trainer):
         self._sums[len(self.terms) :] += counts
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts.to(device))
-        units = {unit_of(term.term) for term in self.terms}
+        units = {unit_of(term.term) for term in self.terms} - MAY_BE_NONE
         if any(counts[UNITS.index(unit)] == 0 for unit in units):
             raise ModelError("no token of this batch carries weight, so there is nothing to learn from it.")
         return counts
@@ -247,12 +250,12 @@ class DistillationTrainer(Trainer):
                 line = {"step": self.state.global_step, "tokens": self._tokens(sums[len(self.terms) :])}
                 watched = {} if self.watch is None else self.watch.numbers()
                 self.log_line({**line, **means, **self._numbers(), **watched, **rates})
-            self._move_on(list(means.values()))
+            self._move_on(means)
 
     def _means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
         terms = [scheduled_term.term for scheduled_term in self.terms]
-        pairs = zip(_names(terms), terms, sums.tolist(), strict=True)
-        return {name: total / float(counts[UNITS.index(unit_of(term))]) for name, term, total in pairs}
+        found = zip(_names(terms), sums.tolist(), (float(counts[UNITS.index(unit_of(t))]) for t in terms), strict=True)
+        return {name: total / count for name, total, count in found if count}
 
     def _tokens(self, counts: Tensor) -> float:
         """What this step learnt from: weighted targets, or all tokens where nothing is to be predicted."""
