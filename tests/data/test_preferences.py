@@ -113,7 +113,10 @@ def test_what_is_no_pair_is_left_out_and_counted(tmp_path):
         ({"prompt": "who?", "chosen": "a", "rejected": " "}, ["line 1", "Expected a text"]),
         ({"prompt": 7, "chosen": "a", "rejected": "b"}, ["line 1", "prompt 7"]),
         ({"prompt": "who?", "completions": ["a", "b"]}, ["line 1", "2 answers and 0 scores"]),
-        ({"prompt": "who?", "chosen": "a", "rejected": "b", "chosen_score": "x", "rejected_score": 1}, ["chosen_score"]),
+        (
+            {"prompt": "who?", "chosen": "a", "rejected": "b", "chosen_score": "x", "rejected_score": 1},
+            ["chosen_score"],
+        ),
         ({"prompt": "who?", "chosen": "a", "rejected": "a"}, ["none of the rows", "the same answer twice"]),
     ],
 )
@@ -185,7 +188,13 @@ def test_a_batch_has_both_answers_of_each_pair_and_tokens_of_the_chosen_ones_to_
 
 def test_pairs_of_one_prompt_are_on_one_side(tmp_path, tokenizer):
     rows = [
-        {"prompt": f"who ran {n // 2}?", "chosen": f"fox {n}", "rejected": "girl", "chosen_score": 2, "rejected_score": n % 3}
+        {
+            "prompt": f"who ran {n // 2}?",
+            "chosen": f"fox {n}",
+            "rejected": "girl",
+            "chosen_score": 2,
+            "rejected_score": n % 3,
+        }
         for n in range(20)
     ]
     path = write(tmp_path, rows)

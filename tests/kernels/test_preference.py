@@ -60,7 +60,7 @@ def test_an_answers_number_is_the_sum_over_its_tokens_and_0_where_it_has_none():
     student, (ids, _) = make_factors(3), make_targets(3)
     found = answer_logprobs(student, ids, ANSWERS, num_answers=5)
     logprobs = student.dense().log_softmax(-1)[torch.arange(TOKENS), ids]
-    assert_close(found[:4], torch.stack([logprobs[ANSWERS == number].sum() for number in range(4)]))
+    assert_close(found[:4], torch.stack([logprobs[number == ANSWERS].sum() for number in range(4)]))
     assert found[4] == 0
 
 
