@@ -1,11 +1,12 @@
 """Pairs of answers: every form that people keep them in, and the tokens that count of each."""
 
+import copy
 import json
 
 import pytest
 
 from stillhouse.core.batch import PreferenceBatch, as_batch
-from stillhouse.core.errors import DataError
+from stillhouse.core.errors import DataError, ModelError
 from stillhouse.data.config import PreferencesDataConfig
 from stillhouse.data.preference_forms import read_preferences
 from stillhouse.data.preferences import PreferenceReader, PreferenceRows
@@ -148,6 +149,13 @@ def test_a_pair_with_one_answer_too_long_is_left_out_whole_and_counted(tmp_path,
     assert len(reader.pairs(found)) == 1
     (reason,) = reader.dropped
     assert "data.sequence_tokens (30)" in reason and reader.dropped[reason] == 1
+
+
+def test_where_a_template_is_needed_and_none_is_there_it_is_said_what_to_do(tokenizer):
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    with pytest.raises(ModelError, match=r"data\.reads: text"):
+        PreferenceReader(bare, max_tokens=64)
 
 
 def test_turns_of_the_prompt_are_never_learnt(tmp_path, tokenizer):

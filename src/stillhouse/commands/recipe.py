@@ -256,8 +256,8 @@ def _misfit(chosen: AnyObjective, kind: str, task: Task) -> str:
         return "" if pairs else f"{chosen.name} learns from pairs of answers, which data of kind {kind!r} has none of."
     if kind == "preferences" and not isinstance(chosen, Objective):
         return (
-            f"{chosen.name} does not learn from data of kind 'preferences', whose chosen answers are learnt token by token. Use "
-            "dpo, or an objective on logits such as forward_kl or next_token."
+            f"{chosen.name} does not learn from data of kind 'preferences', whose chosen answers are learnt token by token. "
+            "Use dpo, or an objective on logits such as forward_kl or next_token."
         )
     hard, embeds = HARD_OBJECTIVE[task], task == "sentence_embedding"
     if isinstance(chosen, FeatureObjective):

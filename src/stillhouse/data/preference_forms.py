@@ -3,15 +3,15 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.faults import said
-from stillhouse.data.chat_forms import FORMATS, Conversation, conversation
+from stillhouse.data.chat_forms import FORMATS, Conversation, conversation, tools_of
 from stillhouse.data.tables import Record, files_in, is_whole, read_records
 from stillhouse.data.text import Row
 
@@ -254,7 +254,8 @@ def _as_conversations(record: Record, pair: _Pair) -> Preference | _Left:
     system = record.values.get("system")
     if isinstance(system, str) and system.strip() and prompt[0].get("role", prompt[0].get("from")) != "system":
         prompt = [{"role": "system", "content": system}, *prompt]
-    tools = _tools_of(record.values)
+    given = record.values.get("input")
+    tools = tools_of(replace(record, values={**given, **record.values}) if isinstance(given, Mapping) else record)
     unlearnt = [{**message, "weight": 0} for message in prompt]
     chosen, rejected = (
         conversation([*unlearnt, _as_message(answer)], tools=tools, where=record.where)
@@ -270,12 +271,6 @@ def _as_message(answer: Any) -> dict[str, Any]:
     if isinstance(answer, str):
         return {"role": "assistant", "content": answer}
     return {key: value for key, value in answer.items() if key not in ("weight", "train", "training")}
-
-
-def _tools_of(values: Mapping[str, Any]) -> Sequence[Any]:
-    given = values.get("input")
-    tools = values.get("tools") or (given.get("tools") if isinstance(given, Mapping) else None) or []
-    return tools if isinstance(tools, list) else []
 
 
 def _as_texts(record: Record, pair: _Pair) -> Preference:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.batch import PreferenceBatch
+from stillhouse.core.errors import ModelError
 from stillhouse.data.chat import ChatReader
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows, to_batch
@@ -43,10 +44,19 @@ class Weighed:
 
 class PreferenceReader:
     """Turns pairs into tokens, and counts those that cannot be learnt from. A pair is never cut: where one of its answers does
-    not fit, both are left out."""
+    not fit, both are left out.
+
+    Raises:
+        ModelError: if it needs a chat template and there is none.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int, needs_template: bool = True) -> None:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        if needs_template and not tokenizer.chat_template:
+            raise ModelError(
+                "data.kind preferences writes prompts and answers out by the chat template, and the teacher's tokenizer has none. "
+                "Name a teacher that has one, or say data.reads: text."
+            )
         self._chats = ChatReader(tokenizer) if needs_template else None
         self.dropped: Counter[str] = Counter()
 
