@@ -12,19 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stillhouse.core.files import read_lines
 from stillhouse.core.results import EvaluationResult
 
-from .conftest import ANIMALS, PLACES, WriteRecipe, assert_refused, stillhouse, write_recipe, write_rows
+from .conftest import PAIRS_OF_ANSWERS, WriteRecipe, assert_refused, stillhouse, write_recipe, write_rows
 
-PAIRS = [
-    {
-        "messages": [{"role": "user", "content": f"who ran to the {place}?"}],
-        "chosen": f"the {animal} ran to the {place}",
-        "rejected": "nobody" if number % 2 else "nobody at all, that I have ever seen or heard of",
-        "chosen_score": 1.0 + number % 3,
-        "rejected_score": 0.5,
-    }
-    for number, animal in enumerate(ANIMALS)
-    for place in PLACES
-]
 CHANGES = {
     "synthesis": None,
     "labels": None,
@@ -36,7 +25,7 @@ CHANGES = {
 
 
 def changed(folder: Path, **more) -> dict:
-    rows = write_rows(folder / "pairs.jsonl", PAIRS)
+    rows = write_rows(folder / "pairs.jsonl", PAIRS_OF_ANSWERS)
     return {**CHANGES, **more, "data": {**CHANGES["data"], "path": str(rows), **more.get("data", {})}}
 
 
@@ -97,7 +86,7 @@ def test_a_reward_is_what_the_saved_models_say(done):
     reading = next(
         row for row in result_of(run).preferences.readings if (row.role, row.liking) == ("student", "reward")
     )
-    for row in PAIRS:
+    for row in PAIRS_OF_ANSWERS:
         sides = []
         for answer in (row["chosen"], row["rejected"]):
             prompt = tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True)
@@ -108,10 +97,10 @@ def test_a_reward_is_what_the_saved_models_say(done):
             tokens = torch.arange(start, ids.shape[1])
             sides.append(float((said[0] - said[1])[tokens - 1, ids[0, tokens]].sum()))
         margins.append(sides[0] - sides[1])
-    prompts = {row["messages"][0]["content"] for row in PAIRS}
+    prompts = {row["messages"][0]["content"] for row in PAIRS_OF_ANSWERS}
     wanted = {}
     for prompt in prompts:
-        own = [m for m, row in zip(margins, PAIRS, strict=True) if row["messages"][0]["content"] == prompt]
+        own = [m for m, row in zip(margins, PAIRS_OF_ANSWERS, strict=True) if row["messages"][0]["content"] == prompt]
         wanted[prompt] = sum(own) / len(own)
     assert any(reading.margin.value == pytest.approx(value, rel=1e-3) for value in wanted.values())
 
@@ -191,7 +180,7 @@ def test_other_data_has_no_pairs(recipe, texts_file, tmp_path, no_model, referen
 
 
 def test_rewards_that_nobody_tells_are_missed_at_once(recipe, tmp_path, no_model):
-    bare = [{key: value for key, value in row.items() if "score" not in key} for row in PAIRS]
+    bare = [{key: value for key, value in row.items() if "score" not in key} for row in PAIRS_OF_ANSWERS]
     changes = changed(tmp_path, objectives=[{"name": "reward_mse"}])
     write_rows(tmp_path / "pairs.jsonl", bare)
     assert_refused(stillhouse("distill", recipe(changes)), "reward_mse", "have no scores", "teacher.reference")

@@ -77,7 +77,9 @@ def terms_of(average, alpha=0.0):
 
 
 @pytest.mark.parametrize("average", ["tokens", "answers"])
-def test_without_skew_it_is_forward_kl_on_the_others_and_reverse_kl_on_its_own_answers(asked, student, teacher, average):
+def test_without_skew_it_is_forward_kl_on_the_others_and_reverse_kl_on_its_own_answers(
+    asked, student, teacher, average
+):
     batch, terms = batch_of(asked, student), terms_of(average)
     loss, _ = distillation_loss(
         student, batch, teacher=teacher, terms=terms, vocab_size=SPOKEN, counts=unit_counts(batch)
