@@ -447,8 +447,8 @@ FORMS: Sequence[Form] = (
 """In this order: what is messages too may have more keys."""
 
 _PREFERENCE = (
-    "they are a preference of one answer over another. Use data.kind preferences, or keep the good answer alone, as 'completion' "
-    "beside its 'prompt'."
+    "they are a preference of one answer over another. Use data.kind preferences, or keep the good answer alone, as "
+    "'completion' beside its 'prompt'."
 )
 OTHER_FORMS: Mapping[tuple[str, ...], str] = {
     ("chosen", "rejected"): _PREFERENCE,

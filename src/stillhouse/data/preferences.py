@@ -54,8 +54,8 @@ class PreferenceReader:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
         if needs_template and not tokenizer.chat_template:
             raise ModelError(
-                "data.kind preferences needs a chat template, and the teacher's tokenizer has none. Name another teacher, or say "
-                "data.reads: text, so that prompts and answers are read as they stand."
+                "data.kind preferences needs a chat template, and the teacher's tokenizer has none. Name another teacher, or "
+                "say data.reads: text, so that prompts and answers are read as they stand."
             )
         self._chats = ChatReader(tokenizer) if needs_template else None
         self.dropped: Counter[str] = Counter()
