@@ -69,7 +69,7 @@ def reward_mse(pairs: AnswerPairs, *, beta: float = 0.1, score_scale: float = 1.
     The teacher's margin is beta times that of its own implicit reward where teacher.reference names what it was before it was
     tuned, else score_scale times the difference of the data's scores.
 
-    Source: Fisch et al., 2024, arXiv:2405.19316, equation 7.
+    Source: Fisch et al., 2024, arXiv:2405.19316.
     """
     _check_scales(beta, score_scale)
     return (beta * pairs.margins - pairs.target(beta=beta, score_scale=score_scale)).square()

@@ -112,13 +112,10 @@ def unit_counts(batch: Batch) -> Float[Tensor, " units"]:
     }
     if not isinstance(batch, TaggedBatch | LabelledBatch):
         whose: tuple[Whose, ...] = ("all", "student", "data")
-        averages: tuple[Average, ...] = ("tokens", "answers")
-        counts |= {
-            _answers_unit(of, average): shares_of(batch, of, average).double().sum()
-            for of in whose
-            for average in averages
-            if (of, average) != ("all", "tokens")
-        }
+        for of in whose:
+            own = shares_of(batch, of, "tokens")
+            counts.setdefault(_answers_unit(of, "tokens"), own.sum())
+            counts[_answers_unit(of, "answers")] = len(batch.answers[own > 0].unique())
     return torch.stack([torch.as_tensor(counts.get(unit, 0)).cpu().double() for unit in UNITS])
 
 
