@@ -28,11 +28,18 @@ PAIRS = [make_pair(number) for number in range(6)]
 
 
 @pytest.fixture
-def said(monkeypatch):
+def everyone(build_model):
+    """A model for each role, and the teacher's reference: who they are, and not what they say, matters here."""
+    return {name: build_model(layers=1, hidden=8, vocab=30) for name in (*ROLES, "reference")}
+
+
+@pytest.fixture
+def said(monkeypatch, everyone):
     """What each model gives both answers: told, not computed."""
     random = torch.Generator().manual_seed(3)
-    told = {name: -9 * torch.rand(len(PAIRS), 2, generator=random) for name in (*ROLES, "reference")}
-    monkeypatch.setattr(preferences, "weigh", lambda model, pairs, **_: told[model])
+    told = {name: -9 * torch.rand(len(PAIRS), 2, generator=random) for name in everyone}
+    names = {id(model): name for name, model in everyone.items()}
+    monkeypatch.setattr(preferences, "weigh", lambda model, pairs, **_: told[names[id(model)]])
     return told
 
 
@@ -47,9 +54,9 @@ def by_definition(margin):
     }
 
 
-def test_every_number_is_what_it_is_by_definition(said):
-    models = {role: role for role in ROLES}
-    found = judge_preferences(models, HeldOutPairs(PAIRS, lambda: "reference"), vocab_size=30)
+def test_every_number_is_what_it_is_by_definition(said, everyone):
+    models = {role: everyone[role] for role in ROLES}
+    found = judge_preferences(models, HeldOutPairs(PAIRS, lambda: everyone["reference"]), vocab_size=30)
     bases = {"teacher": "reference", "student": "student_before", "student_before": "student_before"}
     readings = {(row.role, row.liking): row for row in found.result.readings}
     assert readings.keys() == {(role, liking) for role in ROLES for liking in ("reward", "likelihood")}
@@ -66,11 +73,11 @@ def test_every_number_is_what_it_is_by_definition(said):
     assert found.result.chosen_is_longer.value == pytest.approx(np.mean(unequal))
 
 
-def test_pairs_of_one_prompt_are_drawn_together(said):
+def test_pairs_of_one_prompt_are_drawn_together(said, everyone):
     """Three pairs of one prompt are right or wrong at once: an interval over pairs would be narrower."""
     said["student"] = torch.stack([torch.tensor([5.0, 5, 5, -5, -5, -5]), torch.zeros(6)], -1)
     said["student_before"] = torch.zeros(6, 2)
-    models = {role: role for role in ROLES}
+    models = {role: everyone[role] for role in ROLES}
     found = judge_preferences(models, HeldOutPairs(PAIRS), vocab_size=30)
     (row,) = (one for one in found.result.readings if (one.role, one.liking) == ("student", "reward"))
     # Of four prompts, none of which may be that one, and three seldom are, which makes nine pairs of ten.
@@ -79,9 +86,9 @@ def test_pairs_of_one_prompt_are_drawn_together(said):
     assert found.accuracies["teacher"] == {}
 
 
-def test_a_result_is_read_back_as_it_was_and_shown(said):
-    models = {role: role for role in ROLES}
-    found = judge_preferences(models, HeldOutPairs(PAIRS, lambda: "reference"), vocab_size=30).result
+def test_a_result_is_read_back_as_it_was_and_shown(said, everyone):
+    models = {role: everyone[role] for role in ROLES}
+    found = judge_preferences(models, HeldOutPairs(PAIRS, lambda: everyone["reference"]), vocab_size=30).result
     result = EvaluationResult(HeldOut(6, 30), [], [], preferences=found)
     again = EvaluationResult.from_dict(json.loads(json.dumps(result.to_dict())))
     assert again.preferences == found
