@@ -229,6 +229,19 @@ CHATS = [
     for place in PLACES
 ]
 
+PAIRS_OF_ANSWERS = [
+    {
+        "messages": [{"role": "user", "content": f"who ran to the {place}?"}],
+        "chosen": f"the {animal} ran to the {place}",
+        "rejected": "nobody" if number % 2 else "nobody at all, that I have ever seen or heard of",
+        "chosen_score": 1.0 + number % 3,
+        "rejected_score": 0.5,
+    }
+    for number, animal in enumerate(ANIMALS)
+    for place in PLACES
+]
+"""As synthesis writes them."""
+
 PAIRS = [(animal, place) for animal in ("fox", "girl", "robot", "bird") for place in ("hill", "sea", "garden")]
 SAYINGS = [f"the {animal} {verb} to the {place}" for animal, place in PAIRS for verb in ("ran", "went")]
 SOFT = {"name": "forward_kl", "weight": 0.5, "temperature": 2.0}

@@ -3,11 +3,11 @@
 import pytest
 
 from stillhouse.commands.objectives import READS
-from stillhouse.objectives import CATALOGUE, FEATURES, POLICIES, names
+from stillhouse.objectives import CATALOGUE, FEATURES, POLICIES, PREFERENCES, names
 
 from .conftest import stillhouse
 
-EVERY = [*CATALOGUE.values(), *FEATURES.values(), *POLICIES.values()]
+EVERY = [*CATALOGUE.values(), *FEATURES.values(), *POLICIES.values(), *PREFERENCES.values()]
 
 
 @pytest.fixture(autouse=True, params=[80, 60, 200])
@@ -58,12 +58,13 @@ def test_each_in_full_says_what_it_is_where_it_comes_from_and_all_its_keys(entry
 
 
 def keys_of_a_recipe(entry):
-    if entry.name in POLICIES:
+    if entry.name in {**POLICIES, **PREFERENCES}:
         return set()
     if entry.name in FEATURES:
         return {"layers"} if entry.reads_layers else set()
     where = set() if entry.reads_labels else {"where"}  # "tokens" is refused of an objective that reads labels
-    return where | {"temperature"} if entry.takes_temperature else where
+    own = where | {"answers", "average"}
+    return own | {"temperature"} if entry.takes_temperature else own
 
 
 def test_an_unknown_name_is_refused_in_one_line_with_the_nearest():

@@ -11,12 +11,14 @@ from stillhouse.data.config import (
     ChatDataConfig,
     ClassificationDataConfig,
     MaskedTextDataConfig,
+    PreferencesDataConfig,
     RegressionDataConfig,
     SentencesDataConfig,
     TagsDataConfig,
     TextDataConfig,
 )
 from stillhouse.data.labelled import read_labelled
+from stillhouse.data.preference_forms import read_preferences
 from stillhouse.data.sentences import read_sentences
 from stillhouse.data.tables import read_records
 from stillhouse.data.tags import read_tagged
@@ -34,6 +36,7 @@ def read_masked(path: Path) -> list[str]:
 READERS: dict[str, Callable[[Path], list[object]]] = {
     "text": read_rows,
     "chat": read_conversations,
+    "preferences": lambda path: read_preferences(path)[0],
     "masked_text": read_masked,
     "classification": lambda path: read_labelled(path, ClassificationDataConfig(path=path), key="data.path"),
     "regression": lambda path: read_labelled(path, RegressionDataConfig(path=path), key="data.path"),
@@ -43,7 +46,8 @@ READERS: dict[str, Callable[[Path], list[object]]] = {
 
 
 def test_the_table_has_every_kind_of_data():
-    kinds = [TextDataConfig, ChatDataConfig, MaskedTextDataConfig, ClassificationDataConfig, RegressionDataConfig]
+    spoken = [TextDataConfig, ChatDataConfig, PreferencesDataConfig]
+    kinds = [*spoken, MaskedTextDataConfig, ClassificationDataConfig, RegressionDataConfig]
     assert list(ROWS) == [kind.model_fields["kind"].default for kind in [*kinds, TagsDataConfig, SentencesDataConfig]]
 
 

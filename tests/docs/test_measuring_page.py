@@ -13,6 +13,7 @@ from stillhouse.data.config import (
     ChatDataConfig,
     ClassificationDataConfig,
     MaskedTextDataConfig,
+    PreferencesDataConfig,
     RegressionDataConfig,
     SentencesDataConfig,
     TagsDataConfig,
@@ -38,6 +39,7 @@ DATA = [
     for config in (
         TextDataConfig,
         ChatDataConfig,
+        PreferencesDataConfig,
         MaskedTextDataConfig,
         ClassificationDataConfig,
         RegressionDataConfig,
@@ -81,6 +83,8 @@ def table() -> list[list[str]]:
 
 def test_the_table_has_each_kind_of_data_with_what_an_evaluation_of_it_gives():
     wanted = [[f"`{data.kind}`", titles(measured(data.task)), titles([HEADLINE[data.task]])] for data in DATA]
+    pairs, own = next(row for row in wanted if row[0] == "`preferences`"), titles(["preference_accuracy"])
+    pairs[1:] = [f"{pairs[1]}, {own}", own]  # beside what is measured of any text
     assert [[kind, metrics, kept] for kind, _, metrics, kept, _ in table()] == wanted
     assert list(dict.fromkeys(data.task for data in DATA)) == [*HEADLINE]
 

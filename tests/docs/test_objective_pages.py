@@ -14,6 +14,7 @@ from stillhouse.objectives import (
     CATALOGUE,
     FEATURES,
     POLICIES,
+    PREFERENCES,
     SPANS,
     AnyObjective,
     FeatureObjective,
@@ -25,7 +26,7 @@ from stillhouse.training.config import ObjectiveConfig
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in sorted((DOCS / "objectives").glob("*.md"))}
-ENTRIES: Mapping[str, AnyObjective] = {**CATALOGUE, **FEATURES, **SPANS, **POLICIES}
+ENTRIES: Mapping[str, AnyObjective] = {**CATALOGUE, **FEATURES, **SPANS, **POLICIES, **PREFERENCES}
 BLOCKS = [
     (page, from_yaml(block))
     for page, text in TEXTS.items()

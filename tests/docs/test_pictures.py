@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from stillhouse.core.alignment import align
-from stillhouse.objectives import forward_kl, reverse_kl
+from stillhouse.objectives import PREFERENCES, AnswerPairs, forward_kl, objective, reverse_kl
 
 PICTURES = Path(__file__).parents[2] / "docs" / "images" / "objectives"
 TEACHER, STUDENT = "#2f81f7", "#d4761b"
@@ -126,3 +126,23 @@ def test_the_picture_of_two_tokenizers_parts_the_text_into_the_spans_that_its_to
     assert drawn == wanted
     starts = [(float(circle.attrib["cx"]) - left) / width for circle in elements(picture, "circle")]
     assert starts == wanted[:-1]
+
+
+def points(picture: str, name: str) -> Tensor:
+    """[points, 2]: where a curve goes, in pixels."""
+    (curve,) = (line for line in elements(picture, "polyline") if line.attrib["id"] == name)
+    return torch.tensor([[float(number) for number in point.split(",")] for point in curve.attrib["points"].split()])
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_the_picture_of_margins_is_what_the_objectives_say_at_beta_1(name):
+    picture = "margins.svg"
+    (target,) = numbers(r"the teacher's margin = (\d+)", words(picture))
+    places = points(picture, name)
+    margins = (places[:, 0] - 60) / 520 * 8 - 4
+    nothing = torch.zeros(len(margins))
+    student, teacher = (torch.stack([side, nothing], -1) for side in (margins, torch.full_like(margins, target)))
+    found = objective(name).bind(beta=1.0)(AnswerPairs(student, torch.zeros_like(student), teacher))
+    assert len(places) > 60
+    # Half of a tenth of a pixel in the margin is 0.005 of a nat or less where a curve is at its steepest.
+    assert_close(250 - 210 / 4 * found, places[:, 1], rtol=0, atol=0.4)

@@ -10,6 +10,7 @@ from stillhouse.objectives import (
     CATALOGUE,
     FEATURES,
     POLICIES,
+    PREFERENCES,
     SPANS,
     alpha_beta,
     decoupled_kd,
@@ -23,6 +24,7 @@ from stillhouse.objectives import (
     next_token,
     objective,
     policy,
+    preference,
     relations,
     responses,
     spans,
@@ -96,8 +98,17 @@ def test_every_policy_gradient_is_in_the_catalogue_under_its_own_name():
         assert [argument.name for argument in arguments if argument.default is argument.empty] == ["draws"]
 
 
+def test_every_objective_of_pairs_is_in_the_catalogue_under_its_own_name():
+    assert set(PREFERENCES) == public_objectives(preference, "pairs")
+    assert len(PREFERENCES) == 3
+    for name, entry in PREFERENCES.items():
+        assert (entry.name, entry.function.__name__) == (name, name)
+        assert entry.reads_rewards == (name != "dpo")
+        assert "arXiv:" in entry.source
+
+
 def test_no_name_is_in_two_families():
-    assert names() == (*CATALOGUE, *FEATURES, *SPANS, *POLICIES)
+    assert names() == (*CATALOGUE, *FEATURES, *SPANS, *POLICIES, *PREFERENCES)
     assert len(set(names())) == len(names())
     assert all(objective(name).name == name for name in names())
 
@@ -133,8 +144,9 @@ def test_parameters_leave_the_source_as_it_was(name):
     assert objective(name, **entry.parameters).source == entry.source
 
 
-def test_only_objectives_of_hard_answers_do_without_a_teacher():
-    assert [name for name in names() if not objective(name).reads_teacher] == [*HARD_LABELS, "squared_error"]
+def test_only_objectives_of_hard_answers_and_of_pairs_do_without_a_teacher():
+    without = [name for name in names() if not objective(name).reads_teacher]
+    assert without == [*HARD_LABELS, "squared_error", *PREFERENCES]
 
 
 @pytest.mark.parametrize("name", FEATURES)

@@ -30,7 +30,7 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def _run_two(folder):
+def _run_two(folder, *more):
     shared = os.environ | {
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
@@ -40,7 +40,7 @@ def _run_two(folder):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(folder)]
+    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(folder), *more]
     ranks = [
         subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
         for rank in ("0", "1")
@@ -63,5 +63,17 @@ def test_two_processes_that_share_a_step_give_the_gradient_and_the_log_of_one(fo
     assert second_lines == []
     shares = [line["taid_t"] for line in first_lines]
     assert shares[0] < shares[1] < shares[2] < shares[3] < 1 and shares[2] > 0.5 + 0.5 * 2 / 4  # ahead of the linear
+    for together, line in zip(first_lines, lines, strict=True):
+        assert together == pytest.approx(line, rel=1e-4)
+
+
+def test_two_processes_that_share_pairs_of_answers_give_the_gradient_and_the_log_of_one(folder):
+    alone, lines = steps(folder, num_ranks=1, rows_per_micro_batch=4, in_pairs=True)
+    (first, first_lines), (second, _) = _run_two(folder, "pairs")
+    assert len(alone) == len(first) == len(second) == 4
+    for one, mine, other in zip(alone, first, second, strict=True):
+        for name, gradient in one.items():
+            assert torch.equal(mine[name], other[name])
+            assert_close(mine[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
     for together, line in zip(first_lines, lines, strict=True):
         assert together == pytest.approx(line, rel=1e-4)

@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows
+from stillhouse.data.preferences import AnswerPair, PreferenceRows, Weighed
+from stillhouse.kernels.preference import PreferenceTerm
 from stillhouse.kernels.terms import Term
 from stillhouse.objectives import AdaptiveRamp
 from stillhouse.students.projections import Projections
@@ -30,6 +32,9 @@ TERMS = [
 """Of every unit, with projections, and with a number that follows what all ranks have seen."""
 
 
+PAIR_TERMS = [PreferenceTerm("dpo"), PreferenceTerm("reward_mse", 0.1), Term("next_token", 0.1), Term("forward_kl")]
+
+
 class KeepGradients(TrainerCallback):
     """Keeps the gradient that each optimiser step is given."""
 
@@ -41,7 +46,15 @@ class KeepGradients(TrainerCallback):
         self.steps.append({name: parameter.grad.clone() for name, parameter in learning})
 
 
-def steps(folder, *, num_ranks, rows_per_micro_batch):
+def pairs_of(examples):
+    """Each two documents as two answers, with what is known of them."""
+    random = torch.Generator().manual_seed(0)
+    pairs = [AnswerPair(*two) for two in zip(examples[::2], examples[1::2], strict=True)]
+    known = Weighed(*(-9 * torch.rand(len(pairs), 2, generator=random) for _ in range(2)))
+    return PreferenceRows(pairs).with_weighed(known)
+
+
+def steps(folder, *, num_ranks, rows_per_micro_batch, in_pairs=False):
     """The gradients and the log lines of two epochs over the examples in `folder`; the student hardly moves."""
     student, teacher = (AutoModelForCausalLM.from_pretrained(folder / name) for name in ("student", "teacher"))
     examples = [Example(*example) for example in torch.load(folder / "examples.pt")]
@@ -53,17 +66,18 @@ def steps(folder, *, num_ranks, rows_per_micro_batch):
         rows_per_step=ROWS_PER_STEP // num_ranks,
         rows_per_micro_batch=rows_per_micro_batch,
     )
-    rows, keeper, lines = PackedRows(examples, row_tokens=24), KeepGradients(), []
+    rows = pairs_of(examples) if in_pairs else PackedRows(examples, row_tokens=24)
+    keeper, lines = KeepGradients(), []
     DistillationTrainer(
         model=student,
         args=_arguments(schedule, folder / f"of-{num_ranks}"),
         train_dataset=rows,
         data_collator=rows.collate,
         callbacks=[keeper],
-        terms=TERMS,
+        terms=PAIR_TERMS if in_pairs else TERMS,
         teacher=LocalTeacher(teacher),
         vocab_size=300,
-        projections=Projections(projection_widths([STATES], **widths), seed=0),
+        projections=None if in_pairs else Projections(projection_widths([STATES], **widths), seed=0),
         log_line=lines.append,
     ).train()
     return keeper.steps, lines
@@ -71,4 +85,5 @@ def steps(folder, *, num_ranks, rows_per_micro_batch):
 
 if __name__ == "__main__":
     where, rank = Path(sys.argv[1]), os.environ["RANK"]
-    torch.save(steps(where, num_ranks=2, rows_per_micro_batch=1), where / f"rank-{rank}.pt")
+    found = steps(where, num_ranks=2, rows_per_micro_batch=1, in_pairs=sys.argv[2:] == ["pairs"])
+    torch.save(found, where / f"rank-{rank}.pt")

@@ -180,6 +180,11 @@ def _check_crossing(recipe: Recipe) -> None:
             f"{differ}, and for data of kind {recipe.data.kind!r} both must read the same tokens. Choose a student with the "
             "teacher's tokenizer."
         )
+    if recipe.data.kind == "preferences":
+        raise ModelError(
+            f"{differ}, and on data of kind 'preferences' both are measured on the same tokens. Choose a student with the "
+            "teacher's tokenizer."
+        )
     if getattr(recipe.source, "way", None) is not None:
         key = "accept_top_k" if getattr(recipe.source, "accept_top_k", None) is not None else "teacher_share"
         raise ModelError(

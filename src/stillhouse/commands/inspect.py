@@ -1,7 +1,7 @@
 """`stillhouse inspect`: what a student would learn of the data, token by token, before any model is loaded."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from stillhouse.data.context import ContextRows
 from stillhouse.data.examples import Example
 from stillhouse.data.masking import MaskedRows
 from stillhouse.data.packing import PackedRows
+from stillhouse.data.preferences import PreferenceRows
 from stillhouse.data.rowset import PaddedRows, RowSet
 from stillhouse.models.load import display_name
 from stillhouse.reporting.formatting import clean, count, percent
@@ -42,6 +43,8 @@ class Shown:
     teacher_ids: tuple[int, ...] = ()
     """What the teacher reads in its place, where that is more."""
     teacher_learnt: tuple[bool, ...] = ()
+    rejected: "Shown | None" = None
+    """The other answer to the same prompt, where this is a chosen one."""
 
 
 def show(recipe_path: str, overrides: Sequence[str], *, num_examples: int) -> None:
@@ -77,7 +80,8 @@ def _summary(parts: Parts) -> Iterator[str]:
     for name, (rows, num_documents) in sides.items():
         pieces = list(_pieces(rows, parts))
         num_tokens = sum(len(piece.ids) for piece in pieces)
-        yield f"{name:<10}{count(num_documents)} documents, {count(num_tokens)} tokens{_share(pieces)}"
+        unit = "pairs, the chosen side of them" if isinstance(rows, PreferenceRows) else "documents"
+        yield f"{name:<10}{count(num_documents)} {unit}, {count(num_tokens)} tokens{_share(pieces)}"
         yield f"{'':<10}{_lengths(pieces)}"
         yield from (f"{'':<10}{line}" for line in _losses(rows, pieces, num_documents, parts))
 
@@ -102,7 +106,10 @@ def _lengths(pieces: Sequence[Shown]) -> str:
 def _losses(rows: RowSet, pieces: Sequence[Shown], num_documents: int, parts: Parts) -> Iterator[str]:
     """What is cut, and what is left out."""
     limit = parts.recipe.data.sequence_tokens
-    if isinstance(rows, PackedRows):
+    if isinstance(rows, PreferenceRows):
+        if len(rows) < num_documents:
+            yield f"{count(num_documents - len(rows))} pairs left out, both answers of each"
+    elif isinstance(rows, PackedRows):
         kept = len({piece.document for piece in pieces})
         cut = len({example.part_of for example in rows.examples if example.part_of})
         if cut:
@@ -122,6 +129,14 @@ def _pieces(rows: RowSet, parts: Parts) -> Iterator[Shown]:
         for view in rows.views:
             told = (view.teacher.ids, _learnt(view.teacher)) if view.style is not None else ((), ())
             yield Shown(view.student.document, view.student.ids, _learnt(view.student), "", *told)
+        return
+    if isinstance(rows, PreferenceRows):
+        for number, pair in enumerate(rows.pairs):
+            names = ["", ""] if pair.scores is None else [f"score {score:g}" for score in pair.scores]
+            chosen, rejected = (
+                Shown(str(number), side.ids, _learnt(side), name) for side, name in zip(pair.sides, names, strict=True)
+            )
+            yield replace(chosen, rejected=rejected)
         return
     if isinstance(rows, PackedRows):
         for example in rows.examples:
@@ -152,18 +167,26 @@ def _answer(batch: object, parts: Parts) -> str:
 
 def _show_one(console: Console, shown: Shown, number: int, tokenizer: PreTrainedTokenizerBase) -> None:
     colours = console.color_system is not None and not console.no_color
-    title = f"example {number}: {len(shown.ids)} tokens" + (
-        f", {sum(shown.learnt)} supervised" if any(shown.learnt) else ""
-    )
     console.print()
-    console.print(title, style="bold" if colours else None, markup=False)
+    _show_title(console, f"example {number}{', chosen' if shown.rejected else ''}", shown, colours=colours)
     _show_tokens(console, shown.ids, shown.learnt, tokenizer, colours=colours)
-    if shown.answer:
+    if shown.rejected is not None:
+        _show_title(console, f"example {number}, rejected", shown.rejected, colours=colours)
+        _show_tokens(console, shown.rejected.ids, shown.rejected.learnt, tokenizer, colours=colours)
+    elif shown.answer:
         console.print(Text(f"answer: {clean(shown.answer)}", style=LEARNT if colours else ""), soft_wrap=True)
     if shown.teacher_ids:
         title = f"the teacher reads in its place: {len(shown.teacher_ids)} tokens"
         console.print(title, style="bold" if colours else None, markup=False)
         _show_tokens(console, shown.teacher_ids, shown.teacher_learnt, tokenizer, colours=colours)
+
+
+def _show_title(console: Console, name: str, shown: Shown, *, colours: bool) -> None:
+    """What it is, how long, and what a pair's answer scored."""
+    title = f"{name}: {len(shown.ids)} tokens" + (f", {sum(shown.learnt)} supervised" if any(shown.learnt) else "")
+    if "chosen" in name or "rejected" in name:
+        title += f", {shown.answer}" if shown.answer else ""
+    console.print(title, style="bold" if colours else None, markup=False)
 
 
 def _show_tokens(

@@ -12,6 +12,7 @@ from stillhouse.objectives import (
     CATALOGUE,
     FEATURES,
     POLICIES,
+    PREFERENCES,
     SPANS,
     AnyObjective,
     FeatureObjective,
@@ -34,6 +35,8 @@ READS = {
     "student_space": "last states, in the student's space",
     "teacher_space": "last states, in the teacher's space",
     "spans": "spans of text, by their own tokens",
+    "pairs": "pairs of answers",
+    "pairs_and_rewards": "pairs of answers, by how much one is better",
     "draws": "own answers, the drawn tokens",
     "draws_and_distributions": "own answers, whole distributions",
 }
@@ -62,6 +65,7 @@ def _show_all() -> None:
         "What happens inside it": FEATURES,
         "What it answers in other tokens": SPANS,
         "What it draws": POLICIES,
+        "What it prefers": PREFERENCES,
     }
     for title, entries in families.items():
         _print(title, style="bold")
@@ -107,7 +111,7 @@ def _show_one(name: str) -> None:
 
 def _explanation(name: str) -> list[str]:
     """The paragraphs of the function's own words, without what is only for programmers and what is shown beside them."""
-    families: tuple[Mapping[str, AnyObjective], ...] = (CATALOGUE, FEATURES, SPANS, POLICIES)
+    families: tuple[Mapping[str, AnyObjective], ...] = (CATALOGUE, FEATURES, SPANS, POLICIES, PREFERENCES)
     (known,) = (family[name] for family in families if name in family)
     words = re.split(r"^(?:Raises|Source):", inspect.getdoc(known.function) or "", maxsplit=1, flags=re.MULTILINE)[0]
     return [" ".join(paragraph.split()) for paragraph in words.strip().split("\n\n")]
@@ -126,6 +130,7 @@ def _keys(entry: AnyObjective) -> Mapping[str, object]:
     own: dict[str, object] = {}
     if isinstance(entry, Objective):
         own = {} if entry.reads_labels else {"where": "targets"}
+        own |= {"answers": "all", "average": "tokens"}
         own |= {"temperature": 1.0} if entry.takes_temperature else {}
     elif isinstance(entry, SpanObjective):
         own = {"temperature": 1.0}

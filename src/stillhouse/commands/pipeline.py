@@ -15,6 +15,7 @@ from stillhouse.commands.checks import check_models
 from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts, plain
+from stillhouse.commands.preferences import check_reference, check_scores, load_reference, weighed_by
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
 from stillhouse.commands.replays import account_of, said_of
 from stillhouse.commands.sources import ROLLOUTS, check_engine, rollout_log, said_of_answers, told_to
@@ -26,15 +27,18 @@ from stillhouse.core.progress import Progress
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.core.run import RunFolder
+from stillhouse.data.preferences import PreferenceRows
 from stillhouse.data.rowset import RowSet
 from stillhouse.evaluation import Contestant, OwnTokens, ScoredBatches, evaluate, evaluate_embeddings, evaluate_encoders
+from stillhouse.evaluation.preferences import HeldOutPairs
 from stillhouse.kernels.terms import Term
-from stillhouse.labelling import label
+from stillhouse.labelling import label, load_weighed, save_weighed
+from stillhouse.labelling.answers import FILE_NAME as ANSWER_LOGPROBS
 from stillhouse.labelling.config import SparseConfig
 from stillhouse.models.adapters import adapter_config, merge_adapter, save_adapter, trainable_count
 from stillhouse.models.anatomy import parameter_count
 from stillhouse.models.generate import Engine
-from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
+from stillhouse.models.load import check_weights, display_name, source_fingerprint, waits_for_unpacking
 from stillhouse.models.together import sample_together
 from stillhouse.models.vllm_engine import VllmEngine
 from stillhouse.students.build import randomised
@@ -80,7 +84,9 @@ class Pipeline:
             self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
         check_engine(self.recipe.source, has_adapter=self.recipe.student.lora is not None)
         check_models(self.recipe)
+        check_reference(self.recipe)
         self.parts.check_data()
+        check_scores(self.parts)
 
     # Stages.
 
@@ -222,12 +228,41 @@ class Pipeline:
         makes = [self.run.path / "student_before"]
         return self._stage("student", "the student is made", made_from=made_from, work=work, makes=makes)
 
+    @property
+    def _reads_pairs(self) -> bool:
+        return any(chosen.reads_pairs for chosen in self.recipe.objectives)
+
+    def weigh(self) -> dict[str, Any]:
+        """What the student before training gives each of two answers, and the teacher, where an objective reads pairs."""
+        self.make_student()
+        if not self._reads_pairs:
+            return {}
+
+        def work() -> dict[str, Any]:
+            weighed = weighed_by(self.parts)
+            save_weighed(weighed, self._weighed)
+            return {"pairs": len(weighed.reference_logprobs)}
+
+        reads_rewards = any(chosen.reads_rewards for chosen in self.recipe.objectives)
+        teacher = self.recipe.teacher.reference if reads_rewards else None
+        made_from = [
+            self.parts.data_fingerprint,
+            self.parts.student_fingerprint,
+            None if teacher is None else source_fingerprint(teacher),
+        ]
+        return self._stage("weigh", "answers are weighed", made_from=made_from, work=work, makes=[self._weighed])
+
+    @property
+    def _weighed(self) -> Path:
+        return self.run.path / ANSWER_LOGPROBS
+
     def train(self) -> dict[str, Any]:
         """The student, trained by the recipe's objectives, and the projections that it was trained with."""
         self.answer()
         makes = [self.run.student, *(self.run.path / name for name in self._made_beside_the_student())]
         if not self.run.is_done("train", makes=makes):  # labels have served once it is done, and may be gone
             self.label()
+            self.weigh()
         self.make_student()
 
         def work() -> dict[str, Any]:
@@ -338,6 +373,10 @@ class Pipeline:
     def _rows(self, arm: Role, student: PreTrainedModel, checkpoints: Path, watch: Watch | None) -> RowSet:
         """What this arm learns from: where student or teacher answers, a control gets the data's own answers."""
         source, parts, is_student = self.recipe.source, self.parts, arm == "student"
+        if is_student and self._reads_pairs:
+            rows = parts.data.train
+            assert isinstance(rows, PreferenceRows)
+            return rows.with_weighed(load_weighed(self._weighed))
         if isinstance(source, OfflineConfig | TeacherSourceConfig):
             return parts.learnt if is_student else parts.data.train
         tell = told_to()
@@ -436,6 +475,7 @@ class Pipeline:
                 teacher_reads=None if theirs is None else OwnTokens(theirs, parts.teacher_tokenizer),
                 in_context=parts.in_context,
                 elsewhere=parts.elsewhere,
+                preferences=self._preferences,
                 progress=self.progress,
             )
         if task == "sentence_embedding":
@@ -457,6 +497,14 @@ class Pipeline:
             documents=parts.data.held_out_documents,
             progress=self.progress,
         )
+
+    @property
+    def _preferences(self) -> HeldOutPairs | None:
+        """The pairs held out, and what tells the teacher's own rewards; None for other data."""
+        rows, source = self.parts.data.held_out, self.recipe.teacher.reference
+        if not isinstance(rows, PreferenceRows):
+            return None
+        return HeldOutPairs(rows.pairs, None if source is None else partial(load_reference, source))
 
     @property
     def _everything(self) -> list[Any]:

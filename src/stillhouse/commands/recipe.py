@@ -9,13 +9,26 @@ from pydantic import Field, model_validator
 from stillhouse.commands.adapters import adapter_faults
 from stillhouse.commands.labels import label_faults
 from stillhouse.commands.replays import replay_faults
-from stillhouse.commands.sources import context_faults, policy_faults, source_faults, teacher_source_faults
+from stillhouse.commands.sources import (
+    answers_faults,
+    context_faults,
+    policy_faults,
+    source_faults,
+    teacher_source_faults,
+)
 from stillhouse.core.config import Config
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
 from stillhouse.data.replay import ReplayDataConfig
 from stillhouse.labelling.config import LabelsConfig
-from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective, objective
+from stillhouse.objectives import (
+    AnyObjective,
+    FeatureObjective,
+    Objective,
+    PreferenceObjective,
+    SpanObjective,
+    objective,
+)
 from stillhouse.students.config import CheckpointConfig, StudentConfig
 from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
 from stillhouse.teachers import TeacherConfig
@@ -103,6 +116,11 @@ class Recipe(Config):
             raise ValueError(
                 f"synthesis writes text for data of kind text, but the kind is {self.data.kind!r}. Leave one out."
             )
+        if self.labels is not None and self.data.kind == "preferences":
+            raise ValueError(
+                "labels keep what a language model says token by token, but data of kind 'preferences' is about whole answers, "
+                "which are read once before training anyway. Leave labels out."
+            )
         if self.labels is not None and self.task != "causal_lm":
             raise ValueError(
                 f"labels keep what a language model says about text, but data is of kind {self.data.kind!r}. Leave labels out."
@@ -139,6 +157,11 @@ class Recipe(Config):
             fault for chosen in self.objectives if (fault := _misfit(objective(chosen.name), self.data.kind, self.task))
         ]
         everywhere = [chosen.name for chosen in self.objectives if chosen.where == "tokens"]
+        if everywhere and self.data.kind == "preferences":
+            faults.append(
+                f"where is tokens for {everywhere[0]}, but of data of kind 'preferences' only the chosen answers are learnt by "
+                "token. Leave where out."
+            )
         if everywhere and self.task in ("sequence_classification", "regression"):
             faults.append(
                 f"where is tokens for {everywhere[0]}, but data of kind {self.data.kind!r} has one answer a document. "
@@ -214,6 +237,22 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _the_answers_are_somebodys(self) -> "Recipe":
+        faults = answers_faults(self.source, self.task, self.objectives)
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _a_reference_has_pairs_to_read(self) -> "Recipe":
+        if self.teacher.reference is not None and self.data.kind != "preferences":
+            raise ValueError(
+                f"teacher.reference is for pairs of answers, but data is of kind {self.data.kind!r}. Leave it out, or use data "
+                "of kind preferences."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _there_is_a_control(self) -> "Recipe":
         if self.control != "none" and HARD_OBJECTIVE[self.task] is None:
             raise ValueError(
@@ -225,6 +264,14 @@ class Recipe(Config):
 
 def _misfit(chosen: AnyObjective, kind: str, task: Task) -> str:
     """Why this objective says nothing about data of this kind; empty where it does."""
+    if isinstance(chosen, PreferenceObjective):
+        pairs = kind == "preferences"
+        return "" if pairs else f"{chosen.name} learns from pairs of answers, which data of kind {kind!r} has none of."
+    if kind == "preferences" and not isinstance(chosen, Objective):
+        return (
+            f"{chosen.name} does not learn from data of kind 'preferences', whose chosen answers are learnt token by token. "
+            "Use dpo, or an objective on logits such as forward_kl or next_token."
+        )
     hard, embeds = HARD_OBJECTIVE[task], task == "sentence_embedding"
     if isinstance(chosen, FeatureObjective):
         if chosen.reads == "embeddings" and not embeds:

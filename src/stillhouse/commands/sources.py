@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from stillhouse.commands.metrics_log import last_saved_step
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.files import append_line, json_line, read_lines, write_atomic
+from stillhouse.core.task import Task
 from stillhouse.data.asked import Asked
 from stillhouse.data.config import ChatDataConfig, DataConfig
 from stillhouse.models.vllm_engine import check_vllm
@@ -46,6 +47,8 @@ def source_faults(source: str, *, data: str, has_labels: bool, objectives: Seque
             "it trains. Leave labels out, so that the teacher is asked in every step."
         )
     for chosen in objectives:
+        if chosen.answers in ("teacher", "data"):
+            continue
         if not objective(chosen.name).reads_teacher:
             faults.append(
                 f"{chosen.name} learns the text itself, which the student writes with source.kind {source}: it would only "
@@ -100,6 +103,32 @@ def policy_faults(source: SourceConfig, objectives: Sequence[ObjectiveConfig]) -
         faults.append(
             f"{chosen[0]} weighs each token by how likely it was to be drawn, but source.sampling.{key} keeps some from "
             f"ever being drawn. Leave {key} out."
+        )
+    return faults
+
+
+def answers_faults(source: SourceConfig, task: Task, objectives: Sequence[ObjectiveConfig]) -> list[str]:
+    """Why an objective cannot be about some answers alone, or count by answer: one sentence a fault."""
+    known: dict[str, tuple[str, ...]] = {"student": ("student",), "replay": ("student", "data")}
+    if isinstance(source, MixedConfig):
+        known["mixed"] = ("student", source.otherwise)
+    writers = known.get(source.kind, ())
+    faults: list[str] = []
+    for chosen in objectives:
+        if chosen.average == "answers" and task != "causal_lm":
+            faults.append(
+                f"{chosen.name} has average: answers, and only language models answer at length. Leave it out."
+            )
+        if chosen.answers == "all" or chosen.answers in writers:
+            continue
+        said = (
+            f"who answers is {' or '.join(writers)}"
+            if writers
+            else "nobody but the data's or the teacher's answers are there"
+        )
+        faults.append(
+            f"{chosen.name} is about the answers of the {chosen.answers}, but with source.kind {source.kind} {said}. Use "
+            "source {kind: mixed, otherwise: teacher} or {kind: mixed, otherwise: data}, or leave answers out."
         )
     return faults
 

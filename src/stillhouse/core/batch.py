@@ -30,6 +30,8 @@ class Batch:
     None where nobody drew anything."""
     replayed: Bool[Tensor, " batch"] | None = field(default=None, kw_only=True)
     """Which rows are of other data, mixed in against forgetting. None where nothing is mixed in."""
+    by_student: Bool[Tensor, " batch"] | None = field(default=None, kw_only=True)
+    """Which rows hold answers that the student wrote, now or before; None where it wrote none."""
 
     @property
     def real(self) -> Bool[Tensor, "batch seq"]:
@@ -201,8 +203,50 @@ class ContextBatch(Batch):
         return Batch(self.teacher_ids, self.teacher_positions, self.teacher_documents, self.teacher_weights)
 
 
+@dataclass(frozen=True)
+class PreferenceBatch(Batch):
+    """Pairs of answers to the same prompts, one document a row: of pair n, row 2 n has the chosen answer and the next row the
+    rejected one.
+
+    `weights` are those of the chosen answers alone, which is what objectives on tokens learn.
+    """
+
+    answer_weights: Float[Tensor, "batch seq"]
+    """Where either answer stands: more than 0 at each of its tokens, its end included."""
+    reference_logprobs: Float[Tensor, " batch"] | None = field(default=None, kw_only=True)
+    """How likely each answer is to the student before training, in nats: the sum over its tokens."""
+    teacher_ratios: Float[Tensor, " batch"] | None = field(default=None, kw_only=True)
+    """By how much likelier each answer is to the teacher than to the teacher's own reference, in nats."""
+    scores: Float[Tensor, " batch"] | None = field(default=None, kw_only=True)
+    """What the data says that each answer is worth; None where it does not say so of all."""
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of answers."""
+        return len(self.ids) // 2
+
+    @property
+    def answer_places(self) -> Bool[Tensor, "batch seq"]:
+        """Where the logits predict a token of an answer, chosen or not."""
+        judged = torch.zeros_like(self.answer_weights, dtype=torch.bool)
+        judged[:, :-1] = self.answer_weights[:, 1:] > 0
+        return judged
+
+    @property
+    def answer_tokens(self) -> Int[Tensor, " tokens"]:
+        """The tokens of all answers, in the order of `answer_places`."""
+        return self.ids[:, 1:][self.answer_weights[:, 1:] > 0]
+
+    @property
+    def answer_rows(self) -> Int[Tensor, " tokens"]:
+        """The row of each of `answer_tokens`."""
+        return (self.answer_weights[:, 1:] > 0).nonzero()[:, 0]
+
+
 def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
     """The batch that these tensors were made from."""
+    if "answer_weights" in tensors:
+        return PreferenceBatch(**tensors)
     if "teacher_weights" in tensors:
         return ContextBatch(**tensors)
     if "teacher_ids" in tensors:

@@ -93,6 +93,9 @@ METRICS: Mapping[str, Metric] = {
     "mean_squared_error": Metric(
         "mean squared error", "", "lower", "Mean square of the answer's distance from the gold score."
     ),
+    "preference_accuracy": Metric(
+        "pair accuracy", "share", "higher", "How often the model's own reward is higher for the answer that was chosen."
+    ),
     "forward_kl": Metric(
         "KL from teacher", "nats", "lower", "KL(teacher || model) per answer, over all that are possible."
     ),
@@ -244,6 +247,39 @@ class ContextResult:
     """Documents that the drift is measured on."""
 
 
+Liking = Literal["reward", "likelihood"]
+"""By what a model prefers an answer: by how much likelier it finds it than the model that it was before, or by how likely."""
+
+
+@dataclass(frozen=True)
+class PreferenceReading:
+    """Which of two answers a model prefers."""
+
+    role: Role
+    liking: Liking
+    accuracy: Interval
+    """Share of pairs in which it prefers the chosen one; a tie counts half."""
+    margin: Interval
+    """By how much, in nats, on average: without any beta."""
+    length_correlation: Interval
+    """Rank correlation of the margin with how many more tokens the chosen answer has."""
+    prefers_longer: Interval
+    """Share of the pairs of different length in which it prefers the longer one."""
+
+
+@dataclass(frozen=True)
+class PreferenceResult:
+    """What every model makes of the held-out pairs, and what length alone would make of them."""
+
+    pairs: int
+    prompts: int
+    chosen_tokens: Interval
+    rejected_tokens: Interval
+    chosen_is_longer: Interval
+    """Share of the pairs of different length: what one who always prefers the longer answer would have."""
+    readings: Sequence[PreferenceReading]
+
+
 @dataclass(frozen=True)
 class OldDomain:
     """How a model does on held-out documents of the data that is replayed."""
@@ -287,6 +323,8 @@ class EvaluationResult:
     """Where the teacher has read more than the student; `models` then has the teacher with its context."""
     replay: ReplayResult | None = None
     """Where other data is replayed, or only measured on."""
+    preferences: PreferenceResult | None = None
+    """Where the data has pairs of answers; the other numbers are then of the chosen ones."""
 
     def model(self, role: Role) -> ModelResult | None:
         """The model in this role, if it was measured."""
@@ -321,6 +359,7 @@ class EvaluationResult:
             teacher_tokens=values.get("teacher_tokens"),
             context=_context_result(values["context"]) if values.get("context") else None,
             replay=_replay_result(values["replay"]) if values.get("replay") else None,
+            preferences=_preference_result(values["preferences"]) if values.get("preferences") else None,
         )
 
 
@@ -349,6 +388,16 @@ def _model_result(values: Mapping[str, Any]) -> ModelResult:
         metrics={name: Interval(**interval) for name, interval in values["metrics"].items()},
         cost=Cost(**cost),
     )
+
+
+def _preference_result(values: Mapping[str, Any]) -> PreferenceResult:
+    intervals = {name: Interval(**values[name]) for name in ("chosen_tokens", "rejected_tokens", "chosen_is_longer")}
+    names = ("accuracy", "margin", "length_correlation", "prefers_longer")
+    readings = [
+        PreferenceReading(row["role"], row["liking"], *(Interval(**row[name]) for name in names))
+        for row in values["readings"]
+    ]
+    return PreferenceResult(values["pairs"], values["prompts"], **intervals, readings=readings)
 
 
 def _context_result(values: Mapping[str, Any]) -> ContextResult:

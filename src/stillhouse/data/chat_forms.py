@@ -191,7 +191,7 @@ def stream_conversations(path: Path, *, key: str = "data.path") -> Iterator[tupl
 def _read_record(record: Record, form: Form) -> Conversation:
     if form is SEGMENTS:
         return written_out(_read_segments(record.values, record.where), where=record.where, form=form.name)
-    return conversation(_with_system(record, form), tools=_tools(record), where=record.where, form=form.name)
+    return conversation(_with_system(record, form), tools=tools_of(record), where=record.where, form=form.name)
 
 
 def _notes_of(record: Record, columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -242,7 +242,7 @@ def _with_system(record: Record, form: Form) -> list[Message]:
     return messages
 
 
-def _tools(record: Record) -> list[Any]:
+def tools_of(record: Record) -> list[Any]:
     """Tools as templates read them; some files keep them as JSON in a string."""
     tools = record.values.get("tools") or record.values.get("functions") or []
     if isinstance(tools, str):
@@ -461,7 +461,8 @@ FORMS: Sequence[Form] = (
 """In this order: what is messages too may have more keys."""
 
 _PREFERENCE = (
-    "they are a preference of one answer over another. Keep the good answer alone, as 'completion' beside its 'prompt'."
+    "they are a preference of one answer over another. Use data.kind preferences, or keep the good answer alone, as "
+    "'completion' beside its 'prompt'."
 )
 OTHER_FORMS: Mapping[tuple[str, ...], str] = {
     ("chosen", "rejected"): _PREFERENCE,

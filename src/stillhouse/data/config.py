@@ -13,6 +13,7 @@ HELD_OUT_SHARE = 0.1
 _TASKS: dict[str, Task] = {
     "text": "causal_lm",
     "chat": "causal_lm",
+    "preferences": "causal_lm",
     "masked_text": "masked_lm",
     "classification": "sequence_classification",
     "regression": "regression",
@@ -143,6 +144,21 @@ class ChatDataConfig(_SplitConfig):
         return (*super().sources, *(self.teacher_context.sources if self.teacher_context else ()))
 
 
+class PreferencesDataConfig(_SplitConfig):
+    """Pairs of answers to the same prompt, of which one was chosen over the other."""
+
+    kind: Literal["preferences"] = "preferences"
+    path: Path
+    """A `.jsonl`, `.json`, `.csv` or `.tsv` file, or a folder of them, in a form that docs/preferences.md names."""
+    sequence_tokens: Annotated[int, Field(ge=8)] = 1024
+    """Most tokens of a prompt with one of its answers. Nothing is cut: a pair with a longer one is left out."""
+    reads: Literal["chat", "text"] = "chat"
+    """Whether the chat template writes prompt and answers out, or they are read as they stand, one behind the other."""
+    against: Literal["random", "worst"] = "random"
+    """Of several answers with scores, the best is chosen over which other: one drawn by `seed`, or the worst."""
+    seed: Seed = 0
+
+
 class MaskedTextDataConfig(_SplitConfig):
     """Texts of which some tokens are hidden, to be guessed from both sides; longer ones are cut into pieces."""
 
@@ -233,6 +249,7 @@ def _kind(values: Any) -> str:
 DataConfig = Annotated[
     Annotated[TextDataConfig, Tag("text")]
     | Annotated[ChatDataConfig, Tag("chat")]
+    | Annotated[PreferencesDataConfig, Tag("preferences")]
     | Annotated[MaskedTextDataConfig, Tag("masked_text")]
     | Annotated[ClassificationDataConfig, Tag("classification")]
     | Annotated[RegressionDataConfig, Tag("regression")]

@@ -1,5 +1,6 @@
 """The front door: from what a recipe says about the data to the rows that a task trains on and is judged by."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from stillhouse.data.config import (
     DataConfig,
     LabelledDataConfig,
     MaskedTextDataConfig,
+    PreferencesDataConfig,
     RegressionDataConfig,
     ReplayConfig,
     SentencesDataConfig,
@@ -35,6 +37,8 @@ from stillhouse.data.labelled import LabelledRow, label_ids, label_names, labell
 from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, masking_for
 from stillhouse.data.paired import Pair, PairedRows, share_compared
 from stillhouse.data.paired_text import PairedChatReader, PairedTextReader
+from stillhouse.data.preference_forms import Preference, read_preferences
+from stillhouse.data.preferences import PreferenceReader, PreferenceRows
 from stillhouse.data.rowset import RowSet
 from stillhouse.data.sampling import rows_beside
 from stillhouse.data.sentences import ScoredPairs, read_pairs, read_sentences, scored_pairs, sentence_rows
@@ -119,6 +123,8 @@ def prepare(
             if config.teacher_context is not None:
                 return _chat_in_context(config, config.teacher_context, tokenizer, path, answer_tokens)
             return _chat(config, tokenizer, chat_sides(config, path, rewritten=rewritten))
+        case PreferencesDataConfig():
+            return _preferences(config, tokenizer, path)
         case MaskedTextDataConfig():
             return _masked_text(config, tokenizer, path, seed)
         case ClassificationDataConfig():
@@ -350,6 +356,30 @@ def _paired(
     train_rows, held_out_rows = (PairedRows(pairs, row_tokens=config.sequence_tokens) for pairs in (learnt, held_out))
     notes = (*notes, said)
     return Prepared(config.task, train_rows, held_out_rows, *counts, notes=notes, asked=tuple(train))
+
+
+def _preferences(config: PreferencesDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
+    """Pairs of answers; those to the same prompt are on one side."""
+    reader = PreferenceReader(tokenizer, max_tokens=config.sequence_tokens, needs_template=config.reads == "chat")
+    left: Counter[str] = Counter()
+
+    def read(path: Path, key: str) -> list[Preference]:
+        found, reasons = read_preferences(path, key=key, reads=config.reads, against=config.against, seed=config.seed)
+        left.update(reasons)
+        return found
+
+    train, held_out = _two_sides(config, path, read)
+    sides = reader.pairs(train), reader.pairs(held_out)
+    left += reader.dropped
+    if not all(sides):
+        why = "; ".join(f"{count:,} have {reason}" for reason, count in left.items())
+        raise DataError(
+            f"of {len(train):,} pairs to train on and {len(held_out):,} held out, {len(sides[0]):,} and {len(sides[1]):,} can "
+            f"be read: {why}. Raise data.sequence_tokens, or give more pairs."
+        )
+    notes = [f"left out: {count:,} with {reason}" for reason, count in left.items()]
+    learnt, judged = (PreferenceRows(side) for side in sides)
+    return Prepared(config.task, learnt, judged, len(train), len(held_out), notes=tuple(notes))
 
 
 def _masked_text(config: MaskedTextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path, seed: int) -> Prepared:

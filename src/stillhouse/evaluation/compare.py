@@ -24,6 +24,7 @@ from stillhouse.core.results import (
     HeldOut,
     Interval,
     ModelResult,
+    PreferenceResult,
     ReplayResult,
     Retention,
     Role,
@@ -55,6 +56,7 @@ from stillhouse.evaluation.embeddings import (
 )
 from stillhouse.evaluation.intervals import Sampled, Statistic, bootstrapped, jackknifed
 from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
+from stillhouse.evaluation.preferences import HeldOutPairs, judge_preferences
 from stillhouse.evaluation.statistics import Embeddings
 from stillhouse.models.generate import Sampling, generate
 
@@ -138,6 +140,7 @@ def evaluate(
     teacher_reads: OwnTokens | None = None,
     in_context: InContext | None = None,
     elsewhere: Elsewhere | None = None,
+    preferences: HeldOutPairs | None = None,
     progress: Progress = SILENT,
 ) -> EvaluationResult:
     """Measure causal language models on the same examples. One must be the teacher, and one the student.
@@ -149,6 +152,7 @@ def evaluate(
     said of it: what counts tokens is told of the others alone, and nothing compares token by token.
 
     Documents of other data, which are `elsewhere`, show what was forgotten.
+    With `preferences`, everyone is asked which of two answers it prefers; the examples are then the chosen ones.
     """
     models = _models(contestants)
     sums = _document_sums(models, examples, len(tokenizer), teacher_reads, in_context, progress)
@@ -159,15 +163,19 @@ def evaluate(
     if in_context is not None:
         context = judge_context(models, in_context, vocab_size=len(tokenizer), progress=progress)
         teacher_reads = OwnTokens(in_context.teacher_reads, tokenizer)  # in the same tokens
-    replay = None
+    text = sums["student"]
+    judgements, pairs, replay = [judgement(statistics, drawn_from(len(text.tokens)))], None, None
     if elsewhere is not None:
         replay = judge_elsewhere(models, elsewhere, vocab_size=len(tokenizer), progress=progress)
+    if preferences is not None:
+        found = judge_preferences(models, preferences, vocab_size=len(tokenizer), progress=progress)
+        judgements.append(judgement(found.accuracies, drawn_from(found.num_prompts)))
+        pairs = found.result
     with working(progress, "timing", len(models) * (REPEATS + 1), "runs"):
         timings = time_language_models(models, progress=progress)
-    text = sums["student"]
     return _result(
         contestants,
-        [judgement(statistics, drawn_from(len(text.tokens)))],
+        judgements,
         timings,
         task="causal_lm",
         held_out=HeldOut(len(text.tokens), int(text.tokens.sum()), int(text.bytes.sum())),
@@ -175,6 +183,7 @@ def evaluate(
         teacher_tokens=None if teacher_reads is None or in_context else int(sums["teacher"].tokens.sum()),
         context=context,
         replay=replay,
+        preferences=pairs,
     )
 
 
@@ -347,6 +356,7 @@ def _result(
     teacher_tokens: int | None = None,
     context: ContextResult | None = None,
     replay: ReplayResult | None = None,
+    preferences: PreferenceResult | None = None,
 ) -> EvaluationResult:
     folders = {contestant.role: contestant.folder for contestant in contestants}
     priced = costs(_models(contestants), folders, timings)
@@ -361,11 +371,16 @@ def _result(
         samples=list(samples),
         machine=machine(),
         task=task,
-        retentions=[row for judgement in judgements for row in judgement.retentions(HEADLINE[task])],
+        retentions=[
+            row
+            for judgement in judgements
+            for row in judgement.retentions(HEADLINE[task] if preferences is None else "preference_accuracy")
+        ],
         speeds=_for_text(speed_ups(timings), student_tokens=held_out.tokens, teacher_tokens=teacher_tokens),
         teacher_tokens=teacher_tokens,
         context=context,
         replay=replay,
+        preferences=preferences,
     )
 
 

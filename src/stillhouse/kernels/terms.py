@@ -18,6 +18,12 @@ from stillhouse.objectives.sparse import StoredAnswer, in_buckets, refusal, samp
 Where = Literal["targets", "tokens"]
 """At what is to be predicted, or at every real token: a teacher has something to say about each."""
 
+Whose = Literal["all", "student", "teacher", "data"]
+"""Whose answers an objective is about: what the student writes while it trains, or what the teacher or the data said before."""
+
+Average = Literal["tokens", "answers"]
+"""Whether every token counts alike, or every answer, however long."""
+
 Said = Tensor | SparseLogprobs | SampledTokens | None
 """What a teacher says about some positions, as an objective reads it: logits, a part of them, or nothing."""
 
@@ -38,6 +44,8 @@ class Term:
     temperature: float = 1.0
     parameters: Mapping[str, float] = field(default_factory=dict)
     where: Where = "targets"
+    answers: Whose = "all"
+    average: Average = "tokens"
 
     def __post_init__(self) -> None:
         _ = self.objective  # built at once: a closed form would not say what the objective refuses
@@ -45,6 +53,10 @@ class Term:
             raise ValueError(
                 f"{self.name} reads labels, which not every token has, but where is tokens. Leave where out: only an objective "
                 "that compares with the teacher alone can count everywhere."
+            )
+        if self.where == "tokens" and (self.answers, self.average) != ("all", "tokens"):
+            raise ValueError(
+                f"{self.name} counts at all tokens (where: tokens), and answers and average are about answers. Leave where out."
             )
 
     @cached_property

@@ -1,6 +1,6 @@
 """Which objectives can learn from which stored signal."""
 
-from stillhouse.objectives import AnyObjective, FeatureObjective, PolicyObjective, SpanObjective
+from stillhouse.objectives import AnyObjective, FeatureObjective, PolicyObjective, PreferenceObjective, SpanObjective
 from stillhouse.objectives.sparse import StoredAnswer, refusal
 
 _IN_PART: dict[str, StoredAnswer] = {"sparse": "sparse", "sampled": "sampled"}
@@ -17,6 +17,8 @@ def why_not(chosen: AnyObjective, signal: str) -> str | None:
         return (
             f"{chosen.name} learns from answers that are drawn while it trains, which no label is of. Leave labels out."
         )
+    if isinstance(chosen, PreferenceObjective):
+        return f"{chosen.name} learns from pairs of answers, which no label is of. Leave labels out."
     return refusal(chosen, stored=_IN_PART[signal]) if signal in _IN_PART else None
 
 

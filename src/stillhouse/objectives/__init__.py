@@ -1,9 +1,10 @@
 """Objectives: what a student is asked to match, as pure functions, and a catalogue of them by name.
 
-Four families. Objectives of **logits** compare answers, and give one number per position. Objectives of **features**
+Five families. Objectives of **logits** compare answers, and give one number per position. Objectives of **features**
 compare what happens inside, and give one number per token or per document. Objectives across tokenizers compare answers in
 other tokens, and give one number per **span** of text. **Policy** gradients learn from tokens that the student drew, and
-give one number per token. Conventions, the same for all:
+give one number per token. **Preferences** learn from two answers to one prompt, and give one number per pair. Conventions,
+the same for all:
 
 - **Order.** The student comes first, then what it is compared with. p is the teacher, q the student.
 - **One number each.** `[*batch, vocab]` in, `[*batch]` out; `[*tokens, hidden]` in, `[*tokens]` out: no reduction, no
@@ -30,17 +31,20 @@ from stillhouse.objectives.catalogue import (
     CATALOGUE,
     FEATURES,
     POLICIES,
+    PREFERENCES,
     SPANS,
     AnyObjective,
     BoundFeatureObjective,
     BoundObjective,
     BoundPolicyObjective,
+    BoundPreferenceObjective,
     BoundSpanObjective,
     FeatureObjective,
     FeatureSignal,
     Objective,
     OutcomeKind,
     PolicyObjective,
+    PreferenceObjective,
     Signal,
     SpanObjective,
     Unit,
@@ -73,6 +77,7 @@ from stillhouse.objectives.features import (
 from stillhouse.objectives.layer_maps import LayerMap, LayerPairs, layer_pairs
 from stillhouse.objectives.logprobs import to_logprobs
 from stillhouse.objectives.policy import Draws, minillm, sampled_reverse_kl, sums_after
+from stillhouse.objectives.preference import AnswerPairs, dpo, reward_kl, reward_mse
 from stillhouse.objectives.ramps import AdaptiveRamp, Pace, Ramp, RampShape
 from stillhouse.objectives.relations import (
     multi_head_relation_kl,
@@ -88,12 +93,15 @@ __all__ = [
     "CATALOGUE",
     "FEATURES",
     "POLICIES",
+    "PREFERENCES",
     "SPANS",
     "AdaptiveRamp",
+    "AnswerPairs",
     "AnyObjective",
     "BoundFeatureObjective",
     "BoundObjective",
     "BoundPolicyObjective",
+    "BoundPreferenceObjective",
     "BoundSpanObjective",
     "Divergence",
     "Draws",
@@ -105,6 +113,7 @@ __all__ = [
     "OutcomeKind",
     "Pace",
     "PolicyObjective",
+    "PreferenceObjective",
     "Ramp",
     "RampShape",
     "Reading",
@@ -118,6 +127,7 @@ __all__ = [
     "centred_logit_mse",
     "cross_entropy",
     "decoupled_kd",
+    "dpo",
     "flow_mse",
     "forward_kl",
     "gram_mse",
@@ -136,6 +146,8 @@ __all__ = [
     "objective",
     "relation_scores",
     "reverse_kl",
+    "reward_kl",
+    "reward_mse",
     "sampled_reverse_kl",
     "skewed_forward_kl",
     "skewed_reverse_kl",

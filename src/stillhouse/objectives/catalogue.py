@@ -37,6 +37,7 @@ from stillhouse.objectives.features import (
 )
 from stillhouse.objectives.layer_maps import LayerMap, LayerPairs, layer_pairs
 from stillhouse.objectives.policy import Draws, minillm, sampled_reverse_kl
+from stillhouse.objectives.preference import AnswerPairs, dpo, reward_kl, reward_mse
 from stillhouse.objectives.relations import multi_head_relation_kl, value_relation_kl
 from stillhouse.objectives.responses import adaptive_kl, centred_logit_mse, decoupled_kd, logit_mse, taid
 from stillhouse.objectives.spans import span_forward_kl, span_hybrid, span_reverse_kl, span_sorted_mass
@@ -86,6 +87,9 @@ BoundSpanObjective = Callable[[Reading, Reading, int], Tensor]
 
 BoundPolicyObjective = Callable[[Draws], Tensor]
 """What was drawn -> one number per token."""
+
+BoundPreferenceObjective = Callable[[AnswerPairs], Tensor]
+"""Pairs of answers -> one number per pair."""
 
 BoundFeatureObjective = Callable[..., Tensor]
 """What the feature signal says -> one number per unit."""
@@ -405,7 +409,64 @@ class PolicyObjective(_Parametrised):
         return self.with_parameters(**parameters).function
 
 
-AnyObjective = Objective | FeatureObjective | SpanObjective | PolicyObjective
+@dataclass(frozen=True)
+class PreferenceObjective(_Parametrised):
+    """What the student learns from pairs of answers, of which one was chosen over the other."""
+
+    name: str
+    function: Callable[..., Tensor]
+    reads: Literal["pairs", "pairs_and_rewards"]
+    summary: str
+    """When to choose it."""
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether training must run the teacher: never, what it thinks of whole answers is found before."""
+        return False
+
+    @property
+    def reads_rewards(self) -> bool:
+        """Whether it reads by how much an answer is better, and not only that it is."""
+        return self.reads == "pairs_and_rewards"
+
+    @property
+    def cost(self) -> str:
+        """What must be had beside the student's own logits."""
+        before = "The student before training, once over the data"
+        return (
+            f"{before}; so the teacher and its reference, unless the data has scores."
+            if self.reads_rewards
+            else f"{before}."
+        )
+
+    @property
+    def unit(self) -> Literal["pair"]:
+        """What there is one number for."""
+        return "pair"
+
+    def with_parameters(self, **parameters: object) -> "PreferenceObjective":
+        """This objective with some of its defaults replaced.
+
+        Raises: ValueError, at once, for an unknown parameter, for one that is no number, and for one out of range.
+        """
+        fixed = replace(self, function=self._with(parameters))
+        fixed.function(_NO_PAIRS)  # as for logits: runs the function's own range checks
+        return fixed
+
+    def bind(self, temperature: float = 1.0, **parameters: object) -> BoundPreferenceObjective:
+        """The objective as a recipe asks for it.
+
+        Raises: ValueError, before any model is loaded, for a parameter that it cannot have, or a temperature.
+        """
+        if temperature != 1:
+            raise ValueError(
+                f"{self.name} is about how likely whole answers are, which no temperature softens, but its temperature is "
+                f"{temperature}. Remove it; beta says how far the student may move."
+            )
+        return self.with_parameters(**parameters).function
+
+
+AnyObjective = Objective | FeatureObjective | SpanObjective | PolicyObjective | PreferenceObjective
 
 
 def objective(name: str, **parameters: object) -> AnyObjective:
@@ -421,16 +482,19 @@ def objective(name: str, **parameters: object) -> AnyObjective:
         return SPANS[name].with_parameters(**parameters)
     if name in POLICIES:
         return POLICIES[name].with_parameters(**parameters)
+    if name in PREFERENCES:
+        return PREFERENCES[name].with_parameters(**parameters)
     (nearest,) = get_close_matches(name.lower(), names(), n=1, cutoff=0.0)
     raise ValueError(f"There is no objective {name!r}. Did you mean {nearest!r}? Known: {', '.join(names())}.")
 
 
 def names() -> tuple[str, ...]:
-    """The names of all objectives: of logits, of features, across tokenizers, then of draws, in the order of the catalogue."""
-    return (*CATALOGUE, *FEATURES, *SPANS, *POLICIES)
+    """The names of all objectives: of logits, of features, across tokenizers, of draws, then of pairs, in the order of the
+    catalogue."""
+    return (*CATALOGUE, *FEATURES, *SPANS, *POLICIES, *PREFERENCES)
 
 
-Named = TypeVar("Named", Objective, FeatureObjective, SpanObjective, PolicyObjective)
+Named = TypeVar("Named", Objective, FeatureObjective, SpanObjective, PolicyObjective, PreferenceObjective)
 
 
 def _known_parameters(parameters: Mapping[str, float]) -> str:
@@ -450,6 +514,7 @@ _NO_POSITIONS = {
 _NO_READING = Reading(torch.zeros(0, 1), *(torch.zeros(length, dtype=torch.long) for length in (0, 0, 1)))
 _NO_NUMBERS, _NO_IDS = torch.zeros(0), torch.zeros(0, dtype=torch.long)
 _NO_DRAWS = Draws(_NO_NUMBERS, _NO_NUMBERS, _NO_NUMBERS, _NO_IDS, _NO_IDS.bool(), _NO_NUMBERS)
+_NO_PAIRS = AnswerPairs(*(torch.zeros(0, 2) for _ in range(4)))
 _NO_STATES, _NO_DOCUMENTS, _NO_HEADS = torch.zeros(0, 1), torch.zeros(0, 1, 1), torch.zeros(0, 1, 1, 0)
 _NO_RELATIONS = (_NO_HEADS, _NO_HEADS, torch.zeros(0, 1, 1, dtype=torch.bool))
 _NO_FEATURES: Mapping[FeatureSignal, tuple[Tensor, ...]] = {
@@ -556,4 +621,14 @@ POLICIES: Mapping[str, PolicyObjective] = _by_name([
         "Reverse KL between whole answers: a token also answers for what comes after it."),
 ])
 """Objectives of what the student draws: every one by name."""
+
+PREFERENCES: Mapping[str, PreferenceObjective] = _by_name([
+    PreferenceObjective("dpo", dpo, "pairs",
+        "Answers that were chosen over others: come to like them more than before."),
+    PreferenceObjective("reward_mse", reward_mse, "pairs_and_rewards",
+        "Reward distillation: prefer as much as a tuned teacher does, or as scores say."),
+    PreferenceObjective("reward_kl", reward_kl, "pairs_and_rewards",
+        "The same as odds: less pull from pairs that the teacher is sure of."),
+])
+"""Objectives of pairs of answers: every one by name."""
 # fmt: on

@@ -13,6 +13,7 @@ from stillhouse.reporting import formatting
 from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.html import write_whole
+from stillhouse.reporting.preferences import preference_lines
 from stillhouse.reporting.replays import replay_lines
 from stillhouse.reporting.verdicts import (
     OTHERS,
@@ -100,6 +101,7 @@ def render_card(
         _gains_section(result),
         _context_section(result),
         _replay_section(result),
+        _preference_section(result),
         _layers_section(layers),
         _data_section(data),
         _samples_section(result),
@@ -240,6 +242,13 @@ def _replay_section(result: EvaluationResult) -> str:
         return ""
     lines = "\n".join(f"- {escaped(line)}" for line in replay_lines(result.replay))
     return f"## On the replayed data\n\n{lines}"
+
+
+def _preference_section(result: EvaluationResult) -> str:
+    if result.preferences is None:
+        return ""
+    lines = "\n".join(f"- {escaped(line)}" for line in preference_lines(result.preferences))
+    return f"## Which answers are preferred\n\nIn the tables above, what counts tokens is of the chosen answers.\n\n{lines}"
 
 
 def _layers_section(layers: Mapping[str, Any] | None) -> str:

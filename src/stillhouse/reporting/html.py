@@ -8,6 +8,7 @@ from typing import Any
 
 from stillhouse.core.results import EvaluationResult
 from stillhouse.reporting.contexts import context_view
+from stillhouse.reporting.preferences import preference_view
 from stillhouse.reporting.replays import replay_view
 from stillhouse.reporting.views import report_view
 
@@ -59,8 +60,12 @@ def render_report(
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = typeset
-    template = environment.get_template("report.html.jinja")
-    return template.render(report=view, context=context_view(result), replay=replay_view(result))
+    return environment.get_template("report.html.jinja").render(
+        report=view,
+        context=context_view(result),
+        replay=replay_view(result),
+        preferences=preference_view(result),
+    )
 
 
 def typeset(text: str) -> str:

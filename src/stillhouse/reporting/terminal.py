@@ -20,6 +20,7 @@ from stillhouse.core.results import METRICS, EvaluationResult, Interval, ModelRe
 from stillhouse.reporting import formatting
 from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
+from stillhouse.reporting.preferences import preference_lines
 from stillhouse.reporting.replays import replay_lines
 from stillhouse.reporting.verdicts import (
     SHORT_TITLES,
@@ -228,6 +229,7 @@ def results_table(result: EvaluationResult) -> Group:
     lines += [Text(finding.text, style=OUTCOME_STYLES[finding.outcome]) for finding in findings(result)]
     lines += [Text(line) for line in (context_lines(result.context) if result.context else [])]
     lines += [Text(line) for line in (replay_lines(result.replay) if result.replay else [])]
+    lines += [Text(line) for line in (preference_lines(result.preferences) if result.preferences else [])]
     note = Text("* best of the student, its start and the controls; two where no difference was shown. ", style="dim")
     note.append(f"Brackets: 95 % intervals over {counted_documents(result)}.")
     if said := other_tokens(result):

@@ -38,10 +38,10 @@ SHORT_TITLES: Mapping[Role, str] = {
 }
 
 METRIC_ORDER: Mapping[Task, Sequence[str]] = {task: (name,) for task, name in HEADLINE.items()} | {
-    "causal_lm": ("top1_agreement", "forward_kl", "bits_per_byte", "perplexity")
+    "causal_lm": ("preference_accuracy", "top1_agreement", "forward_kl", "bits_per_byte", "perplexity")
 }
 """Which metric the headline speaks of: the first that was measured. A language model is worth more than its likeliest
-token, so of one it speaks of likeness to the teacher."""
+token, so of one it speaks of likeness to the teacher; where it learnt from pairs of answers, of which it prefers."""
 
 ANSWERS: Mapping[Task, str] = {
     "causal_lm": "tokens",
@@ -73,6 +73,14 @@ PHRASES: Mapping[str, tuple[Mapping[Tense, str], str]] = {
         {"now": "agrees with its teacher", "before": "agreed", "would": "agree"},
         "on {value} of {answers} {bounds}",
     ),
+    "preference_accuracy": (
+        {
+            "now": "prefers the chosen answer",
+            "before": "preferred the chosen answer",
+            "would": "prefer the chosen answer",
+        },
+        "in {value} of pairs {bounds}",
+    ),
     "accuracy": ({"now": "is right", "before": "was right", "would": "be right"}, "on {value} of {answers} {bounds}"),
     "bits_per_byte": ({"now": "spends", "before": "spent", "would": "spend"}, "{value} per byte {bounds}"),
 }
@@ -83,7 +91,11 @@ PLAIN_PHRASE: tuple[Mapping[Tense, str], str] = (
 )
 
 
-REACHES: Mapping[str, str] = {"top1_agreement": "agree on {value}", "accuracy": "be right on {value}"}
+REACHES: Mapping[str, str] = {
+    "preference_accuracy": "prefer the chosen answer in {value}",
+    "top1_agreement": "agree on {value}",
+    "accuracy": "be right on {value}",
+}
 """What a control would do, where there is no room for more."""
 
 

@@ -17,6 +17,9 @@ class LocalTeacherConfig(Config):
     kind: Literal["local"] = "local"
     model: str
     """A hub id, a folder, or a GGUF file."""
+    reference: str | None = None
+    """What the model was before it was tuned to preferences, with the same tokenizer: how far it has moved from there on an
+    answer is what it thinks of that. For data of kind preferences."""
 
 
 class LocalTeacher:

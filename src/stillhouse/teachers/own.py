@@ -22,6 +22,11 @@ class SelfTeacherConfig(Config):
     model: str = ""
     """Filled in: the student's own."""
 
+    @property
+    def reference(self) -> None:
+        """A teacher that is the student itself was nothing else before."""
+        return None
+
 
 class SelfTeacher:
     """A student's frozen weights, answering without its adapter and without dropout.

@@ -7,8 +7,9 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_v
 from stillhouse.core.config import Config
 from stillhouse.core.faults import nearest
 from stillhouse.kernels.policy import PolicyTerm
+from stillhouse.kernels.preference import PreferenceTerm
 from stillhouse.kernels.spans import SpanTerm
-from stillhouse.kernels.terms import Term, Where
+from stillhouse.kernels.terms import Average, Term, Where, Whose
 from stillhouse.objectives import (
     AdaptiveRamp,
     AnyObjective,
@@ -16,6 +17,7 @@ from stillhouse.objectives import (
     LayerMap,
     LayerPairs,
     PolicyObjective,
+    PreferenceObjective,
     Ramp,
     RampShape,
     SpanObjective,
@@ -89,6 +91,10 @@ class ObjectiveConfig(Config):
     """Softens both distributions; value and gradient are multiplied by its square, so weights keep their meaning."""
     where: Where = "targets"
     """For objectives on logits: at what is to be predicted, or at all `tokens`."""
+    answers: Whose = "all"
+    """For objectives on logits, where now the student answers and now another: about whose answers it is."""
+    average: Average = "tokens"
+    """For objectives on logits: whether each token counts alike, or each answer, however long."""
     layers: LayerMap | tuple[tuple[int, int], ...] | None = None
     """For objectives on features: which student layer is compared with which of the teacher, by a map's name or as
     [student, teacher] pairs; 0 is the embeddings, n the output of the n-th block. The objective's own map if left out."""
@@ -147,6 +153,17 @@ class ObjectiveConfig(Config):
         return isinstance(objective(self.name), PolicyObjective)
 
     @property
+    def reads_pairs(self) -> bool:
+        """Whether it learns from pairs of answers."""
+        return isinstance(objective(self.name), PreferenceObjective)
+
+    @property
+    def reads_rewards(self) -> bool:
+        """Whether it learns by how much one answer is better than another."""
+        found = objective(self.name)
+        return isinstance(found, PreferenceObjective) and found.reads_rewards
+
+    @property
     def has_weight(self) -> bool:
         """Whether it teaches anything at any time."""
         ends = (self.weight.start, self.weight.end) if isinstance(self.weight, RampConfig) else (self.weight,)
@@ -174,17 +191,20 @@ class ObjectiveConfig(Config):
             return Scheduled(FeatureTerm(self.name, weight, pairs, fixed), ramps)
         if self.reads_draws:
             return Scheduled(PolicyTerm(self.name, weight, fixed), ramps)
+        if self.reads_pairs:
+            return Scheduled(PreferenceTerm(self.name, weight, fixed), ramps)
         if self.compares_spans:
             return Scheduled(SpanTerm(self.name, weight, fixed.pop("temperature"), fixed), ramps)
-        return Scheduled(Term(self.name, weight, fixed.pop("temperature"), fixed, self.where), ramps)
+        temperature, counts = fixed.pop("temperature"), (self.where, self.answers, self.average)
+        return Scheduled(Term(self.name, weight, temperature, fixed, *counts), ramps)
 
 
 def _own_keys(chosen: AnyObjective) -> list[str]:
     """What can be said about this kind of objective beside its name, weight and parameters."""
     if isinstance(chosen, FeatureObjective):
         return ["temperature"] if chosen.is_dual else ["layers"] if chosen.reads_layers else []
-    if isinstance(chosen, PolicyObjective):
+    if isinstance(chosen, PolicyObjective | PreferenceObjective):
         return []
     if isinstance(chosen, SpanObjective):
         return ["temperature"]
-    return ["where", "temperature"]  # where a temperature means nothing, the objective says why
+    return ["where", "answers", "average", "temperature"]  # where a temperature means nothing, the objective says why

@@ -9,19 +9,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stillhouse.core.alignment import CommonOutcomes
-from stillhouse.core.batch import Batch, ContextBatch, PairedBatch, one_document_a_row
+from stillhouse.core.batch import Batch, ContextBatch, PairedBatch, PreferenceBatch, one_document_a_row
 from stillhouse.core.errors import ModelError
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import DenseLogits, FactoredLogits, Pooling, Signals, Wanted
 from stillhouse.kernels.chunked import chunked_losses
 from stillhouse.kernels.policy import Drawn, PolicyTerm, policy_losses
+from stillhouse.kernels.preference import Known, PreferenceTerm, preference_losses
 from stillhouse.kernels.spans import Side, SpanTerm, span_losses
-from stillhouse.kernels.terms import Term, Where, plain_losses
+from stillhouse.kernels.terms import Term, plain_losses
 from stillhouse.models.signals import read_signals
 from stillhouse.students.projections import Projections
 from stillhouse.training.dual_space import dual_space_total
 from stillhouse.training.features import FeatureTerm
-from stillhouse.training.terms import UNITS, AnyTerm, unit_of, wanted_of
+from stillhouse.training.terms import UNITS, AnyTerm, shares_of, unit_of, wanted_of
 
 NO_PROJECTIONS = Projections({}, seed=0)
 
@@ -53,7 +54,8 @@ def distillation_loss(
     Both heads are cut to `vocab_size`, the tokenizer's or the number of classes: what pads a head beyond it is no token.
     Objectives across tokenizers read a `PairedBatch`, and need to know what both vocabularies have in `common`. Of a
     `ContextBatch` the teacher reads its own side; what both say of the answers' tokens is compared. Policy gradients read with
-    which probability tokens were drawn. Who wants to `overhear` is told what is compared.
+    which probability tokens were drawn; preferences read the answers of a `PreferenceBatch`, and what is known of them. Who
+    wants to `overhear` is told what is compared.
 
     With `replay_terms`, which read no teacher, rows that are replayed learn these, divided by counts of their own, and only the
     others learn the terms; the sums of these come behind those of the terms. The student reads both in one pass.
@@ -106,7 +108,7 @@ def _compared(
     if not len(batch.ids):
         return batch.weights.new_zeros(()), batch.weights.new_zeros(len(terms))
     in_own_tokens = _in_own_tokens(batch, terms)
-    shares = [1.0 if counts is None else 1 / float(counts[UNITS.index(unit_of(term))]) for term in terms]
+    shares = [_share(term, counts) for term in terms]
 
     sums: list[Tensor | None] = [None] * len(terms)
     on_logits = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, Term)}
@@ -131,6 +133,13 @@ def _compared(
         loss = loss + part
         for index, total in zip(on_draws, found, strict=True):
             sums[index] = total
+    on_pairs = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, PreferenceTerm)}
+    if on_pairs:
+        assert isinstance(batch, PreferenceBatch)
+        part, found = _on_pairs(answer, batch, list(on_pairs.values()), vocab_size)
+        loss = loss + part
+        for index, total in zip(on_pairs, found, strict=True):
+            sums[index] = total
     for index, term in enumerate(terms):
         if isinstance(term, FeatureTerm):
             maps = projections or NO_PROJECTIONS
@@ -143,6 +152,12 @@ def _compared(
     return loss, torch.stack([total.to(loss.dtype) for total in sums if total is not None])
 
 
+def _share(term: AnyTerm, counts: Tensor | None) -> float:
+    """What one of the term's values counts for; nothing where the step holds none."""
+    count = 1.0 if counts is None else float(counts[UNITS.index(unit_of(term))])
+    return 1 / count if count else 0.0
+
+
 def _on_logits(
     answer: Signals,
     said: Signals,
@@ -153,7 +168,7 @@ def _on_logits(
 ) -> Sums:
     """The terms that read logits, at every place where one of them counts."""
     terms = [replace(term, weight=term.weight * share) for term, share in chosen]
-    places, targets, weights = _places(batch, [term.where for term in terms])
+    places, targets, weights = _places(batch, terms)
     assert answer.logits is not None
     theirs = None if said.logits is None else said.logits.at(_teachers_places(batch, places))
     if isinstance(theirs, FactoredLogits | DenseLogits):
@@ -226,6 +241,25 @@ def _on_draws(
     )
 
 
+def _on_pairs(
+    answer: Signals, batch: PreferenceBatch, chosen: Sequence[tuple[PreferenceTerm, float]], vocab_size: int
+) -> Sums:
+    """The terms that learn from which of two answers was chosen."""
+    assert isinstance(answer.logits, FactoredLogits)
+    if batch.reference_logprobs is None:
+        raise ModelError(
+            f"{chosen[0][0].name} compares with the student before training, and these rows do not know what that said. Give "
+            "them PreferenceRows.with_weighed."
+        )
+    return preference_losses(
+        answer.logits.at(batch.answer_places).first(vocab_size),
+        batch.answer_tokens,
+        batch.answer_rows,
+        Known(batch.reference_logprobs, batch.teacher_ratios, batch.scores),
+        terms=[replace(term, weight=term.weight * share) for term, share in chosen],
+    )
+
+
 def _side(said: FactoredLogits, ids: Int[Tensor, "batch seq"], spans: Int[Tensor, "batch seq"]) -> Side:
     """What is said before each token of a span; the spans of all rows are numbered on from those of the row before."""
     offsets = (spans.amax(-1) + 1).cumsum(0).roll(1)
@@ -236,16 +270,28 @@ def _side(said: FactoredLogits, ids: Int[Tensor, "batch seq"], spans: Int[Tensor
     return Side(said.at(before), ids[:, 1:][belongs], (spans + offsets[:, None])[:, 1:][belongs])
 
 
-def _places(batch: Batch, wheres: Sequence[Where]) -> tuple[Tensor, Tensor, Tensor]:
+def _places(batch: Batch, terms: Sequence[Term]) -> tuple[Tensor, Tensor, Tensor]:
     """Where logits count for any term, the targets there (0 where there is none), and what each term gives each place:
     a mask like `batch.predicts`, [places], and [terms, places].
     """
     predicts, everywhere = batch.predicts, batch.real
+    wheres = [term.where for term in terms]
     if "tokens" in wheres and predicts.dim() == 1:
         raise ModelError("where is tokens, but each document has one answer as a whole. Leave where out.")
     places = everywhere | predicts if "tokens" in wheres else predicts
     targets = torch.zeros(predicts.shape, dtype=batch.targets.dtype, device=predicts.device)
-    weights = torch.zeros(predicts.shape, dtype=batch.target_weights.dtype, device=predicts.device)
-    targets[predicts], weights[predicts] = batch.targets, batch.target_weights
-    rows = [weights if where == "targets" else everywhere.to(weights.dtype) for where in wheres]
+    targets[predicts] = batch.targets
+    rows = [_weights(batch, term) for term in terms]
     return places, targets[places], torch.stack([row[places] for row in rows])
+
+
+def _weights(batch: Batch, term: Term) -> Tensor:
+    """What the term gives each place of the batch."""
+    own = batch.target_weights
+    if term.where == "tokens":
+        return batch.real.to(own.dtype)
+    if (term.answers, term.average) != ("all", "tokens"):
+        own = shares_of(batch, term.answers, term.average)
+    weights = torch.zeros(batch.predicts.shape, dtype=own.dtype, device=own.device)
+    weights[batch.predicts] = own
+    return weights

@@ -127,7 +127,8 @@ class AskedRows(RowSet):
             for row, one in zip(rows, asked, strict=True)
             for _ in one.answered
         ]
-        return replace(batch, draw_logprobs=_placed(drawn, batch)).to(device).tensors()
+        by_student = torch.tensor([row in written for row, one in zip(rows, asked, strict=True) for _ in one.answered])
+        return replace(batch, draw_logprobs=_placed(drawn, batch), by_student=by_student).to(device).tensors()
 
     def numbers(self) -> dict[str, float]:
         """The student's share, where it moves; and of answers across tokenizers, how much of them could be compared."""

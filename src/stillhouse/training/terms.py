@@ -8,18 +8,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stillhouse.core.batch import Batch, PairedBatch
+from stillhouse.core.batch import Batch, LabelledBatch, PairedBatch, PreferenceBatch, TaggedBatch
 from stillhouse.core.signals import Pooling, Wanted
 from stillhouse.kernels.policy import PolicyTerm
+from stillhouse.kernels.preference import PreferenceTerm
 from stillhouse.kernels.spans import SpanTerm
-from stillhouse.kernels.terms import Term
+from stillhouse.kernels.terms import Average, Term, Whose
 from stillhouse.objectives import AdaptiveRamp, Pace, Ramp, Unit
 from stillhouse.training.features import FeatureTerm, Side
 
-AnyTerm = Term | FeatureTerm | SpanTerm | PolicyTerm
-TermUnit = Literal["target"] | Unit
-UNITS: tuple[TermUnit, ...] = ("target", "token", "document", "span")
+AnyTerm = Term | FeatureTerm | SpanTerm | PolicyTerm | PreferenceTerm
+TermUnit = (
+    Literal["target", "answer", "pair", "student target", "student answer", "other target", "other answer"] | Unit
+)
+UNITS: tuple[TermUnit, ...] = (
+    "target",
+    "token",
+    "document",
+    "span",
+    "pair",
+    "answer",
+    "student target",
+    "student answer",
+    "other target",
+    "other answer",
+)
 """What a term's values are one each of, and what its sum is divided by the number of."""
+
+MAY_BE_NONE: frozenset[TermUnit] = frozenset(unit for unit in UNITS if unit.startswith(("student", "other")))
+"""What a step may hold none of: chance decides who answers."""
 
 
 Paces = Mapping[str, Pace]
@@ -46,7 +63,7 @@ class Scheduled:
             return self.term
         now = self.numbers(progress, paces)
         weight = now.pop("weight", self.term.weight)
-        if isinstance(self.term, FeatureTerm | PolicyTerm):
+        if isinstance(self.term, FeatureTerm | PolicyTerm | PreferenceTerm):
             return replace(self.term, weight=weight, parameters={**self.term.parameters, **now})
         temperature = now.pop("temperature", self.term.temperature)
         return replace(self.term, weight=weight, temperature=temperature, parameters={**self.term.parameters, **now})
@@ -68,17 +85,52 @@ def scheduled(terms: Iterable[AnyTerm | Scheduled]) -> tuple[Scheduled, ...]:
 def unit_of(term: AnyTerm) -> TermUnit:
     """What the term's values are one each of."""
     if isinstance(term, Term):
-        return "target" if term.where == "targets" else "token"
+        return "token" if term.where == "tokens" else _answers_unit(term.answers, term.average)
     if isinstance(term, PolicyTerm):
         return "target"
+    if isinstance(term, PreferenceTerm):
+        return "pair"
     return "span" if isinstance(term, SpanTerm) else term.objective.unit
+
+
+def _answers_unit(answers: Whose, average: Average) -> TermUnit:
+    if answers == "all":
+        return "target" if average == "tokens" else "answer"
+    if answers == "student":
+        return "student target" if average == "tokens" else "student answer"
+    return "other target" if average == "tokens" else "other answer"
 
 
 def unit_counts(batch: Batch) -> Float[Tensor, " units"]:
     """How many of each unit the batch holds: targets and spans by their weight."""
-    spans = batch.span_weights.sum() if isinstance(batch, PairedBatch) else torch.tensor(0)
-    counts = batch.total_weight, batch.real.sum(), torch.tensor(batch.num_documents), spans
-    return torch.stack([count.cpu().double() for count in counts])
+    counts: dict[TermUnit, Tensor | int] = {
+        "target": batch.total_weight,
+        "token": batch.real.sum(),
+        "document": batch.num_documents,
+        "span": batch.span_weights.sum() if isinstance(batch, PairedBatch) else 0,
+        "pair": batch.num_pairs if isinstance(batch, PreferenceBatch) else 0,
+    }
+    if not isinstance(batch, TaggedBatch | LabelledBatch):
+        whose: tuple[Whose, ...] = ("all", "student", "data")
+        for of in whose:
+            own = shares_of(batch, of, "tokens")
+            counts.setdefault(_answers_unit(of, "tokens"), own.sum())
+            counts[_answers_unit(of, "answers")] = len(batch.answers[own > 0].unique())
+    return torch.stack([torch.as_tensor(counts.get(unit, 0)).cpu().double() for unit in UNITS])
+
+
+def shares_of(batch: Batch, answers: Whose, average: Average) -> Float[Tensor, " tokens"]:
+    """What each of the batch's targets counts for, where only these answers count, by token or by answer: an answer's tokens
+    then share a weight of 1."""
+    weights = batch.target_weights
+    if average == "answers":
+        totals = weights.new_zeros(batch.documents.numel()).index_add(0, batch.answers, weights)
+        weights = weights / totals[batch.answers]
+    if answers == "all":
+        return weights
+    rows = (batch.weights[:, 1:] > 0).nonzero()[:, 0]
+    by_student = torch.zeros_like(batch.real[:, 0]) if batch.by_student is None else batch.by_student
+    return weights * (by_student[rows] == (answers == "student"))
 
 
 def counts_apart(batch: Batch, *, apart: bool) -> Float[Tensor, "2 units"]:

@@ -34,7 +34,7 @@ from stillhouse.students.projections import Projections
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.mixing import MixedRows
 from stillhouse.training.order import ByLength
-from stillhouse.training.terms import UNITS, AnyTerm, Paces, Scheduled, counts_apart, scheduled, unit_of
+from stillhouse.training.terms import MAY_BE_NONE, UNITS, AnyTerm, Paces, Scheduled, counts_apart, scheduled, unit_of
 from stillhouse.training.watch import Watch
 
 LogLine = Callable[[Mapping[str, float]], None]
@@ -189,13 +189,14 @@ class DistillationTrainer(Trainer):
         assert isinstance(rows, RowSet)
         return rows
 
-    def _move_on(self, means: Sequence[float]) -> None:
-        """Let adaptive ramps follow what the step has just shown: the same means on every rank, or none of rows replayed."""
-        if len(means) < len(self.terms):
-            return
+    def _move_on(self, means: Mapping[str, float]) -> None:
+        """Let adaptive ramps follow what the step has just shown, if anything of the term: the same means on every rank."""
         progress = self._share_done(self.state.global_step)
-        steps = zip(self.terms, self._paces(), means, strict=True)
-        paces = [term.after(before, value=mean, progress=progress) for term, before, mean in steps]
+        steps = zip(self.terms, self._paces(), _names([term.term for term in self.terms]), strict=True)
+        paces = [
+            term.after(before, value=means[name], progress=progress) if name in means else before
+            for term, before, name in steps
+        ]
         state: Any = self.state
         state.stateful_callbacks[PACES] = [{name: asdict(pace) for name, pace in found.items()} for found in paces]
 
@@ -217,8 +218,8 @@ class DistillationTrainer(Trainer):
             counts = self.accelerator.reduce(counts.to(device))
         learnt = ([term.term for term in self.terms], self.replay_terms)
         for own, terms in zip(counts, learnt, strict=True):
-            has_rows = own[UNITS.index("token")] > 0
-            if has_rows and any(own[UNITS.index(unit_of(term))] == 0 for term in terms):
+            units = {unit_of(term) for term in terms} - MAY_BE_NONE
+            if own[UNITS.index("token")] > 0 and any(own[UNITS.index(unit)] == 0 for unit in units):
                 raise ModelError("no token of this batch carries weight, so there is nothing to learn from it.")
         return counts
 
@@ -268,14 +269,12 @@ class DistillationTrainer(Trainer):
                 line = {"step": self.state.global_step, "tokens": self._tokens(counts.sum(0))}
                 watched = {} if self.watch is None else self.watch.numbers()
                 self.log_line({**line, **means, **replayed, **self._numbers(), **watched, **rates})
-            self._move_on(list(means.values()))
+            self._move_on(means)
 
     def _means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
         terms = [scheduled_term.term for scheduled_term in self.terms]
-        if not counts.any():  # all rows of this step are replayed
-            return {}
-        pairs = zip(_names(terms), terms, sums.tolist(), strict=True)
-        return {name: total / float(counts[UNITS.index(unit_of(term))]) for name, term, total in pairs}
+        found = zip(_names(terms), sums.tolist(), (float(counts[UNITS.index(unit_of(t))]) for t in terms), strict=True)
+        return {name: total / count for name, total, count in found if count}
 
     def _replay_means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
         pairs = zip(_names(self.replay_terms), sums.tolist(), strict=True)
