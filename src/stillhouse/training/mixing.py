@@ -151,13 +151,18 @@ def joined(new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _nothing(side: Mapping[str, Tensor], key: str) -> Tensor:
-    """What one side says that the other alone has: that nobody drew anything."""
+    """What one side says that the other alone has: that nobody drew anything, and that the student wrote nothing."""
+    ids = side["ids"]
+    if key == "by_student":
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     assert key == "draw_logprobs", f"only one side has {key}"
-    return torch.full(side["ids"].shape, math.nan, device=side["ids"].device)
+    return torch.full(ids.shape, math.nan, device=ids.device)
 
 
 def _stacked(tensors: Sequence[Tensor], padding: float) -> Tensor:
     """Rows of different widths below each other, filled up on the right."""
+    if tensors[0].dim() == 1:
+        return torch.cat(list(tensors))
     width = max(tensor.shape[1] for tensor in tensors)
     wide = [torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=padding) for tensor in tensors]
     return torch.cat(wide)
