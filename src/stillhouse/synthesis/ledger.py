@@ -1,0 +1,64 @@
+"""What was asked for and what came: nothing is asked, or paid for, twice."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stillhouse.core.files import append_line, read_lines
+from stillhouse.core.progress import SILENT, Progress, working
+from stillhouse.teachers.writer import Reply, Request, Writer
+
+
+class Ledger:
+    """A writer's replies, a line each, kept in the moment in which they come.
+
+    Whoever asks may be a plain program that asks, looks at the replies and asks on: killed and started again it asks the same
+    and is told the same, without the writer, up to where it was.
+    """
+
+    def __init__(self, file: Path, writer: Writer, *, progress: Progress = SILENT) -> None:
+        self.file, self.writer, self.progress = file, writer, progress
+        self._replies: dict[str, Reply] = {}
+        self.tokens = self.prompt_tokens = 0
+        self.cost = 0.0
+        """In the currency of the writer's prices, as tokens of all replies by now."""
+        for line in read_lines(file):
+            self._count(line["key"], _reply(line))
+
+    def ask(self, requests: Sequence[Request], *, title: str = "the teacher writes") -> list[Reply]:
+        """The replies, in the order of the requests.
+
+        Raises:
+            StillhouseError: as the writer does; what came until then is kept.
+        """
+        missing = len({request.key for request in requests} - self._replies.keys())
+        if missing:
+            with working(self.progress, title, missing, "texts"):
+                for request, reply in self.writer.write(requests, self._replies.keys()):
+                    self._keep(request, reply)
+        return [self._replies[request.key] for request in requests]
+
+    def _keep(self, request: Request, reply: Reply) -> None:
+        if request.key in self._replies:
+            return
+        self._count(request.key, reply)
+        append_line(self.file, {"key": request.key, **asdict(reply)})
+        self.progress.advance(1, note=f"{self.tokens:,} tokens")
+
+    @property
+    def replies(self) -> int:
+        """How many came."""
+        return len(self._replies)
+
+    def _count(self, key: str, reply: Reply) -> None:
+        self._replies[key] = reply
+        self.tokens += reply.tokens
+        self.prompt_tokens += reply.prompt_tokens
+        self.cost += reply.cost
+
+
+def _reply(line: dict[str, Any]) -> Reply:
+    values = {name: value for name, value in line.items() if name != "key"}
+    tops = tuple(tuple((token, logprob) for token, logprob in place) for place in values.pop("top_logprobs"))
+    return Reply(**values, top_logprobs=tops)
