@@ -9,7 +9,7 @@ class Killed(Exception):
 
 
 class Scripted:
-    """Says to each request what a function makes of it: a text, or a text and whether it came to its end. Stops after `most`."""
+    """Says to each request what a function makes of it: a text, or a text and whether that is finished. Stops after `most`."""
 
     name, fingerprint, tokenizer = "scripted", "0", None
 

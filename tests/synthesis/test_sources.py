@@ -137,7 +137,7 @@ def test_personas_are_given_or_thought_of_and_each_asks(tmp_path):
 
 def test_self_instruct_keeps_what_is_new_and_mixes_its_own_into_later_requests(tmp_path):
     seeds = [f"seed {chr(97 + n) * 3} number {n}" for n in range(8)]
-    words = ["apple", "brick", "cloud", "drum", "eagle", "fence", "grape", "hotel", "igloo", "joker", "kite", "lemon", "mango", "nylon", "olive", "piano"]
+    words = [f"{letter}{letter}a" for letter in "bcdfghjklmnpqrst"]
     draw = Random(0)
 
     def say(_request):

@@ -1,8 +1,7 @@
 """`stillhouse synthesize RECIPE --dry-run`: some examples whole, and what all of it would take; nothing is kept."""
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,19 +36,24 @@ class Spent:
     """What was asked under each title, and what it took."""
 
     ask: Ask
-    tokens: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
-    cost: Counter[str] = field(default_factory=Counter)
+    tokens: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, requests: Sequence[Request], *, title: str = "") -> list[Reply]:
         started = time.monotonic()
         replies: list[Reply] = self.ask(requests, title=title)
-        self.seconds[title] += time.monotonic() - started  # type: ignore[assignment]
-        self.tokens[title] += sum(reply.tokens for reply in replies)
-        self.cost[title] += sum(reply.cost for reply in replies)  # type: ignore[assignment]
+        self._count(self.seconds, title, time.monotonic() - started)
+        self._count(self.tokens, title, sum(reply.tokens for reply in replies))
+        self._count(self.cost, title, sum(reply.cost for reply in replies))
         return replies
 
-    def whole(self, counted: Counter[str], times: float) -> float:
+    @staticmethod
+    def _count(counted: dict[str, float], title: str, more: float) -> None:
+        counted[title] = counted.get(title, 0) + more
+
+    @staticmethod
+    def whole(counted: Mapping[str, float], times: float) -> float:
         """What it comes to for so many times the questions."""
         return sum(value if title in ONCE else value * times for title, value in counted.items())
 
@@ -127,7 +131,7 @@ def _short(value: Any) -> str:
 def _estimate(spent: Spent, records: Sequence[Record], tried: int, total: int) -> list[str]:
     kept, times = sum(not record.dropped for record in records), total / tried
     tokens, seconds, cost = (spent.whole(part, times) for part in (spent.tokens, spent.seconds, spent.cost))
-    written = sum(spent.tokens.values())
+    written = round(sum(spent.tokens.values()))
     lines = [
         f"tried: {count(tried)} of {count(total)} questions, {count(written)} tokens in "
         f"{duration(sum(spent.seconds.values()))}; {count(kept)} of {count(len(records))} records kept",

@@ -99,11 +99,13 @@ def made_from(parts: Parts, wanted: DataFreeConfig) -> list[Any]:
 def write_data(parts: Parts, wanted: DataFreeConfig, *, progress: Progress) -> dict[str, Any]:
     """The stage: all of it, and what a report says of it."""
     writer = writer_of(parts, wanted)
+    licence = licence_of(parts.recipe.teacher.model)
     about = {
         "teacher": {
             "name": writer.name,
             "fingerprint": writer.fingerprint,
-            **licence_of(parts.recipe.teacher.model),
+            **licence,
+            "says": said_of_licence(licence),
         },
         "synthesis": wanted.model_dump(mode="json"),
         "questions": number_of(wanted),
@@ -123,4 +125,4 @@ def said_of(made: Written) -> list[str]:
     lines = [f"{card['documents']:,} kept of {len(made.records):,}; {card['tokens']:,} tokens written{cost}"]
     if card["dropped"]:
         lines.append(f"dropped: {said_of_reasons(card['dropped'])}")
-    return [*lines, f"the teacher's licence: {said_of_licence(card['teacher'])}"]
+    return [*lines, f"the teacher's licence: {card['teacher']['says']}"]
