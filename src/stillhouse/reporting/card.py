@@ -13,7 +13,6 @@ from stillhouse.reporting import formatting
 from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.html import write_whole
-from stillhouse.reporting.lineage import lineage_facts
 from stillhouse.reporting.verdicts import (
     OTHERS,
     SHORT_TITLES,
@@ -246,7 +245,7 @@ def _layers_section(layers: Mapping[str, Any] | None) -> str:
 
 def _data_section(data: Mapping[str, Any]) -> str:
     lines = [
-        line for line in (_synthesised_line(data), *_lineage_lines(data), _train_line(data), _learnt_line(data), _labels_line(data)) if line
+        line for line in (_synthesised_line(data), _train_line(data), _learnt_line(data), _labels_line(data)) if line
     ]
     return "## Data\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
 
@@ -259,12 +258,6 @@ def _synthesised_line(data: Mapping[str, Any]) -> str:
     dropped: Mapping[str, int] = synthesised.get("dropped") or {}
     reasons = ", ".join(f"{_words(reason)} {formatting.count(number)}" for reason, number in dropped.items())
     return f"The teacher wrote the text itself: {amounts} kept" + (f"; dropped: {reasons}." if reasons else ".")
-
-
-def _lineage_lines(data: Mapping[str, Any]) -> list[str]:
-    """Where what the teacher wrote comes from."""
-    card = (data.get("synthesised") or {}).get("card") or {}
-    return [f"{escaped(title)}: {escaped(text)}" for title, text in lineage_facts(card)]
 
 
 def _train_line(data: Mapping[str, Any]) -> str:

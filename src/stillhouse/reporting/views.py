@@ -10,7 +10,6 @@ from stillhouse.reporting import formatting
 from stillhouse.reporting.advice import Advice, advise
 from stillhouse.reporting.charts import CurvePanel, DotPanel, LayerCell, curve_panels, dot_panel, layer_strip, ranges
 from stillhouse.reporting.figures import Figure, headline_figures
-from stillhouse.reporting.lineage import lineage_facts
 from stillhouse.reporting.verdicts import (
     ANSWERS,
     OTHERS,
@@ -428,7 +427,6 @@ def data_facts(data: Mapping[str, Any], result: EvaluationResult) -> list[Facts]
     """What was synthesised, trained on, held out and stored."""
     groups = [
         Facts("Synthesised by the teacher", _synthesised_facts(data.get("synthesised") or {})),
-        Facts("Where it comes from", lineage_facts((data.get("synthesised") or {}).get("card") or {})),
         Facts("Trained on", _counted(data, {"train_documents": "documents", "train_tokens": "tokens"})),
         Facts("What learnt", _learnt_facts(data.get("adapter") or {})),
         Facts("Held out", _held_out_facts(result)),
