@@ -24,7 +24,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "distill": Verb("report", "run a recipe from beginning to end"),
-    "synthesize": Verb("synthesize", "let the teacher write the training text"),
+    "synthesize": Verb("synthesize", "let the teacher write the data"),
     "label": Verb("label", "run the teacher over the data once and store what it says"),
     "train": Verb("train", "make the student and train it"),
     "evaluate": Verb("evaluate", "measure teacher, student and controls on held-out text"),
@@ -87,6 +87,8 @@ def _run(chosen: argparse.Namespace) -> int:
         case "tokenizers":
             command = importlib.import_module("stillhouse.commands.tokenizers")
             return int(command.show(chosen.teacher, chosen.student))
+        case "synthesize" if chosen.dry_run:
+            importlib.import_module("stillhouse.commands.dry_run").dry_run(chosen.recipe, chosen.overrides)
         case _:
             command = importlib.import_module("stillhouse.commands.run")
             command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until)
@@ -105,9 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"stillhouse {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, verb in VERBS.items():
-        _add_recipe(
-            verbs.add_parser(name, help=verb.summary, description=verb.summary.capitalize() + ".", epilog=EPILOG)
-        )
+        added = verbs.add_parser(name, help=verb.summary, description=verb.summary.capitalize() + ".", epilog=EPILOG)
+        _add_recipe(added)
+        if name == "synthesize":
+            added.add_argument(
+                "--dry-run", action="store_true", help="show five examples and what the whole would take; keep nothing"
+            )
     summary = "show what a student would learn of the data, token by token; loads no model"
     inspected = verbs.add_parser("inspect", help=summary, description=summary.capitalize() + ".")
     _add_recipe(inspected)

@@ -17,6 +17,7 @@ from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts, plain
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
 from stillhouse.commands.sources import ROLLOUTS, check_engine, rollout_log, said_of_answers, told_to
+from stillhouse.commands.synthesis import DataFreeConfig, check_synthesis, made_from, write_data
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import to_yaml
 from stillhouse.core.files import atomic_path, fingerprint, remove
@@ -43,7 +44,7 @@ from stillhouse.students.lora import frozen_hash
 from stillhouse.students.projections import FILE_NAME as PROJECTIONS
 from stillhouse.students.projections import Projections
 from stillhouse.synthesis import filled_templates, rewrite, synthesize, write_answers
-from stillhouse.synthesis.config import HistoryConfig
+from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
 from stillhouse.teachers import LocalTeacher, SelfTeacher, SelfTeacherConfig, StoredTeacher
 from stillhouse.training import train
 from stillhouse.training.replay import ReplayRows
@@ -78,6 +79,7 @@ class Pipeline:
             self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
         check_engine(self.recipe.source, has_adapter=self.recipe.student.lora is not None)
         check_models(self.recipe)
+        check_synthesis(self.recipe)
         self.parts.check_data()
 
     # Stages.
@@ -105,6 +107,8 @@ class Pipeline:
         wanted = self.recipe.synthesis
         if wanted is None:
             return {}
+        if not isinstance(wanted, PromptSynthesisConfig):
+            return self._write_data(wanted)
 
         def work() -> dict[str, Any]:
             outcome = synthesize(
@@ -123,6 +127,16 @@ class Pipeline:
         made_from = [self.parts.teacher_fingerprint, wanted]
         return self._stage(
             "synthesize", "the teacher writes", made_from=made_from, work=work, makes=[self.parts.documents]
+        )
+
+    def _write_data(self, wanted: DataFreeConfig) -> dict[str, Any]:
+        """Data from nothing: conversations, or texts."""
+        return self._stage(
+            "synthesize",
+            "the teacher writes",
+            made_from=made_from(self.parts, wanted),
+            work=lambda: write_data(self.parts, wanted, progress=self.progress),
+            makes=[self.parts.documents],
         )
 
     def _rewrite(self, wanted: HistoryConfig) -> dict[str, Any]:
@@ -522,7 +536,10 @@ class Pipeline:
             "held_out_documents": self.parts.data.num_held_out_documents,
         }
         if "synthesize" in stages:
-            account["synthesised"] = {n: stages["synthesize"][n] for n in ("documents", "tokens", "seconds", "dropped")}
+            done = stages["synthesize"]
+            account["synthesised"] = {n: done[n] for n in ("documents", "tokens", "seconds", "dropped")}
+            if "card" in done:
+                account["synthesised"]["card"] = done["card"]
         if "label" in stages:
             account["labels"] = {
                 name: stages["label"][name] for name in ("signal", "bytes", "bytes_per_token", "seconds")

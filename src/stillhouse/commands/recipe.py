@@ -15,7 +15,7 @@ from stillhouse.data.config import DataConfig, TextDataConfig
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective, objective
 from stillhouse.students.config import CheckpointConfig, StudentConfig
-from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
+from stillhouse.synthesis.config import ConversationSynthesisConfig, HistoryConfig, SynthesisConfig
 from stillhouse.teachers import TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.sources import OfflineConfig, SourceConfig, TeacherSourceConfig
@@ -54,8 +54,8 @@ class Recipe(Config):
     """The folder that this recipe fills."""
     teacher: TeacherConfig
     student: StudentConfig
-    synthesis: PromptSynthesisConfig | None = None
-    """Where it is given, the teacher writes the training text."""
+    synthesis: SynthesisConfig | None = None
+    """Where it is given, the teacher writes the training text, or whole conversations."""
     data: DataConfig = TextDataConfig()
     history: HistoryConfig | None = None
     """Where it is given, the teacher first answers in the conversations to train on, turn by turn; else they stay."""
@@ -95,10 +95,9 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _only_text_is_written_and_stored(self) -> "Recipe":
-        if self.synthesis is not None and self.task != "causal_lm":
-            raise ValueError(
-                f"synthesis writes text for data of kind text, but the kind is {self.data.kind!r}. Leave one out."
-            )
+        written = synthesis_fault(self.synthesis, self.data.kind)
+        if written:
+            raise ValueError(written)
         if self.labels is not None and self.task != "causal_lm":
             raise ValueError(
                 f"labels keep what a language model says about text, but data is of kind {self.data.kind!r}. Leave labels out."
@@ -112,6 +111,8 @@ class Recipe(Config):
                 f"history lets the teacher answer in conversations, but data is of kind {self.data.kind!r}. Leave history "
                 "out, or use data of kind chat."
             )
+        if self.history is not None and self.synthesis is not None:
+            raise ValueError("with synthesis the teacher has answered in its conversations already. Leave history out.")
         if self.history is not None and getattr(self.data, "teacher_context", None) is not None:
             raise ValueError(
                 "history lets the teacher answer as a student does, without data.teacher_context. Leave one of the two out."
@@ -208,6 +209,20 @@ class Recipe(Config):
                 "Leave it out, or say none."
             )
         return self
+
+
+def synthesis_fault(synthesis: SynthesisConfig | None, kind: str) -> str:
+    """Why data of this kind cannot be what is synthesised; empty where it can."""
+    if synthesis is None:
+        return ""
+    needs = "chat" if isinstance(synthesis, ConversationSynthesisConfig) else "text"
+    if kind == needs:
+        return ""
+    what = "conversations" if needs == "chat" else "text"
+    return (
+        f"synthesis of kind {synthesis.kind} writes {what} for data of kind {needs}, but the kind is {kind!r}. Use "
+        f"data: {{kind: {needs}}}, or leave synthesis out."
+    )
 
 
 def _misfit(chosen: AnyObjective, kind: str, task: Task) -> str:

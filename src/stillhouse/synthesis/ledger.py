@@ -1,5 +1,6 @@
 """What was asked for and what came: nothing is asked, or paid for, twice."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +24,12 @@ class Ledger:
         self.tokens = self.prompt_tokens = 0
         self.cost = 0.0
         """In the currency of the writer's prices, as tokens of all replies by now."""
+        self.seconds = 0.0
+        """For which the writer was waited for, kills and starts left out."""
+        self._since = time.monotonic()
         for line in read_lines(file):
             self._count(line["key"], _reply(line))
+            self.seconds += line.get("seconds", 0.0)
 
     def ask(self, requests: Sequence[Request], *, title: str = "the teacher writes") -> list[Reply]:
         """The replies, in the order of the requests.
@@ -34,6 +39,7 @@ class Ledger:
         """
         missing = len({request.key for request in requests} - self._replies.keys())
         if missing:
+            self._since = time.monotonic()
             with working(self.progress, title, missing, "texts"):
                 for request, reply in self.writer.write(requests, self._replies.keys()):
                     self._keep(request, reply)
@@ -43,8 +49,18 @@ class Ledger:
         if request.key in self._replies:
             return
         self._count(request.key, reply)
-        append_line(self.file, {"key": request.key, **asdict(reply)})
-        self.progress.advance(1, note=f"{self.tokens:,} tokens")
+        now = time.monotonic()
+        seconds, self._since = round(now - self._since, 3), now
+        self.seconds += seconds
+        append_line(self.file, {"key": request.key, **asdict(reply), "seconds": seconds})
+        self.progress.advance(1, note=self._so_far)
+
+    @property
+    def _so_far(self) -> str:
+        """What was written, how fast, and what it cost."""
+        speed = f", {self.tokens / self.seconds:,.0f}/s" if self.seconds else ""
+        cost = f", cost {self.cost:,.4f}" if self.cost else ""
+        return f"{self.tokens:,} tokens{speed}{cost}"
 
     @property
     def replies(self) -> int:
@@ -59,6 +75,6 @@ class Ledger:
 
 
 def _reply(line: dict[str, Any]) -> Reply:
-    values = {name: value for name, value in line.items() if name != "key"}
+    values = {name: value for name, value in line.items() if name not in ("key", "seconds")}
     tops = tuple(tuple((token, logprob) for token, logprob in place) for place in values.pop("top_logprobs"))
     return Reply(**values, top_logprobs=tops)
