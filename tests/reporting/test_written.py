@@ -91,7 +91,7 @@ def test_without_a_card_there_is_no_section(inputs):
     for nothing in (None, {}):
         page = page_of(inputs, nothing)
         assert 'id="written"' not in page
-        assert "#written" not in page
+        assert 'href="#written"' not in page
     assert "How the data was written" not in model_card(inputs, None)
 
 
