@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from stillhouse.core.plugins import plugins
+
 INTERRUPTED = 130
 """What shells expect of a program that Ctrl-C ended."""
 
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parse(arguments)
     try:
         _set_up_libraries()
-        return _run(chosen)
+        with plugins(allowed=getattr(chosen, "allow_plugins", False)):
+            return _run(chosen)
     except KeyboardInterrupt:
         print("\nstopped. The same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
@@ -150,6 +153,11 @@ def _add_chat(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file; see recipes/")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="such as training.epochs=2 or run=runs/mine")
+    parser.add_argument(
+        "--allow-plugins",
+        action="store_true",
+        help="let the recipe run code: functions of yours that it names, and unit tests of what a model wrote",
+    )
 
 
 def _set_up_libraries() -> None:

@@ -3,7 +3,14 @@
 from stillhouse.reporting.adapter_card import write_adapter_card
 from stillhouse.reporting.card import write_card
 from stillhouse.reporting.html import write_report
-from stillhouse.reporting.terminal import LiveProgress, PlainProgress, headline, results_table, terminal_progress
+from stillhouse.reporting.terminal import (
+    LiveProgress,
+    PlainProgress,
+    headline,
+    results_table,
+    terminal_progress,
+    written_summary,
+)
 
 __all__ = [
     "LiveProgress",
@@ -14,4 +21,5 @@ __all__ = [
     "write_adapter_card",
     "write_card",
     "write_report",
+    "written_summary",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from stillhouse.core.results import EvaluationResult
 from stillhouse.reporting.contexts import context_view
 from stillhouse.reporting.views import report_view
+from stillhouse.reporting.written import written_view
 
 
 def write_report(
@@ -24,8 +25,9 @@ def write_report(
 ) -> None:
     """Write the report of one run to `path`, whole or not at all.
 
-    `curves` maps an arm, such as `student` or `control_hard_labels`, to its metrics lines. Sections for which nothing
-    was given are left out. Whatever a model wrote is shown as text and can neither run nor fetch anything.
+    `curves` maps an arm, such as `student` or `control_hard_labels`, to its metrics lines. Under `written`, `data` may hold
+    what `data/card.json` says of text that a teacher wrote. Sections for which nothing was given are left out. Whatever a model
+    wrote is shown as text and can neither run nor fetch anything.
     """
     page = render_report(
         title=title, result=result, curves=curves, recipe_yaml=recipe_yaml, layers=layers, data=data, stages=stages
@@ -58,7 +60,8 @@ def render_report(
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = typeset
-    return environment.get_template("report.html.jinja").render(report=view, context=context_view(result))
+    template = environment.get_template("report.html.jinja")
+    return template.render(report=view, context=context_view(result), written=written_view(data.get("written")))
 
 
 def typeset(text: str) -> str:

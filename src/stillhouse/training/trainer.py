@@ -33,7 +33,7 @@ from stillhouse.students.projections import Projections
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.order import ByLength
 from stillhouse.training.terms import UNITS, AnyTerm, Paces, Scheduled, scheduled, unit_counts, unit_of
-from stillhouse.training.watch import Watch
+from stillhouse.training.watch import Inspector, Watch
 
 LogLine = Callable[[Mapping[str, float]], None]
 
@@ -122,6 +122,7 @@ class DistillationTrainer(Trainer):
         common: CommonOutcomes | None = None,
         log_line: LogLine | None = None,
         watch: Watch | None = None,
+        inspect: Inspector | None = None,
         **kwargs: Any,
     ) -> None:
         self.projections = projections or NO_PROJECTIONS
@@ -132,7 +133,7 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.terms, self.teacher, self.vocab_size, self.pooling = scheduled(terms), teacher, vocab_size, pooling
         self.common = None if common is None else common.to(self.args.device)
-        self.log_line, self.watch = log_line, watch
+        self.log_line, self.watch, self.inspect = log_line, watch, inspect
         self._sums = torch.zeros(len(self.terms) + len(UNITS), dtype=torch.float64)  # since the last log
 
     def terms_now(self) -> list[AnyTerm]:
@@ -246,8 +247,15 @@ class DistillationTrainer(Trainer):
             if self.log_line is not None and self.is_world_process_zero():
                 line = {"step": self.state.global_step, "tokens": self._tokens(sums[len(self.terms) :])}
                 watched = {} if self.watch is None else self.watch.numbers()
-                self.log_line({**line, **means, **self._numbers(), **watched, **rates})
+                self.log_line({**line, **means, **self._numbers(), **watched, **self.inspected(), **rates})
             self._move_on(list(means.values()))
+
+    def inspected(self) -> Mapping[str, float]:
+        """What whoever looks at the student finds now."""
+        if self.inspect is None:
+            return {}
+        pupil: Any = self.model
+        return self.inspect(unwrapped(pupil), step=self.state.global_step, steps=self.state.max_steps)
 
     def _means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
         terms = [scheduled_term.term for scheduled_term in self.terms]
@@ -336,12 +344,14 @@ def train(
     common: CommonOutcomes | None = None,
     log_line: LogLine | None = None,
     watch: Watch | None = None,
+    inspect: Inspector | None = None,
     progress: Progress = SILENT,
     title: str = "the student learns",
 ) -> PreTrainedModel:
     """Train `student` (and its `projections`, where there are any) in place and return it. Started again after a kill, it
     goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit. Objectives
-    across tokenizers need what both vocabularies have in `common`. What a `watch` counts is logged beside the terms.
+    across tokenizers need what both vocabularies have in `common`. What a `watch` counts is logged beside the terms,
+    and so is what whoever may `inspect` the student finds, before the first step too.
     """
     trainer = DistillationTrainer(
         model=student,
@@ -356,8 +366,10 @@ def train(
         common=common,
         log_line=log_line,
         watch=watch,
+        inspect=inspect,
         callbacks=[TellEpoch(rows), _Steps(progress, title)],
     )
+    trainer.add_callback(_AtFirst(trainer))
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
@@ -406,6 +418,18 @@ def _is_whole(checkpoint: Path) -> bool:
     except (OSError, json.JSONDecodeError):
         return False
     return True
+
+
+class _AtFirst(TrainerCallback):
+    """Logs what is found of the student before it has learnt anything."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0 and self.trainer.log_line is not None and state.is_world_process_zero:
+            if found := self.trainer.inspected():
+                self.trainer.log_line({"step": 0, "tokens": 0.0, **found})
 
 
 class _Steps(TrainerCallback):
