@@ -88,9 +88,7 @@ def test_the_best_of_n_stays_within_its_kl_bound(n, ties):
     scores = {"w": 0, "x": 1, "y": 1 if ties else 2, "z": 3}
     choice, best = BestOfN(worth(scores)), Counter()
     for drawn in itertools.product(probs, repeat=n):
-        best[kept(choice(answers(*drawn)))[0]] = best[kept(choice(answers(*drawn)))[0]] + math.prod(
-            probs[answer] for answer in drawn
-        )
+        best[kept(choice(answers(*drawn)))[0]] += math.prod(probs[answer] for answer in drawn)
     assert sum(best.values()) == pytest.approx(1)
     kl = sum(prob * math.log(prob / probs[answer]) for answer, prob in best.items())
     assert -1e-12 <= kl <= kl_bound(n) + 1e-12
@@ -112,7 +110,13 @@ def test_one_answer_is_no_choice():
 @pytest.mark.parametrize("shift", [-7.0, 1000.0])
 @pytest.mark.parametrize(
     "choice",
-    [BestOfN, Pairs, lambda reward: Pairs(reward, "worst", 0.5), lambda reward: Threshold(reward, best_share=0.5), Weights],
+    [
+        BestOfN,
+        Pairs,
+        lambda reward: Pairs(reward, "worst", 0.5),
+        lambda reward: Threshold(reward, best_share=0.5),
+        Weights,
+    ],
 )
 def test_adding_to_all_rewards_chooses_the_same(choice, shift):
     random = Random(0)
@@ -277,7 +281,16 @@ def test_a_length_reward_is_found_out():
     report = config(kind="best_of_n", reward={"kind": "length", "better": "longer"}).build()(records).report
     assert report["length_correlation"] == pytest.approx(1.0) and report["length_correlation_low"] > 0.99
     assert report["mean_length_after"] > 1.3 * report["mean_length_before"]
-    assert set(report) >= {"kind", "mean_before", "mean_after", "length_correlation", "n", "kl_bound", "kept", "unscored"}
+    assert set(report) >= {
+        "kind",
+        "mean_before",
+        "mean_after",
+        "length_correlation",
+        "n",
+        "kl_bound",
+        "kept",
+        "unscored",
+    }
 
 
 # What is refused.

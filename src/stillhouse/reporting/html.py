@@ -8,6 +8,7 @@ from typing import Any
 
 from stillhouse.core.results import EvaluationResult
 from stillhouse.reporting.contexts import context_view
+from stillhouse.reporting.rewards import reward_view, without_looks
 from stillhouse.reporting.views import report_view
 
 
@@ -45,7 +46,13 @@ def render_report(
 ) -> str:
     """The report as one string of HTML."""
     view = report_view(
-        title=title, result=result, curves=curves, recipe_yaml=recipe_yaml, layers=layers, data=data, stages=stages
+        title=title,
+        result=result,
+        curves=without_looks(curves),
+        recipe_yaml=recipe_yaml,
+        layers=layers,
+        data=data,
+        stages=stages,
     )
     # jinja2 is imported here so that the terminal's half of this package stays quick to import.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -58,7 +65,9 @@ def render_report(
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = typeset
-    return environment.get_template("report.html.jinja").render(report=view, context=context_view(result))
+    reward = reward_view(data.get("reward") or {}, curves.get("student", ()))
+    template = environment.get_template("report.html.jinja")
+    return template.render(report=view, context=context_view(result), reward=reward)
 
 
 def typeset(text: str) -> str:

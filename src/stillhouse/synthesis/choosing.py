@@ -15,7 +15,7 @@ from stillhouse.synthesis.checkers import Check, CheckConfig, Read, result_of
 from stillhouse.synthesis.judge import grouped
 from stillhouse.synthesis.length_bias import correlation_over_all, correlation_within
 from stillhouse.synthesis.records import Record
-from stillhouse.synthesis.rewards import NO_TOOLS, RewardConfig, Scoring, Tools
+from stillhouse.synthesis.rewards import NO_TOOLS, RewardConfig, Scoring, Tools, check_reward
 
 UNSCORED = "no score"
 NOT_CHOSEN = "reward too low"
@@ -447,3 +447,15 @@ ChoiceConfig = Annotated[
     Field(discriminator="kind"),
 ]
 """A recipe's `synthesis.choose`."""
+
+
+def check_choice(config: Any) -> None:
+    """Find what is wrong with a choice before any model is loaded.
+
+    Raises:
+        StillhouseError: as `check_reward`, or if a checker needs code that may not run.
+    """
+    if isinstance(config, RejectionConfig):
+        config.check.build()
+    elif not isinstance(config, AgreementConfig):
+        check_reward(config.reward, key="synthesis.choose.reward")
