@@ -25,6 +25,7 @@ from stillhouse.synthesis.choosing import (
     Threshold,
     Weights,
     kl_bound,
+    pairs_kept,
     reward_weights,
 )
 from stillhouse.synthesis.length_bias import correlation_over_all, correlation_within
@@ -194,6 +195,14 @@ def test_pairs_hold_the_best_and_the_worst():
     assert kept(found) == ["bb"] and reasons(found) == {TIE: 1, ALONE: 1}
     counts = {name: found.report[name] for name in ("pairs", "ties", "alone", "mean_margin", "chosen_longer")}
     assert counts == {"pairs": 1, "ties": 1, "alone": 1, "mean_margin": 2.0, "chosen_longer": 1.0}
+
+
+def test_a_pair_goes_with_its_better_answer():
+    records = [*answers("a", "bb"), *answers("a", "ccc", question="!")]
+    found = Pairs(worth(SCORES), "worst")(records)
+    filtered = [found.records[0].drop("short"), *found.records[1:]]
+    assert [pair["chosen"] for pair in pairs_kept(found.pairs, filtered)] == ["ccc"]
+    assert pairs_kept(found.pairs, found.records) == found.pairs
 
 
 def test_a_random_other_is_any_other_and_the_same_again():

@@ -97,8 +97,10 @@ def _length(reward: Mapping[str, Any]) -> str:
     if "length_correlation" not in reward:
         return text
     within = _interval(reward, "length_correlation")
-    text += " Among answers to one question, reward and length have a rank correlation of "
-    text += f"{formatting.interval_text(within, '')}; over all answers {formatting.interval_text(_interval(reward, 'length_correlation_all'), '')}."
+    own, mixed = (formatting.interval_text(_interval(reward, f"length_correlation{name}"), "") for name in ("", "_all"))
+    text += (
+        f" Among answers to one question, reward and length have a rank correlation of {own}; over all answers {mixed}."
+    )
     if abs(within.value) >= NOTABLE and within.low * within.high > 0:
         taste = "long" if within.value > 0 else "short"
         text += f" This reward likes {taste} answers: see whether these are better before you believe it."

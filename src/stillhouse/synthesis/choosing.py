@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from statistics import fmean
@@ -351,6 +351,16 @@ class Pairs:
         if self.worse == "worst":
             return min(others, key=found.score)
         return Random(f"{self.seed}, question {number}").choice(others)
+
+
+def pairs_kept(pairs: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> list[Mapping[str, Any]]:
+    """Those pairs whose better answer nothing has dropped since."""
+    kept = {(_said(record.messages[:-1]), record.answer) for record in records if not record.dropped}
+    return [pair for pair in pairs if (_said(pair["messages"]), pair["chosen"]) in kept]
+
+
+def _said(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    return tuple((message["role"], message["content"]) for message in messages)
 
 
 def preference(better: Record, worse: Record, *, name: str) -> dict[str, Any]:
