@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from stillhouse.core.errors import StillhouseError
 from stillhouse.data.chat_forms import conversation
 from stillhouse.synthesis.choosing import (
     ALONE,
@@ -24,6 +25,7 @@ from stillhouse.synthesis.choosing import (
     Rejection,
     Threshold,
     Weights,
+    check_choice,
     kl_bound,
     pairs_kept,
     reward_weights,
@@ -318,3 +320,25 @@ def test_a_length_reward_is_found_out():
 def test_a_choice_that_cannot_be_is_refused(values, fault):
     with pytest.raises(ValidationError, match=fault):
         config(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"kind": "best_of_n", "reward": {"kind": "model", "model": "no/such/folder/at/all"}}, "no/such/folder"),
+        (
+            {"kind": "pairs", "reward": {"kind": "function", "function": "a:b"}},
+            "synthesis.choose.reward.function is 'a:b'",
+        ),
+        ({"kind": "rejection", "check": {"kind": "unit_tests"}}, "--allow-plugins"),
+    ],
+)
+def test_what_cannot_be_had_is_said_before_a_model_is_loaded(values, fault):
+    with pytest.raises(StillhouseError, match=fault):
+        check_choice(config(**values))
+
+
+def test_what_can_be_had_is_not_refused():
+    check_choice(config(kind="agreement"))
+    check_choice(config(kind="weights", reward={"kind": "length"}))
+    check_choice(config(kind="rejection", check={"kind": "exact"}))
