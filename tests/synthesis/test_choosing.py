@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from stillhouse.core.errors import StillhouseError
 from stillhouse.data.chat_forms import conversation
 from stillhouse.synthesis.choosing import (
     ALONE,
@@ -24,7 +25,9 @@ from stillhouse.synthesis.choosing import (
     Rejection,
     Threshold,
     Weights,
+    check_choice,
     kl_bound,
+    pairs_kept,
     reward_weights,
 )
 from stillhouse.synthesis.length_bias import correlation_over_all, correlation_within
@@ -88,9 +91,7 @@ def test_the_best_of_n_stays_within_its_kl_bound(n, ties):
     scores = {"w": 0, "x": 1, "y": 1 if ties else 2, "z": 3}
     choice, best = BestOfN(worth(scores)), Counter()
     for drawn in itertools.product(probs, repeat=n):
-        best[kept(choice(answers(*drawn)))[0]] = best[kept(choice(answers(*drawn)))[0]] + math.prod(
-            probs[answer] for answer in drawn
-        )
+        best[kept(choice(answers(*drawn)))[0]] += math.prod(probs[answer] for answer in drawn)
     assert sum(best.values()) == pytest.approx(1)
     kl = sum(prob * math.log(prob / probs[answer]) for answer, prob in best.items())
     assert -1e-12 <= kl <= kl_bound(n) + 1e-12
@@ -112,7 +113,13 @@ def test_one_answer_is_no_choice():
 @pytest.mark.parametrize("shift", [-7.0, 1000.0])
 @pytest.mark.parametrize(
     "choice",
-    [BestOfN, Pairs, lambda reward: Pairs(reward, "worst", 0.5), lambda reward: Threshold(reward, best_share=0.5), Weights],
+    [
+        BestOfN,
+        Pairs,
+        lambda reward: Pairs(reward, "worst", 0.5),
+        lambda reward: Threshold(reward, best_share=0.5),
+        Weights,
+    ],
 )
 def test_adding_to_all_rewards_chooses_the_same(choice, shift):
     random = Random(0)
@@ -190,6 +197,14 @@ def test_pairs_hold_the_best_and_the_worst():
     assert kept(found) == ["bb"] and reasons(found) == {TIE: 1, ALONE: 1}
     counts = {name: found.report[name] for name in ("pairs", "ties", "alone", "mean_margin", "chosen_longer")}
     assert counts == {"pairs": 1, "ties": 1, "alone": 1, "mean_margin": 2.0, "chosen_longer": 1.0}
+
+
+def test_a_pair_goes_with_its_better_answer():
+    records = [*answers("a", "bb"), *answers("a", "ccc", question="!")]
+    found = Pairs(worth(SCORES), "worst")(records)
+    filtered = [found.records[0].drop("short"), *found.records[1:]]
+    assert [pair["chosen"] for pair in pairs_kept(found.pairs, filtered)] == ["ccc"]
+    assert pairs_kept(found.pairs, found.records) == found.pairs
 
 
 def test_a_random_other_is_any_other_and_the_same_again():
@@ -277,7 +292,16 @@ def test_a_length_reward_is_found_out():
     report = config(kind="best_of_n", reward={"kind": "length", "better": "longer"}).build()(records).report
     assert report["length_correlation"] == pytest.approx(1.0) and report["length_correlation_low"] > 0.99
     assert report["mean_length_after"] > 1.3 * report["mean_length_before"]
-    assert set(report) >= {"kind", "mean_before", "mean_after", "length_correlation", "n", "kl_bound", "kept", "unscored"}
+    assert set(report) >= {
+        "kind",
+        "mean_before",
+        "mean_after",
+        "length_correlation",
+        "n",
+        "kl_bound",
+        "kept",
+        "unscored",
+    }
 
 
 # What is refused.
@@ -296,3 +320,25 @@ def test_a_length_reward_is_found_out():
 def test_a_choice_that_cannot_be_is_refused(values, fault):
     with pytest.raises(ValidationError, match=fault):
         config(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"kind": "best_of_n", "reward": {"kind": "model", "model": "no/such/folder/at/all"}}, "no/such/folder"),
+        (
+            {"kind": "pairs", "reward": {"kind": "function", "function": "a:b"}},
+            "synthesis.choose.reward.function is 'a:b'",
+        ),
+        ({"kind": "rejection", "check": {"kind": "unit_tests"}}, "--allow-plugins"),
+    ],
+)
+def test_what_cannot_be_had_is_said_before_a_model_is_loaded(values, fault):
+    with pytest.raises(StillhouseError, match=fault):
+        check_choice(config(**values))
+
+
+def test_what_can_be_had_is_not_refused():
+    check_choice(config(kind="agreement"))
+    check_choice(config(kind="weights", reward={"kind": "length"}))
+    check_choice(config(kind="rejection", check={"kind": "exact"}))

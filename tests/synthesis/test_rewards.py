@@ -66,7 +66,7 @@ def test_an_answers_logprob_is_the_sum_over_its_tokens(build_model):
     found = answer_logprobs(model, rows, batch_size=2)
     for row, value in zip(rows, found, strict=True):
         ids = torch.tensor([[*row.prompt, *row.answer]])
-        logprobs = model(ids).logits[0].log_softmax(-1)
+        logprobs = model(ids).logits[0].detach().log_softmax(-1)
         places = range(len(row.prompt), ids.shape[1])
         assert value == pytest.approx(sum(float(logprobs[at - 1, ids[0, at]]) for at in places), abs=1e-4)
 
@@ -85,7 +85,9 @@ def test_no_more_logits_than_a_chunk_are_multiplied_out(build_model, monkeypatch
 
 def test_the_next_token_has_the_models_own_distribution(build_model):
     model, ids = build_model(), [3, 4, 5]
-    torch.testing.assert_close(next_logprobs(model, ids), model(torch.tensor([ids])).logits[0, -1].log_softmax(-1))
+    torch.testing.assert_close(
+        next_logprobs(model, ids), model(torch.tensor([ids])).logits[0, -1].detach().log_softmax(-1)
+    )
 
 
 # The implicit reward.
@@ -107,7 +109,7 @@ def test_the_implicit_reward_is_betas_share_of_the_log_ratio(pair, tokenizer):
         ids, start = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (whole, prompt))
         sums = []
         for one in pair:
-            logprobs = one.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            logprobs = one.model(torch.tensor([ids])).logits[0].detach().log_softmax(-1)
             sums.append(sum(float(logprobs[at - 1, ids[at]]) for at in range(len(start), len(ids))))
         assert value == pytest.approx(0.3 * (sums[0] - sums[1]), abs=1e-4)
 
@@ -153,7 +155,7 @@ def test_a_reward_model_scores_conversations_as_it_does_one_by_one(decoder_rewar
     for record, value in zip(RECORDS, found, strict=True):
         text = tokenizer.apply_chat_template(list(record.messages), tokenize=False)
         ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
-        assert value == pytest.approx(float(model(ids).logits[0, 0]), abs=1e-4)
+        assert value == pytest.approx(float(model(ids).logits[0, 0].detach()), abs=1e-4)
     assert len(set(found)) == 4
 
 
@@ -163,7 +165,7 @@ def test_an_encoder_reads_question_and_answer_as_a_pair(build_encoder, bert_toke
     assert reward.form == "plain"
     for record, value in zip(RECORDS, reward(RECORDS), strict=True):
         alone = bert_tokenizer(record.question, record.answer, return_tensors="pt")
-        assert value == pytest.approx(float(model(**alone).logits[0, 0]), abs=1e-4)
+        assert value == pytest.approx(float(model(**alone).logits[0, 0].detach()), abs=1e-4)
 
 
 @pytest.mark.parametrize("side", ["decoder", "encoder"])
@@ -206,7 +208,7 @@ class Counting:
         return [math.nan if "robot" in one.answer else len(one.answer) + len(records) / 100 for one in records]
 
 
-@pytest.mark.parametrize("most", [0, 2, 4])
+@pytest.mark.parametrize("most", [0, 2])
 def test_no_answer_is_scored_twice_and_a_kill_changes_nothing(tmp_path, monkeypatch, most):
     monkeypatch.setattr(reward_models, "CHUNK_RECORDS", 2)
     records = [*RECORDS, RECORDS[0]]
@@ -220,7 +222,7 @@ def test_no_answer_is_scored_twice_and_a_kill_changes_nothing(tmp_path, monkeypa
     assert last.seen == 0 and len(read_lines(tmp_path / "scores.jsonl")) == 4
     other = Counting()
     Remembered(other, tmp_path / "scores.jsonl", "1")(records)
-    assert other.seen == 5, "another reward's scores are not its own"
+    assert other.seen == 4, "another reward's scores are not its own"
 
 
 # Judges.
@@ -245,7 +247,13 @@ def test_a_rating_is_read_strictly(text, rating):
 
 @pytest.mark.parametrize(
     ("text", "better"),
-    [("So.\nBetter: A", "A"), ("better: **b**", "B"), ("Better: tie.", "tie"), ("Better: A\nBetter: B", None), ("A", None)],
+    [
+        ("So.\nBetter: A", "A"),
+        ("better: **b**", "B"),
+        ("Better: tie.", "tie"),
+        ("Better: A\nBetter: B", None),
+        ("A", None),
+    ],
 )
 def test_a_comparison_is_read_strictly(text, better):
     assert read_better(text) == better
@@ -262,7 +270,9 @@ def test_a_judge_without_a_rating_is_counted():
 
 def test_what_an_answer_holds_in_braces_stays():
     script = Scripted(lambda text: "Rating: 4" if "{highest} {answer} {x}" in text else "hm")
-    assert RatingJudge(script, lowest=1, highest=10, sampling=GREEDY)([answered("?", "{highest} {answer} {x}")]) == [4.0]
+    assert RatingJudge(script, lowest=1, highest=10, sampling=GREEDY)([answered("?", "{highest} {answer} {x}")]) == [
+        4.0
+    ]
 
 
 def test_both_orders_undo_a_judge_that_favours_a_place():
@@ -299,7 +309,7 @@ def test_the_odds_of_yes_are_those_of_the_next_token(yes_writer):
     yes, space, no = (yes_writer.tokenizer.convert_tokens_to_ids(word) for word in ("Yes", " yes", "no"))
     for record, value in zip(RECORDS, found, strict=False):
         ids = torch.tensor([yes_writer.prompt_ids(judge._request(record))])
-        probs = yes_writer.model(ids).logits[0, -1].softmax(-1)
+        probs = yes_writer.model(ids).logits[0, -1].detach().softmax(-1)
         assert value == pytest.approx(float(((probs[yes] + probs[space]) / probs[no]).log()), abs=1e-4)
 
 
@@ -338,7 +348,7 @@ def test_a_judge_is_asked_once(teacher_folder, tmp_path, monkeypatch):
     first = wanted.build(Tools(folder=tmp_path))
     found = first(RECORDS)
     assert len(read_lines(tmp_path / "judge.jsonl")) == 4
-    monkeypatch.setattr(LocalWriter, "write", None)
+    monkeypatch.setattr(LocalWriter, "write", lambda *_: pytest.fail("asked again"))
     again = wanted.build(Tools(folder=tmp_path))
     assert str(again(RECORDS)) == str(found) and again.counts == first.counts
 

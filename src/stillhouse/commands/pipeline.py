@@ -1,5 +1,6 @@
 """The stages of a distillation, each done once: the composition root of every verb."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts, plain
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
+from stillhouse.commands.reward_watch import reward_watch
 from stillhouse.commands.sources import ROLLOUTS, check_engine, rollout_log, said_of_answers, told_to
 from stillhouse.commands.synthesis import DataFreeConfig, check_synthesis, made_from, write_data
 from stillhouse.core.batch import Batch
@@ -45,6 +47,7 @@ from stillhouse.students.projections import FILE_NAME as PROJECTIONS
 from stillhouse.students.projections import Projections
 from stillhouse.synthesis import filled_templates, rewrite, synthesize, write_answers
 from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
+from stillhouse.synthesis.rewards import check_reward
 from stillhouse.teachers import LocalTeacher, SelfTeacher, SelfTeacherConfig, StoredTeacher
 from stillhouse.training import train
 from stillhouse.training.replay import ReplayRows
@@ -78,6 +81,8 @@ class Pipeline:
         if waits_for_unpacking(self.recipe.teacher.model):
             self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
         check_engine(self.recipe.source, has_adapter=self.recipe.student.lora is not None)
+        if self.recipe.watched_reward is not None:
+            check_reward(self.recipe.watched_reward.reward, key="evaluation.reward.reward")
         check_models(self.recipe)
         check_synthesis(self.recipe)
         self.parts.check_data()
@@ -293,6 +298,9 @@ class Pipeline:
         if arm == "student" and not isinstance(source, OfflineConfig | TeacherSourceConfig):
             most_tokens, watch = source.sampling.max_new_tokens, Watch()
             log_line = alarming(log_line, self.run, self.progress, arm=arm, most_tokens=most_tokens)
+        wanted, inspect = self.recipe.watched_reward, None
+        if arm == "student" and wanted is not None:
+            inspect = reward_watch(wanted, self.parts, self.run, self.progress, checkpoints=checkpoints)
         trained = train(
             student,
             self._rows(arm, student, checkpoints, watch),
@@ -306,6 +314,7 @@ class Pipeline:
             common=self.parts.common,
             log_line=log_line,
             watch=watch,
+            inspect=inspect,
             progress=self.progress,
             title=arm.replace("_", " ") + " learns",
         )
@@ -546,6 +555,8 @@ class Pipeline:
             }
         if "adapter" in stages["train"]:
             account["adapter"] = stages["train"]["adapter"]
+        if (card := self.run.data / "card.json").exists():
+            account["reward"] = json.loads(card.read_text(encoding="utf-8")).get("reward")
         return {**account, "alarms": alarms_of(self.run)}
 
 

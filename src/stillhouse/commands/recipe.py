@@ -16,6 +16,7 @@ from stillhouse.labelling.config import LabelsConfig
 from stillhouse.objectives import AnyObjective, FeatureObjective, SpanObjective, objective
 from stillhouse.students.config import CheckpointConfig, StudentConfig
 from stillhouse.synthesis.config import ConversationSynthesisConfig, HistoryConfig, SynthesisConfig
+from stillhouse.synthesis.rewards import RewardWatchConfig
 from stillhouse.teachers import TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.sources import OfflineConfig, SourceConfig, TeacherSourceConfig
@@ -45,6 +46,9 @@ class EvaluationConfig(Config):
     weights (`from_scratch`), `both`, or `none`. If left out: `hard_labels` where the data has something to learn from."""
     samples: int = Field(default=3, ge=0)
     """Held-out beginnings that every language model continues, for reading."""
+    reward: RewardWatchConfig | None = None
+    """A reward of the student's held-out answers, shown over training beside its agreement with the teacher. If left out:
+    the one by which the training data was chosen, where there is one."""
 
 
 class Recipe(Config):
@@ -92,6 +96,22 @@ class Recipe(Config):
         """Which controls the student is judged beside."""
         default: Control = "none" if HARD_OBJECTIVE[self.task] is None else "hard_labels"
         return self.evaluation.control or default
+
+    @property
+    def watched_reward(self) -> RewardWatchConfig | None:
+        """The reward that is shown over training, if any."""
+        chosen_by = getattr(getattr(self.synthesis, "choose", None), "reward", None)
+        if self.evaluation.reward is not None or chosen_by is None:
+            return self.evaluation.reward
+        return RewardWatchConfig(reward=chosen_by)
+
+    @model_validator(mode="after")
+    def _only_answers_are_rewarded(self) -> "Recipe":
+        if self.evaluation.reward is not None and self.task != "causal_lm":
+            raise ValueError(
+                f"evaluation.reward scores what a language model answers, but data is of kind {self.data.kind!r}. Leave it out."
+            )
+        return self
 
     @model_validator(mode="after")
     def _only_text_is_written_and_stored(self) -> "Recipe":

@@ -8,14 +8,12 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from pydantic import PositiveInt
 from transformers import PreTrainedModel
 
 from stillhouse.commands.alarm_log import sound
 from stillhouse.commands.metrics_log import last_saved_step
 from stillhouse.commands.parts import Parts
 from stillhouse.core.batch import Batch
-from stillhouse.core.config import Config
 from stillhouse.core.files import append_line, json_line, read_lines, write_atomic
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
@@ -30,7 +28,7 @@ from stillhouse.models.isolation import evaluating
 from stillhouse.models.load import LoadedModel
 from stillhouse.models.signals import factored_logits
 from stillhouse.synthesis.records import Record
-from stillhouse.synthesis.rewards import RewardConfig, Scoring, Tools
+from stillhouse.synthesis.rewards import RewardWatchConfig, Scoring, Tools
 from stillhouse.teachers.writer import LocalWriter, Request
 from stillhouse.training.alarms import Inspected, reward_outruns_agreement
 
@@ -40,20 +38,6 @@ LOOKS = 10
 """Times that the student is looked at while it learns, if the recipe does not say how often."""
 CHUNK_TOKENS = 256
 """Positions whose likeliest token is found at once."""
-
-
-class RewardWatchConfig(Config):
-    """Lets the student answer held-out prompts now and then, and shows the reward of its answers beside its agreement with the
-    teacher."""
-
-    reward: RewardConfig
-    """Often the one by which its training data was chosen."""
-    prompts: PositiveInt = 16
-    """Held-out prompts that are answered each time."""
-    every_steps: PositiveInt | None = None
-    """How often; if left out, ten times over the training. The start and the end are always looked at."""
-    max_new_tokens: PositiveInt = 64
-    """Of an answer. The likeliest token is taken each time, so that nothing is left to chance."""
 
 
 @dataclass(frozen=True)

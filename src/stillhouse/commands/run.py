@@ -1,17 +1,19 @@
 """Every verb: run a recipe's stages up to the one that the verb names."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.pipeline import at_work
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.config import load_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
-from stillhouse.reporting import results_table, terminal_progress
+from stillhouse.reporting import results_table, reward_lines, terminal_progress
 
 
 def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
@@ -38,7 +40,16 @@ def _refuse_an_idle_verb(recipe: Recipe, until: str, *, source: str) -> None:
         )
 
 
+def _said_of_reward(folder: RunFolder) -> list[str]:
+    """What a reward did to the data, and how it went in training; nothing where there was none."""
+    card = folder.data / "card.json"
+    reward = json.loads(card.read_text(encoding="utf-8")).get("reward") if card.exists() else None
+    return reward_lines(reward or {}, MetricsLog(folder).curves().get("student", []))
+
+
 def _show(result: EvaluationResult, folder: RunFolder) -> None:
     console = Console()
     console.print(results_table(result))
+    for line in _said_of_reward(folder):
+        console.print(f"\n{line}", highlight=False, markup=False)
     console.print(f"\nreport   {folder.report}\nstudent  {folder.student}", highlight=False)

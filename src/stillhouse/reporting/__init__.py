@@ -3,6 +3,7 @@
 from stillhouse.reporting.adapter_card import write_adapter_card
 from stillhouse.reporting.card import write_card
 from stillhouse.reporting.html import write_report
+from stillhouse.reporting.rewards import reward_lines
 from stillhouse.reporting.terminal import (
     LiveProgress,
     PlainProgress,
@@ -17,6 +18,7 @@ __all__ = [
     "PlainProgress",
     "headline",
     "results_table",
+    "reward_lines",
     "terminal_progress",
     "write_adapter_card",
     "write_card",

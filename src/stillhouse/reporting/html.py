@@ -8,6 +8,7 @@ from typing import Any
 
 from stillhouse.core.results import EvaluationResult
 from stillhouse.reporting.contexts import context_view
+from stillhouse.reporting.rewards import reward_view, without_looks
 from stillhouse.reporting.views import report_view
 from stillhouse.reporting.written import written_view
 
@@ -47,7 +48,13 @@ def render_report(
 ) -> str:
     """The report as one string of HTML."""
     view = report_view(
-        title=title, result=result, curves=curves, recipe_yaml=recipe_yaml, layers=layers, data=data, stages=stages
+        title=title,
+        result=result,
+        curves=without_looks(curves),
+        recipe_yaml=recipe_yaml,
+        layers=layers,
+        data=data,
+        stages=stages,
     )
     # jinja2 is imported here so that the terminal's half of this package stays quick to import.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -60,8 +67,10 @@ def render_report(
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = typeset
+    reward = reward_view(data.get("reward") or {}, curves.get("student", ()))
+    written = written_view(data.get("written"))
     template = environment.get_template("report.html.jinja")
-    return template.render(report=view, context=context_view(result), written=written_view(data.get("written")))
+    return template.render(report=view, context=context_view(result), written=written, reward=reward)
 
 
 def typeset(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from statistics import fmean
@@ -15,7 +15,7 @@ from stillhouse.synthesis.checkers import Check, CheckConfig, Read, result_of
 from stillhouse.synthesis.judge import grouped
 from stillhouse.synthesis.length_bias import correlation_over_all, correlation_within
 from stillhouse.synthesis.records import Record
-from stillhouse.synthesis.rewards import NO_TOOLS, RewardConfig, Scoring, Tools
+from stillhouse.synthesis.rewards import NO_TOOLS, RewardConfig, Scoring, Tools, check_reward
 
 UNSCORED = "no score"
 NOT_CHOSEN = "reward too low"
@@ -353,6 +353,16 @@ class Pairs:
         return Random(f"{self.seed}, question {number}").choice(others)
 
 
+def pairs_kept(pairs: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> list[Mapping[str, Any]]:
+    """Those pairs whose better answer nothing has dropped since."""
+    kept = {(_said(record.messages[:-1]), record.answer) for record in records if not record.dropped}
+    return [pair for pair in pairs if (_said(pair["messages"]), pair["chosen"]) in kept]
+
+
+def _said(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    return tuple((message["role"], message["content"]) for message in messages)
+
+
 def preference(better: Record, worse: Record, *, name: str) -> dict[str, Any]:
     """A row of `preferences.jsonl`."""
     return {
@@ -447,3 +457,15 @@ ChoiceConfig = Annotated[
     Field(discriminator="kind"),
 ]
 """A recipe's `synthesis.choose`."""
+
+
+def check_choice(config: Any) -> None:
+    """Find what is wrong with a choice before any model is loaded.
+
+    Raises:
+        StillhouseError: as `check_reward`, or if a checker needs code that may not run.
+    """
+    if isinstance(config, RejectionConfig):
+        config.check.build()
+    elif not isinstance(config, AgreementConfig):
+        check_reward(config.reward, key="synthesis.choose.reward")

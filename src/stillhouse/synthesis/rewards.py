@@ -15,7 +15,14 @@ from stillhouse.core.files import fingerprint
 from stillhouse.core.plugins import check_function_name, load_function
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.models.generate import Sampling
-from stillhouse.models.load import load_causal_lm, load_model, source_fingerprint
+from stillhouse.models.load import (
+    check_serves,
+    check_weights,
+    load_causal_lm,
+    load_config,
+    load_model,
+    source_fingerprint,
+)
 from stillhouse.synthesis.answers import rouge_l
 from stillhouse.synthesis.judge import PROMPTS, JudgeBy, PairJudge, RatingJudge, YesJudge
 from stillhouse.synthesis.ledger import Ledger
@@ -288,6 +295,34 @@ RewardConfig = Annotated[
     Field(discriminator="kind"),
 ]
 """A recipe's reward."""
+
+
+class RewardWatchConfig(Config):
+    """Lets the student answer held-out prompts now and then, and shows the reward of its answers beside its agreement with the
+    teacher."""
+
+    reward: RewardConfig
+    """Often the one by which its training data was chosen."""
+    prompts: PositiveInt = 16
+    """Held-out prompts that are answered each time."""
+    every_steps: PositiveInt | None = None
+    """How often; if left out, ten times over the training. The start and the end are always looked at."""
+    max_new_tokens: PositiveInt = 64
+    """Of an answer. The likeliest token is taken each time, so that nothing is left to chance."""
+
+
+def check_reward(config: Any, *, key: str) -> None:
+    """Find what is wrong with a reward before any model is loaded.
+
+    Raises:
+        StillhouseError: if a model is not there or is no reward model, or a function may not run.
+    """
+    for source in config.sources:
+        check_weights(source)
+    if isinstance(config, ModelRewardConfig):
+        check_serves(load_config(config.model), "regression", source=config.model)
+    if isinstance(config, FunctionRewardConfig):
+        load_function(config.function, key=f"{key}.function")
 
 
 def made_from(config: Any) -> list[Any]:

@@ -148,8 +148,8 @@ class Inspected:
 
 
 def reward_outruns_agreement(before: Sequence[Inspected], now: Inspected) -> str | None:
-    """The reward of the student's answers has risen since some earlier step, and its agreement with the teacher has fallen, each
-    by more than chance: the reward is being learnt, and not the teacher. Either alone is no fault.
+    """The reward of the student's answers has risen since some earlier step, and its agreement with the teacher has fallen,
+    each by more than chance: the reward is being learnt, and not the teacher. Either alone is no fault.
     """
     for then in before:
         rise, fall = _moved(then.rewards, now.rewards), _moved(now.agreements, then.agreements)

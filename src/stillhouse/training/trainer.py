@@ -427,9 +427,9 @@ class _AtFirst(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 0 and self.trainer.log_line is not None and state.is_world_process_zero:
-            if found := self.trainer.inspected():
-                self.trainer.log_line({"step": 0, "tokens": 0.0, **found})
+        log_line = self.trainer.log_line if state.is_world_process_zero else None
+        if state.global_step == 0 and log_line is not None and (found := self.trainer.inspected()):
+            log_line({"step": 0, "tokens": 0.0, **found})
 
 
 class _Steps(TrainerCallback):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from transformers import PreTrainedModel
@@ -15,12 +15,13 @@ COMPARED_TOKENS = 64
 """Of a micro-batch, evenly spread: more would cost a few per cent of the step, and a window of steps has enough."""
 
 
+@runtime_checkable
 class Inspector(Protocol):
     """Looks at the student now and then while it learns, and leaves it as it was."""
 
     def __call__(self, student: PreTrainedModel, *, step: int, steps: int) -> Mapping[str, float]:
-        """What it found after so many steps of all, by what `metrics.jsonl` calls it; nothing where it is not time to look. Step
-        0 is before the first.
+        """What it found after so many steps of all, by what `metrics.jsonl` calls it; nothing where it is not time to look.
+        Step 0 is before the first.
         """
 
 
