@@ -113,8 +113,8 @@ def test_questions_are_cleaned_before_they_are_answered_and_what_is_dropped_stay
         "good too",
     ]
     assert [row["dropped"] for row in read_lines(tmp_path / "data" / "dropped.jsonl")] == ["keywords: bad (here)"]
-    assert made.card["dropped"] == {"keywords: bad": 1} and made.card["x"] == 1
-    assert json.loads((tmp_path / "data" / "card.json").read_text())["documents"] == 2
+    assert made.dropped == {"keywords: bad": 1} and made.card["x"] == 1
+    assert json.loads((tmp_path / "data" / "card.json").read_text())["counts"]["kept"] == made.kept == 2
 
 
 def test_an_answer_that_was_cut_off_has_no_end_to_learn(tmp_path):
@@ -190,8 +190,8 @@ def test_a_kill_at_20_random_instants_gives_the_same_set_and_pays_for_nothing_tw
     assert paid == total
     for name in FILES:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert {**again.card, "writing_seconds": 0} == {**made.card, "writing_seconds": 0}
-    assert again.card["cost"] == 0.5 * total
+    assert {**again.card, "seconds": 0} == {**made.card, "seconds": 0}
+    assert again.card["cost"]["money"] == 0.5 * total
 
 
 def test_a_line_that_a_kill_cut_off_is_asked_for_again(tokenizer, tmp_path):

@@ -1,6 +1,6 @@
 """What a teacher's files say of its licence."""
 
-from stillhouse.synthesis.licence import licence_of, said_of_licence, sentence_about_outputs
+from stillhouse.synthesis.licence import licence_of, said_about_outputs, sentence_about_outputs
 
 LLAMA = (
     "v. You will not use the Llama Materials or any output or results of the Llama Materials to improve any other large "
@@ -15,15 +15,16 @@ def test_the_sentence_about_outputs_is_quoted_with_its_file(tmp_path):
     found = licence_of(str(tmp_path))
     assert found["licence"] == "llama2" and found["found_in"] == "LICENSE"
     assert found["about_outputs"].startswith("You will not use the Llama Materials")
-    assert "LICENSE says" in said_of_licence(found)
+    assert "LICENSE says" in said_about_outputs(found)
 
 
 def test_nothing_found_is_said_and_is_no_permission(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\nTrained on much text. The results are good.")
-    said = said_of_licence(licence_of(str(tmp_path)))
-    assert said == "apache-2.0; nothing found about training on its outputs (README.md)"
+    said = said_about_outputs(licence_of(str(tmp_path)))
+    assert said == "nothing found about training on its outputs (README.md)"
+    assert licence_of(str(tmp_path))["licence"] == "apache-2.0"
     (tmp_path / "README.md").write_text("---\n: [\n---\n")
-    assert said_of_licence(licence_of(str(tmp_path))).startswith("not named in its files")
+    assert licence_of(str(tmp_path))["licence"] == ""
 
 
 def test_sentences_about_the_models_own_training_say_nothing_about_its_outputs():

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from stillhouse.synthesis.rouge import NovelTexts, longest_common, rouge_l_of_texts, words_of
 
-WORDS = st.lists(st.sampled_from(["the", "a", "fox", "ran", "over", "hill", "and", "saw", "red", "house", "7"]), max_size=14)
+WORDS = st.lists(
+    st.sampled_from(["the", "a", "fox", "ran", "over", "hill", "and", "saw", "red", "house", "7"]), max_size=14
+)
 TEXTS = st.text(alphabet=[chr(code) for code in range(32, 127)], max_size=60)
 
 

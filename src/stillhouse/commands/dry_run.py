@@ -12,7 +12,7 @@ from rich.console import Console
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.recipe import Recipe
-from stillhouse.commands.synthesis import DataFreeConfig, number_of, program_of, writer_of
+from stillhouse.commands.synthesis import DataFreeConfig, Program, number_of, writer_of
 from stillhouse.core.config import load_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.progress import Progress
@@ -85,13 +85,14 @@ def _try(parts: Parts, wanted: DataFreeConfig, progress: Progress) -> list[str]:
     """One batch of questions, which takes hardly longer than a few of them and tells more."""
     writer, total = writer_of(parts, wanted), number_of(wanted)
     tried = min(total, max(SHOWN, wanted.batch_size))
-    program, spent = program_of(wanted, writer, number=tried), list[Spent]()
-
-    def make(ask: Ask) -> list[Record]:
-        spent.append(Spent(ask))
-        return list(program(spent[0]))
-
+    spent = list[Spent]()
     with TemporaryDirectory() as folder:
+        program = Program(wanted, writer, Path(folder), number=tried, progress=progress)
+
+        def make(ask: Ask) -> list[Record]:
+            spent.append(Spent(ask))
+            return program(spent[0])
+
         made = write_synthetic(make, writer, folder=Path(folder), fewest=0, progress=progress)
     lines = [line for nth, record in enumerate(_first(made.records), start=1) for line in _example(nth, record)]
     return lines + _estimate(spent[0], made.records, tried, total)
@@ -138,7 +139,7 @@ def _estimate(spent: Spent, records: Sequence[Record], tried: int, total: int) -
         f"the whole: about {count(round(tokens))} tokens, {duration(seconds)} of writing, "
         f"{count(round(kept * times))} records kept" + (f", cost {cost:,.4f}" if cost else ""),
     ]
-    return [*lines, "nothing was kept. Without --dry-run, the run begins anew."]
+    return [*lines, "nothing of this was written into the run folder."]
 
 
 def _try_prompts(parts: Parts, wanted: PromptSynthesisConfig) -> list[str]:
@@ -156,4 +157,4 @@ def _try_prompts(parts: Parts, wanted: PromptSynthesisConfig) -> list[str]:
     lines.append(f"tried: {count(len(some))} prompts, {count(tokens)} tokens in {duration(seconds)}")
     whole = duration(seconds * wanted.tokens / max(1, tokens))
     lines.append(f"the whole: {count(wanted.tokens)} tokens, about {whole} of writing")
-    return [*lines, "nothing was kept. Without --dry-run, the run begins anew."]
+    return [*lines, "nothing of this was written into the run folder."]

@@ -45,7 +45,7 @@ from stillhouse.students.distilbert import freeze_position_embeddings
 from stillhouse.students.lora import frozen_hash
 from stillhouse.students.projections import FILE_NAME as PROJECTIONS
 from stillhouse.students.projections import Projections
-from stillhouse.synthesis import filled_templates, rewrite, synthesize, write_answers
+from stillhouse.synthesis import CARD, filled_templates, rewrite, synthesize, write_answers
 from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
 from stillhouse.synthesis.rewards import check_reward
 from stillhouse.teachers import LocalTeacher, SelfTeacher, SelfTeacherConfig, StoredTeacher
@@ -547,16 +547,15 @@ class Pipeline:
         if "synthesize" in stages:
             done = stages["synthesize"]
             account["synthesised"] = {n: done[n] for n in ("documents", "tokens", "seconds", "dropped")}
-            if "card" in done:
-                account["synthesised"]["card"] = done["card"]
         if "label" in stages:
             account["labels"] = {
                 name: stages["label"][name] for name in ("signal", "bytes", "bytes_per_token", "seconds")
             }
         if "adapter" in stages["train"]:
             account["adapter"] = stages["train"]["adapter"]
-        if (card := self.run.data / "card.json").exists():
-            account["reward"] = json.loads(card.read_text(encoding="utf-8")).get("reward")
+        if (file := self.run.data / CARD).exists():
+            card = json.loads(file.read_text(encoding="utf-8"))
+            account |= {"written": card, "reward": card.get("reward")}
         return {**account, "alarms": alarms_of(self.run)}
 
 

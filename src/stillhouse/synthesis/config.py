@@ -12,6 +12,8 @@ from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import DataError
 from stillhouse.data.text import read_rows
 from stillhouse.models.generate import Sampling
+from stillhouse.synthesis.choosing import ChoiceConfig
+from stillhouse.synthesis.filters.config import FilterConfig, default_filters
 from stillhouse.synthesis.flow import Further, User
 from stillhouse.synthesis.prompts import filled_templates
 from stillhouse.synthesis.records import Ask, Record, Source
@@ -88,6 +90,7 @@ class UserConfig(Config):
 class _SynthesisConfig(Config):
     """What all ways to make data from nothing have."""
 
+    kind: str
     number: PositiveInt
     """Questions, or texts, that the source gives. Filters may leave fewer."""
     sampling: Sampling = Sampling(max_new_tokens=256)
@@ -95,12 +98,21 @@ class _SynthesisConfig(Config):
     batch_size: PositiveInt = 32
     """Texts written at once."""
     seed: Seed = 0
+    filters: tuple[FilterConfig, ...] | None = None
+    """What drops records, in this order; a list of its own takes the place of the usual one. See docs/filters.md."""
 
     @property
     def sources(self) -> tuple[Path, ...]:
         """Every file or folder that is read."""
-        path = getattr(self, "path", None)
-        return () if path is None else (path,)
+        path, filters = getattr(self, "path", None), self.filters or ()
+        of_filters = [Path(file) for one in filters for file in getattr(one, "paths", ())]
+        return (*(() if path is None else (path,)), *of_filters)
+
+    @property
+    def used_filters(self) -> tuple[FilterConfig, ...]:
+        """Those that are named, or the usual ones."""
+        is_chat = isinstance(self, ConversationSynthesisConfig)
+        return default_filters("chat" if is_chat else "text") if self.filters is None else self.filters
 
     def source(self, tokenizer: PreTrainedTokenizerBase | None, *, number: int | None = None) -> Source:
         """What asks the questions; files are read now. A `number` takes the place of its own."""
@@ -118,6 +130,17 @@ class ConversationSynthesisConfig(_SynthesisConfig):
     turns: NonNegativeInt = 0
     """Questions that the user asks beyond the first, in each conversation."""
     user: UserConfig = UserConfig()
+    choose: ChoiceConfig | None = None
+    """Which of several answers is learnt; without it all are. See docs/rewards.md."""
+
+    @model_validator(mode="after")
+    def _there_is_a_choice(self) -> "ConversationSynthesisConfig":
+        kind = self.choose.kind if self.choose else ""
+        if kind in ("best_of_n", "agreement", "pairs") and self.answers.samples == 1:
+            raise ValueError(
+                f"choose.kind {kind} takes one of several answers, but answers.samples is 1. Raise it, or leave choose out."
+            )
+        return self
 
     def answering(self) -> Answers:
         """How answers are asked for."""

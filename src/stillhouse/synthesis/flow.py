@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ class Further:
 
     turns: int = 0
     user: User = "opening"
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
 
 
@@ -56,7 +56,7 @@ def converse(
     """All records that came of the source's questions, dropped ones with their reason.
 
     Questions are cleaned before anybody answers them, and whole records again. In further turns each answer is drawn once; of
-    the last there are as many as `answers` asks for, of which `choose` takes what is to be learnt, and without it all are.
+    the last there are as many as `answers` asks for, and of those that are clean `choose` takes what is to be learnt.
 
     Raises:
         StillhouseError: as source and writer do.
@@ -77,7 +77,7 @@ def converse(
         open_ones = [record for record in asked_on if not record.dropped]
     groups = answered(ask, open_ones, answers, turn=further.turns, writer=writer, title="the teacher answers")
     spoken = [*done, *(record for group in groups for record in group)]
-    return list(clean(choose(spoken)))
+    return list(choose(clean(spoken)))
 
 
 def write_texts(ask: Ask, source: Source, *, writer: str, clean: Clean = list) -> list[Record]:
@@ -122,14 +122,13 @@ def row_of(record: Record) -> dict[str, Any]:
     return {"messages": messages, **account}
 
 
-def write_records(records: Sequence[Record], folder: Path) -> dict[str, Any]:
+def write_records(records: Sequence[Record], folder: Path) -> dict[str, int]:
     """Write what is kept and what is dropped, each in a file of its own, and count them by reason."""
     kept = [record for record in records if not record.dropped]
     dropped = [record for record in records if record.dropped]
     write_atomic(folder / SYNTHETIC, "".join(json_line(row_of(record)) for record in kept))
     lines = [json_line({"dropped": record.dropped, **row_of(record)}) for record in dropped]
     write_atomic(folder / DROPPED, "".join(lines))
-    reasons = Counter(
-        record.dropped.partition(" (")[0] for record in dropped
-    )  # behind it, what is of this record alone
-    return {"documents": len(kept), "dropped": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))}
+    # What stands behind a bracket is of that record alone.
+    reasons = Counter(record.dropped.partition(" (")[0] for record in dropped)
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))

@@ -47,13 +47,12 @@ def sentence_about_outputs(text: str) -> str:
     return ""
 
 
-def said_of_licence(found: Mapping[str, Any]) -> str:
-    """What a data card says of it, in words."""
-    named = found.get("licence") or "not named in its files"
-    if found.get("about_outputs"):
-        return f"{named}; {found['found_in']} says: “{found['about_outputs']}”"
-    looked = ", ".join(found.get("looked_in") or ()) or "no file to look in"
-    return f"{named}; nothing found about training on its outputs ({looked})"
+def said_about_outputs(found: Mapping[str, Any]) -> str:
+    """What a data card says of training on a teacher's outputs: what its files say, or that nothing was found."""
+    if found["about_outputs"]:
+        return f"{found['found_in']} says: “{found['about_outputs']}”"
+    looked = ", ".join(found["looked_in"]) or "no file to look in"
+    return f"nothing found about training on its outputs ({looked})"
 
 
 def _files_beside(source: str) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """What a recipe can say about how good an answer is."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,11 @@ from stillhouse.models.load import (
     load_model,
     source_fingerprint,
 )
-from stillhouse.synthesis.answers import rouge_l
 from stillhouse.synthesis.judge import PROMPTS, JudgeBy, PairJudge, RatingJudge, YesJudge
 from stillhouse.synthesis.ledger import Ledger
 from stillhouse.synthesis.records import Ask, Record
 from stillhouse.synthesis.reward_models import ImplicitReward, ModelReward, TextForm, remembered
+from stillhouse.synthesis.rouge import rouge_l_of_texts
 from stillhouse.teachers.writer import LocalWriter, Writer
 
 
@@ -253,7 +252,7 @@ class RougeRewardConfig(Config):
         """The reward. It raises a DataError at a record without a reference."""
 
         def score(record: Record) -> float:
-            return _rouge(record.answer, reference_of(record, self.reference, needs="reward of kind rouge"))
+            return rouge_l_of_texts(record.answer, reference_of(record, self.reference, needs="reward of kind rouge"))
 
         return Plain("rouge", score)
 
@@ -355,12 +354,6 @@ def _number_of(function: Callable[..., Any], record: Record, name: str) -> float
     if isinstance(value, bool | int | float) and math.isfinite(value):
         return float(value)
     raise ModelError(f"{name} gave {value!r} for an answer. It should give a finite number for every record.")
-
-
-def _rouge(one: str, other: str) -> float:
-    words = [re.findall(r"\w+", text.lower()) for text in (one, other)]
-    numbers = {word: number for number, word in enumerate(dict.fromkeys(words[0] + words[1]))}
-    return rouge_l([numbers[word] for word in words[0]], [numbers[word] for word in words[1]])
 
 
 def _shortened(text: str) -> str:

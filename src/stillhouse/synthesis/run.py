@@ -1,7 +1,6 @@
 """One whole synthesis in a folder: the ledger of what was asked, the data that came of it, and its card."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import write_atomic
 from stillhouse.core.progress import SILENT, Progress
-from stillhouse.synthesis.flow import CARD, write_records
+from stillhouse.synthesis.filters.core import account_of
+from stillhouse.synthesis.flow import CARD, DROPPED, write_records
 from stillhouse.synthesis.ledger import Ledger
 from stillhouse.synthesis.records import Ask, Record
 from stillhouse.teachers.writer import Writer
@@ -30,7 +30,14 @@ class Written:
     """What a synthesis came to."""
 
     records: Sequence[Record]
+    dropped: Mapping[str, int]
+    """How many, by reason, the most frequent first."""
     card: Mapping[str, Any]
+
+    @property
+    def kept(self) -> int:
+        """How many records are learnt."""
+        return sum(not record.dropped for record in self.records)
 
 
 def write_synthetic(
@@ -40,7 +47,7 @@ def write_synthetic(
     folder: Path,
     about: Mapping[str, Any] | None = None,
     fewest: int = FEWEST,
-    finish: Callable[[Sequence[Record]], Mapping[str, Any]] = lambda records: {},
+    finish: Callable[[Sequence[Record]], Mapping[str, Any]] = account_of,
     progress: Progress = SILENT,
 ) -> Written:
     """Write `synthetic.jsonl`, `dropped.jsonl` and `card.json` in `folder`: what came of a program that asks the writer.
@@ -55,39 +62,28 @@ def write_synthetic(
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder / LEDGER, writer, progress=progress)
     records = list(make(ledger.ask))
-    counts = write_records(records, folder)
-    card = {**(about or {}), **counts, **account_of(ledger), **coverage_of(records), **finish(records)}
-    write_atomic(folder / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
-    if counts["documents"] < fewest:
+    dropped = write_records(records, folder)
+    made = Written(records, dropped, {**(about or {}), **finish(records), **spent(ledger)})
+    write_atomic(folder / CARD, json.dumps(made.card, indent=1, ensure_ascii=False) + "\n")
+    if made.kept < fewest:
         raise DataError(
-            f"synthesis: {counts['documents']} of {len(records):,} records are kept, too few to learn from. The others are in "
-            f"{folder / 'dropped.jsonl'}, each with its reason: {said_of_reasons(counts['dropped'])}. Raise synthesis.number, "
-            "or mend what they say."
+            f"synthesis: {made.kept} of {len(records):,} records are kept, too few to learn from. The others are in "
+            f"{folder / DROPPED}, each with its reason: {said_of_reasons(dropped)}. Raise synthesis.number, or mend what they "
+            "say."
         )
-    return Written(records, card)
+    return made
 
 
-def account_of(ledger: Ledger) -> dict[str, Any]:
-    """What all of it took."""
+def spent(ledger: Ledger) -> dict[str, Any]:
+    """What all of it took, runs that were killed included."""
+    cost = {"money": round(ledger.cost, 6), "currency": getattr(ledger.writer, "currency", "")}
     return {
         "replies": ledger.replies,
         "tokens": ledger.tokens,
         "prompt_tokens": ledger.prompt_tokens,
-        "writing_seconds": round(ledger.seconds, 1),
-        "cost": round(ledger.cost, 6),
+        "seconds": round(ledger.seconds, 1),
+        **({"cost": cost} if ledger.cost else {}),
     }
-
-
-def coverage_of(records: Sequence[Record]) -> dict[str, Any]:
-    """How many records each topic, persona, way or passage led to that are kept: none may be 0 for a reason worth knowing."""
-    counted: dict[str, Counter[str]] = {}
-    for record in records:
-        for name in ("topic", "persona", "way"):
-            if name in record.lineage:
-                value = record.lineage[name]
-                key = " > ".join(value) if isinstance(value, list) else str(value)
-                counted.setdefault(name, Counter())[key] += 0 if record.dropped else 1
-    return {"coverage": {name: dict(found) for name, found in counted.items()}} if counted else {}
 
 
 def said_of_reasons(dropped: Mapping[str, int]) -> str:

@@ -18,8 +18,8 @@ Learn = Literal["all", "answer"]
 
 EXPLAIN = (
     "You are a helpful assistant. Give a detailed answer, so that the user need not look anything up elsewhere.",
-    "You are a teacher. Given a task, explain in simple steps what it asks, what facts and rules it needs, and how they lead to "
-    "the answer.",
+    "You are a teacher. Given a task, explain in simple steps what it asks, what facts and rules it needs, and how they "
+    "lead to the answer.",
     "You are an assistant who thinks step by step and justifies each step. Then give the answer.",
     "Explain the task as if to a curious child, and then how you solve it.",
 )
@@ -78,7 +78,7 @@ def as_the_teacher_reads(record: Record, wanted: Answers, *, seed: str = "", tur
     """The conversation with all that only the teacher reads: system prompts, the passage that a question came from, the
     data's own answer as a demonstration, and the wish for a chain of thought."""
     explain = Random(f"{seed}, explain").choice(EXPLAIN) if wanted.trace == "explain" else ""
-    messages = [dict(message) for message in record.messages]
+    messages: list[dict[str, str]] = [dict(message) for message in record.messages]
     own = messages.pop(0)["content"] if messages[0]["role"] == "system" else ""
     passage, reference = record.lineage.get("passage"), record.lineage.get("reference")
     hides = bool(passage) and not record.lineage.get("student_reads_passage")
@@ -89,7 +89,7 @@ def as_the_teacher_reads(record: Record, wanted: Answers, *, seed: str = "", tur
     if wanted.trace == "think":
         messages[-1]["content"] += THINK.format(wanted.marker)
     system = "\n\n".join(part for part in (wanted.system, explain, ALONE if hides else "", own) if part)
-    return [{"role": "system", "content": system}, *messages] if system else messages
+    return [*([{"role": "system", "content": system}] if system else []), *messages]
 
 
 def _taken(record: Record, request: Request, reply: Reply, wanted: Answers, *, writer: str, sample: int) -> Record:

@@ -28,7 +28,8 @@ def grow_topics(
     """The leaves below these topics, `depth` levels down, each with at most `width` parts; none is named twice in the tree.
     Where the teacher names no parts, a topic is a leaf itself.
     """
-    level, leaves = [(topic,) for topic in dict.fromkeys(topics)], list[TopicPath]()
+    level: list[TopicPath] = [(topic,) for topic in dict.fromkeys(topics)]
+    leaves: list[TopicPath] = []
     seen = {topic.lower() for topic in topics}
     for down in range(depth):
         requests = [
