@@ -7,7 +7,7 @@ from typing import Any
 
 from stillhouse.core.files import append_line, read_lines
 from stillhouse.core.progress import SILENT, Progress, working
-from stillhouse.teachers.writer import Reply, Request, Writer
+from stillhouse.teachers.writer import Paid, Reply, Request, Writer, keep_each
 
 
 class Ledger:
@@ -20,11 +20,13 @@ class Ledger:
     def __init__(self, file: Path, writer: Writer, *, progress: Progress = SILENT) -> None:
         self.file, self.writer, self.progress = file, writer, progress
         self._replies: dict[str, Reply] = {}
-        self.tokens = self.prompt_tokens = 0
+        self.tokens = self.prompt_tokens = self.lost_tokens = 0
         self.cost = 0.0
         """In the currency of the writer's prices, as tokens of all replies by now."""
         for line in read_lines(file):
             self._count(line["key"], _reply(line))
+        if isinstance(writer, Paid):
+            writer.already_spent(tokens=self.tokens + self.prompt_tokens + self.lost_tokens, cost=self.cost)
 
     def ask(self, requests: Sequence[Request], *, title: str = "the teacher writes") -> list[Reply]:
         """The replies, in the order of the requests.
@@ -35,16 +37,17 @@ class Ledger:
         missing = len({request.key for request in requests} - self._replies.keys())
         if missing:
             with working(self.progress, title, missing, "texts"):
-                for request, reply in self.writer.write(requests, self._replies.keys()):
-                    self._keep(request, reply)
+                keep_each(self.writer.write(requests, self._replies.keys()), self._keep)
         return [self._replies[request.key] for request in requests]
 
-    def _keep(self, request: Request, reply: Reply) -> None:
+    def _keep(self, found: tuple[Request, Reply]) -> None:
+        request, reply = found
         if request.key in self._replies:
             return
-        self._count(request.key, reply)
         append_line(self.file, {"key": request.key, **asdict(reply)})
-        self.progress.advance(1, note=f"{self.tokens:,} tokens")
+        self._count(request.key, reply)
+        cost = f", {self.cost:,.4f} {getattr(self.writer, 'currency', '')}".rstrip() if self.cost else ""
+        self.progress.advance(1, note=f"{self.tokens:,} tokens{cost}")
 
     @property
     def replies(self) -> int:
@@ -52,7 +55,10 @@ class Ledger:
         return len(self._replies)
 
     def _count(self, key: str, reply: Reply) -> None:
+        if key in self._replies:  # written twice by an interruption, and paid for once
+            return
         self._replies[key] = reply
+        self.lost_tokens += reply.lost_tokens
         self.tokens += reply.tokens
         self.prompt_tokens += reply.prompt_tokens
         self.cost += reply.cost
