@@ -210,7 +210,7 @@ def test_tokens_that_the_server_does_not_count_are_estimated_and_that_is_said():
 
     with FaultServer(answer=answer) as server:
         reply = next(iter(all_of(writer_of(server, say=said.append), questions(1)).values()))
-    assert (reply.tokens, reply.prompt_tokens, reply.drawn["usage"]) == (6, 3, "estimated")
+    assert (reply.tokens, reply.prompt_tokens, reply.drawn["usage"]) == (5, 3, "estimated")
     assert said == ["m: the tokens of 1 replies are estimated, as the server counts none"]
 
 

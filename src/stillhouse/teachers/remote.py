@@ -293,11 +293,10 @@ class RemoteWriter:
     def _usage(self, answer: Mapping[str, Any], prompt_tokens: int, tokens: int) -> tuple[int, int, bool]:
         """Tokens read and written as the server counts them, or as we do."""
         usage = answer.get("usage")
-        counts = (
-            [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, Mapping) else []
-        )
-        if len(counts) == 2 and all(isinstance(count, int) and count >= 0 for count in counts):
-            return counts[0], counts[1], True
+        told = usage if isinstance(usage, Mapping) else {}
+        read, written = told.get("prompt_tokens"), told.get("completion_tokens")
+        if isinstance(read, int) and isinstance(written, int) and min(read, written) >= 0:
+            return read, written, True
         self.estimated += 1
         return prompt_tokens, tokens, False
 

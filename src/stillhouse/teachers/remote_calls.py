@@ -80,7 +80,7 @@ class Spending:
 
     def __init__(self, *, tokens: int | None = None, money: float | None = None, currency: str = "") -> None:
         self.tokens, self.money, self.currency = tokens, money, currency
-        self.spent = self.reserved = Amount()
+        self.spent = self.reserved = self.lost = Amount()
         self.in_flight = 0
 
     def fits(self, most: Amount) -> bool:
@@ -235,6 +235,7 @@ class Calls:
                 trouble = self.judge(error)
                 paid = job.most if trouble.may_have_cost else Amount()
                 lost += paid
+                self.spending.lost += paid
             finally:
                 self.spending.settle(job.most, paid)
                 self._settled.set()
@@ -272,9 +273,11 @@ class Calls:
 
     def _used_up(self, most: Amount) -> RunError:
         more = f"{most.tokens:,} tokens" + (f" and {most.cost:,.4f} {self.spending.currency}" if most.cost else "")
+        lost = self.spending.lost.tokens
+        perhaps = f" ({lost:,} tokens of that perhaps, by attempts that brought nothing)" if lost else ""
         return RunError(
-            f"the budget is used up: {self.spending} are spent, and the next request may take {more.rstrip()}. All replies "
-            "that came are kept. Raise the budget, and the same command goes on from there."
+            f"the budget is used up: {self.spending} are spent{perhaps}, and the next request may take {more.rstrip()}. "
+            "All replies that came are kept. Raise the budget, and the same command goes on from there."
         )
 
 

@@ -1,7 +1,7 @@
 """What a recipe can say about a teacher behind an API."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -61,7 +61,7 @@ class RemoteWriterConfig(Config):
     key_env: str | None = "OPENAI_API_KEY"
     """The environment variable that holds the key: the only place where it is looked for. null sends none."""
     tokenizer: str | None = None
-    """The model's tokenizer, a hub id or a folder: counts tokens, and reads the log-probabilities that the server tells."""
+    """The model's tokenizer, a hub id, a folder or a GGUF file: counts tokens, and reads the log-probabilities that the server tells."""
     concurrency: PositiveInt = 8
     """Requests on their way at once."""
     timeout_seconds: PositiveFloat = 120.0
@@ -76,7 +76,7 @@ class RemoteWriterConfig(Config):
     scores_by: Literal["prompt_logprobs", "echo"] | None = None
     """How the server tells the log-probabilities of a text that is given: vLLM's key, or a completion that echoes its prompt.
     null where it cannot."""
-    body: Annotated[dict[str, JsonValue], Field(default_factory=dict)]
+    body: dict[str, JsonValue] = Field(default_factory=dict)
     """More keys of each request's body, such as `{min_p: 0}`."""
 
     @model_validator(mode="before")
