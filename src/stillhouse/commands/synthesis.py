@@ -25,6 +25,8 @@ from stillhouse.synthesis.licence import licence_of, said_about_outputs
 from stillhouse.synthesis.records import Ask, Record
 from stillhouse.synthesis.rewards import Tools, reward_fingerprint
 from stillhouse.synthesis.run import said_of_reasons
+from stillhouse.teachers.remote import RemoteWriter
+from stillhouse.teachers.remote_config import RemoteWriterConfig
 from stillhouse.teachers.writer import LocalWriter, Writer
 
 DataFreeConfig = ConversationSynthesisConfig | ContinueConfig
@@ -40,13 +42,26 @@ def check_synthesis(recipe: Recipe) -> None:
     wanted = recipe.synthesis
     if not isinstance(wanted, DataFreeConfig):
         return
-    tokenizer = load_tokenizer(recipe.teacher.model)
+    tokenizer = _tokenizer_of(recipe, wanted)
     wanted.source(tokenizer)
     build_filters(wanted.used_filters, tokenizer=tokenizer)
     if isinstance(wanted, ConversationSynthesisConfig):
-        _check_template(tokenizer, wanted)
+        if tokenizer is not None:
+            _check_template(tokenizer, wanted)
+        elif wanted.turns and wanted.user.kind == "opening":
+            raise ModelError(
+                "synthesis.user.kind is opening, but nobody knows the template of who writes. Name synthesis.writer.tokenizer, "
+                "or use kind played."
+            )
         if wanted.choose is not None:
             check_choice(wanted.choose)
+
+
+def _tokenizer_of(recipe: Recipe, wanted: DataFreeConfig) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of whoever writes; None where that is not known."""
+    if not isinstance(wanted.writer, RemoteWriterConfig):
+        return load_tokenizer(recipe.teacher.model)
+    return load_tokenizer(wanted.writer.tokenizer) if wanted.writer.tokenizer else None
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, wanted: ConversationSynthesisConfig) -> None:
@@ -65,6 +80,8 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, wanted: ConversationSynt
 
 def writer_of(parts: Parts, wanted: DataFreeConfig) -> Writer:
     """Who writes."""
+    if isinstance(wanted.writer, RemoteWriterConfig):
+        return RemoteWriter(wanted.writer, say=parts.progress.say)
     name = display_name(parts.recipe.teacher.model)
     return LocalWriter(parts.teacher, name=name, fingerprint=parts.teacher_fingerprint, batch_size=wanted.batch_size)
 
@@ -153,7 +170,10 @@ def made_from(parts: Parts, wanted: DataFreeConfig) -> list[Any]:
     ]
     reward = getattr(getattr(wanted, "choose", None), "reward", None)
     scored_by = [] if reward is None else [reward_fingerprint(reward)]
-    return [parts.teacher_fingerprint, wanted, fingerprint_files(files), *scored_by]
+    remote = isinstance(wanted.writer, RemoteWriterConfig)
+    by = writer_of(parts, wanted).fingerprint if remote else parts.teacher_fingerprint
+    settings = wanted.model_dump(mode="json", exclude={"writer"})  # a larger budget makes no other data
+    return [by, settings, fingerprint_files(files), *scored_by]
 
 
 def write_data(parts: Parts, wanted: DataFreeConfig, *, progress: Progress) -> dict[str, Any]:
@@ -176,19 +196,22 @@ def write_data(parts: Parts, wanted: DataFreeConfig, *, progress: Progress) -> d
 
 def about(model: str, writer: Writer, wanted: DataFreeConfig) -> dict[str, Any]:
     """Who writes, how it is drawn, where the questions come from, and the licence: the head of the card."""
-    licence = licence_of(model)
+    remote = wanted.writer if isinstance(wanted.writer, RemoteWriterConfig) else None
+    licence = licence_of(model if remote is None else remote.tokenizer or "")
+    unnamed = "not named in its files" if remote is None else "not known here: ask who runs the model"
     settings = wanted.model_dump(mode="json", exclude={"filters", "choose", "batch_size", "writer"})
     answers = settings.pop("answers", None)
     return {
         "written_by": {
             "model": writer.name,
             "fingerprint": writer.fingerprint,
+            **({"at": remote.base_url} if remote else {}),
             "questions_drawn": settings.pop("sampling"),
             **({"answers_drawn": answers.pop("sampling"), "answers": answers} if answers else {}),
         },
         "source": {**settings, "questions": number_of(wanted)},
         "licence": {
-            "named": licence["licence"] or "not named in its files",
+            "named": licence["licence"] or unnamed,
             "link": licence["link"],
             "about_training_on_its_outputs": said_about_outputs(licence),
         },
