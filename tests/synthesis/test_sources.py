@@ -224,6 +224,8 @@ def test_questions_are_read_in_any_form_with_the_datas_own_answer(tmp_path):
         read_questions(file, columns=["tests"])
     file.write_text('{"question": "Why?", "tests": ["t"]}\n')
     assert read_questions(file, columns=["tests"])[0].lineage["tests"] == ["t"]
+    file.write_text('{"question_id": 1, "turns": ["Why?", "And?"]}\n')
+    assert read_questions(file)[0].messages == ({"role": "user", "content": "Why?"},)
     file.write_text('{"title": "Why?"}\n')
     with pytest.raises(DataError, match="line 1 of synthesis.path has no question"):
         read_questions(file)
