@@ -21,8 +21,8 @@ ANSWERS = ("completion", "output", "response", "answer")
 
 def read_questions(path: Path, *, key: str = "synthesis.path", columns: Sequence[str] = ()) -> list[Record]:
     """The questions of a file or folder: conversations up to the last thing that a user says, rows with a question in one of
-    `COLUMNS`, Self-Instruct's tasks with their first instance, the first of Vicuna's `turns`, or a `.txt` file with one a line. What the data answers is
-    kept in the lineage as `reference`, and other `columns` by their names.
+    `COLUMNS`, Self-Instruct's tasks with their first instance, the first of Vicuna's `turns`, or a `.txt` file with one a line.
+    What the data answers is kept in the lineage as `reference`, and other `columns` by their names.
 
     Raises:
         DataError: naming file and line, for a row without a question.
