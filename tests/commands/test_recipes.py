@@ -82,6 +82,7 @@ def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path, *, stude
     if recipe.synthesis is not None and recipe.data.kind == "chat":
         changes |= {"data.sequence_tokens": 128, "synthesis.number": 24, "synthesis.sampling.max_new_tokens": 40}
         changes |= {"synthesis.answers.sampling.max_new_tokens": 16, "synthesis.batch_size": 8}
+        changes["synthesis.filters"] = [{"name": "duplicates"}]  # what a random model says, others would drop
         if recipe.synthesis.sources:
             (folder / "texts.txt").write_text("The fox ran over the hill. The girl sang.", encoding="utf-8")
             changes["synthesis.path"] = folder / "texts.txt"

@@ -157,9 +157,20 @@ def test_self_instruct_keeps_what_is_new_and_mixes_its_own_into_later_requests(t
 
 
 def test_self_instruct_ends_where_nothing_new_comes(tmp_path):
-    ask, _ = ask_of(tmp_path, lambda request: "1. the same again")
+    ask, _ = ask_of(tmp_path, lambda request: "1. the same again and again")
     with pytest.raises(DataError, match="wrote 1 new tasks of the 3"):
         self_instruct_questions(ask, seeds=["a b c"], number=3, sampling=SAMPLING)
+
+
+def test_self_instruct_lets_a_model_go_on_with_its_own_list_where_the_template_is_known(tokenizer, tmp_path):
+    ask, writer = ask_of(tmp_path, lambda request: " sing of the old sea\n4. no\n5. draw the red house again")
+    options = {"seeds": ["seed one here", "seed two here"], "number": 2, "at_once": 3, "sampling": SAMPLING}
+    found = self_instruct_questions(ask, tokenizer=tokenizer, **options)
+    assert [record.question for record in found] == ["sing of the old sea", "draw the red house again"]
+    (request,) = writer.asked
+    assert request.prefix.startswith("<|user|>Come up with a series of 5 different tasks")
+    assert request.prefix.endswith("seed one here\n3.") or request.prefix.endswith("seed two here\n3.")
+    assert request.stop == ("\n6.",)
 
 
 def test_six_seeds_and_two_of_its_own_are_shown_in_any_order():

@@ -256,6 +256,7 @@ class SelfInstructConfig(ConversationSynthesisConfig):
             at_once=self.at_once,
             requests_per_round=self.batch_size,
             below=self.novelty,
+            tokenizer=tokenizer,
         )
 
 
