@@ -187,7 +187,8 @@ def test_a_dry_run_without_synthesis_and_of_another_verb_is_refused(recipe, text
 def test_the_best_of_several_answers_is_learnt_and_pairs_are_written_down(data_free, tmp_path):
     answers = {"samples": 3, "sampling": {"max_new_tokens": 16}}
     choose = {"kind": "pairs", "reward": {"kind": "length", "better": "shorter"}}
-    said = stillhouse("synthesize", data_free({**MAGPIE, "answers": answers, "choose": choose}))
+    synthesis = {**MAGPIE, "answers": answers, "choose": choose, "filters": [{"name": "duplicates"}]}
+    said = stillhouse("synthesize", data_free(synthesis))
     assert said.code == 0, said.err
     data = tmp_path / "run" / "data"
     rows, pairs = read_lines(data / "synthetic.jsonl"), read_lines(data / "preferences.jsonl")

@@ -83,6 +83,8 @@ def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path, *, stude
         changes |= {"data.sequence_tokens": 128, "synthesis.number": 24, "synthesis.sampling.max_new_tokens": 40}
         changes |= {"synthesis.answers.sampling.max_new_tokens": 16, "synthesis.batch_size": 8}
         changes["synthesis.filters"] = [{"name": "duplicates"}]  # what a random model says, others would drop
+        if recipe.synthesis.choose is not None:
+            changes["synthesis.choose.reward"] = {"kind": "length"}  # the tiny tokenizer has no yes
         if recipe.synthesis.sources:
             (folder / "texts.txt").write_text("The fox ran over the hill. The girl sang.", encoding="utf-8")
             changes["synthesis.path"] = folder / "texts.txt"

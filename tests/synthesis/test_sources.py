@@ -53,6 +53,8 @@ def test_a_list_is_read_as_its_entries(text, items):
         ("Why is the sky blue?", "Why is the sky blue?"),
         ('Here is a question:\n\n"Why is the sky blue?"', "Why is the sky blue?"),
         ("1. Why?\n2. How?", "Why?"),
+        ('The question is: "Why?"', "Why?"),
+        ("**Question:** Why?", "Why?"),
     ],
 )
 def test_one_thing_is_read_alone(text, item):
@@ -62,6 +64,7 @@ def test_one_thing_is_read_alone(text, item):
 
 def test_names_lose_what_is_said_about_them():
     assert names_in("1. **Bread**: how\n2. Cake - sweet\n3. Jam.") == ["Bread", "Cake", "Jam"]
+    assert names_in("1. 1.1.1\n2. 3D printing") == ["3D printing"]
 
 
 # Magpie

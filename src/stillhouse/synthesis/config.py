@@ -256,7 +256,7 @@ class SelfInstructConfig(ConversationSynthesisConfig):
             at_once=self.at_once,
             requests_per_round=self.batch_size,
             below=self.novelty,
-            tokenizer=tokenizer,
+            tokenizer=tokenizer if self.writer.kind == "teacher" else None,  # few servers go on with an answer
         )
 
 
