@@ -47,6 +47,7 @@ def test_a_student_is_made_from_nothing(data_free, tmp_path):
     for row in rows:
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
         assert row["lineage"]["source"] == "magpie" and row["lineage"]["teacher"] == "writer"
+        assert row["lineage"]["filters"] == ["unfinished", "duplicates"]
     card = json.loads((run / "data" / "card.json").read_text())
     assert card["counts"] == {"asked": 24, "answered": card["counts"]["answered"], "kept": len(rows)}
     assert len(rows) == 24 - sum(line["count"] for line in card["dropped"])

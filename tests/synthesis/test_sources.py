@@ -170,7 +170,7 @@ def test_self_instruct_lets_a_model_go_on_with_its_own_list_where_the_template_i
     options = {"seeds": ["seed one here", "seed two here"], "number": 2, "at_once": 3, "sampling": SAMPLING}
     found = self_instruct_questions(ask, tokenizer=tokenizer, **options)
     assert [record.question for record in found] == ["sing of the old sea", "draw the red house again"]
-    (request,) = writer.asked
+    request = writer.asked[0]
     assert request.prefix.startswith("<|user|>Come up with a series of 5 different tasks")
     assert request.prefix.endswith("seed one here\n3.") or request.prefix.endswith("seed two here\n3.")
     assert request.stop == ("\n6.",)

@@ -1,7 +1,7 @@
 """Data from nothing: a recipe's `synthesis` as a program that asks its teacher, and what the data card says of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,12 @@ class Program:
         self.filters = build_filters(self.wanted.used_filters, tokenizer=self.writer.tokenizer)
 
     def __call__(self, ask: Ask) -> list[Record]:
-        """All records, dropped ones with their reason."""
+        """All records, dropped ones with their reason, kept ones with the filters that they passed."""
+        passed = {"filters": [one.name for one in self.filters]}
+        records = self._made(ask)
+        return [r if r.dropped else replace(r, lineage={**r.lineage, **passed}) for r in records]
+
+    def _made(self, ask: Ask) -> list[Record]:
         wanted, writer = self.wanted, self.writer
         source = wanted.source(writer.tokenizer, number=self.number)
         clean = partial(run_filters, filters=self.filters)
