@@ -61,7 +61,7 @@ class RemoteWriterConfig(Config):
     key_env: str | None = "OPENAI_API_KEY"
     """The environment variable that holds the key: the only place where it is looked for. null sends none."""
     tokenizer: str | None = None
-    """The tokenizer, of a hub id, a folder or a GGUF file: counts tokens, and reads the log-probabilities that are told."""
+    """The model's tokenizer, a hub id, a folder or a GGUF file: counts tokens, and reads what the server tells of them."""
     concurrency: PositiveInt = 8
     """Requests on their way at once."""
     timeout_seconds: PositiveFloat = 120.0
