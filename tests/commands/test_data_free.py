@@ -6,8 +6,10 @@ import signal
 import pytest
 
 from stillhouse.cli import main
+from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import read_lines
 from stillhouse.data.chat_forms import read_conversations
+from stillhouse.teachers.writer import Reply
 
 from .conftest import assert_refused, assert_refused_in_one_line, files_in, stillhouse, write_recipe, write_rows
 from .test_kill import SECONDS, wait_for
@@ -45,6 +47,7 @@ def test_a_student_is_made_from_nothing(data_free, tmp_path):
     for row in rows:
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
         assert row["lineage"]["source"] == "magpie" and row["lineage"]["teacher"] == "writer"
+        assert row["lineage"]["filters"] == ["unfinished", "duplicates"]
     card = json.loads((run / "data" / "card.json").read_text())
     assert card["counts"] == {"asked": 24, "answered": card["counts"]["answered"], "kept": len(rows)}
     assert len(rows) == 24 - sum(line["count"] for line in card["dropped"])
@@ -60,7 +63,7 @@ def test_a_student_is_made_from_nothing(data_free, tmp_path):
 KINDS = {
     "topics": {"topics": ["foxes", "the sea"], "at_once": 1},
     "personas": {"personas": ["an old man", "a robot"], "at_once": 1},
-    "questions": {"templates": ["who ran to the {place}?"], "slots": {"place": ["hill", "sea", "garden"]}},
+    "questions": {"templates": ["who ran to the {place}?"], "slots": {"place": [f"hill {n}" for n in range(20)]}},
     "evolve": {"rounds": 2},
     "documents": {"passage_words": 8},
 }
@@ -83,7 +86,8 @@ def test_every_kind_goes_as_far_as_its_name(data_free, tmp_path, kind):
 
 def test_a_base_model_writes_the_texts_that_its_student_learns(data_free, tmp_path):
     synthesis = {"kind": "continue", "number": 24, "prefixes": ["", "the {who}"], "slots": {"who": ["fox", "girl"]}}
-    path = data_free({**synthesis, "sampling": {"max_new_tokens": 20}}, data={"sequence_tokens": 64, "held_out": 0.25})
+    synthesis |= {"filters": [{"name": "duplicates"}], "sampling": {"max_new_tokens": 20}}
+    path = data_free(synthesis, data={"sequence_tokens": 64, "held_out": 0.25})
     said = stillhouse("train", path)
     assert said.code == 0, said.err
     rows = read_lines(tmp_path / "run" / "data" / "synthetic.jsonl")
@@ -140,6 +144,13 @@ def test_a_real_kill_while_the_teacher_writes_gives_the_same_data(data_free, tmp
             "samples is 2, but at temperature 0 all of them are the same",
         ),
         ({"kind": "magpie", "number": 5, "answers": {"learn": "answer"}}, DATA, "learn is answer, but with trace none"),
+        (
+            {**MAGPIE, "choose": {"kind": "pairs", "reward": {"kind": "length"}}},
+            DATA,
+            "choose.kind pairs takes one of several answers, but answers.samples is 1",
+        ),
+        ({**MAGPIE, "filters": [{"name": "lenght"}]}, DATA, "'lenght' is not known. Did you mean 'length'?"),
+        ({**MAGPIE, "writer": {"kind": "remote", "model": "x"}}, DATA, "synthesis.writer.base_url: it must be given."),
         (MAGPIE, {**DATA, "path": "rows.jsonl"}, "give data.path or synthesis: exactly one of them"),
     ],
 )
@@ -172,6 +183,64 @@ def test_a_dry_run_without_synthesis_and_of_another_verb_is_refused(recipe, text
     assert_refused(stillhouse("synthesize", path, "--dry-run"), "synthesis: it must be given for --dry-run")
     with pytest.raises(SystemExit):
         stillhouse("distill", path, "--dry-run")
+
+
+def test_the_best_of_several_answers_is_learnt_and_pairs_are_written_down(data_free, tmp_path):
+    answers = {"samples": 3, "sampling": {"max_new_tokens": 16}}
+    choose = {"kind": "pairs", "reward": {"kind": "length", "better": "shorter"}}
+    synthesis = {**MAGPIE, "answers": answers, "choose": choose, "filters": [{"name": "duplicates"}]}
+    said = stillhouse("synthesize", data_free(synthesis))
+    assert said.code == 0, said.err
+    data = tmp_path / "run" / "data"
+    rows, pairs = read_lines(data / "synthetic.jsonl"), read_lines(data / "preferences.jsonl")
+    assert len(rows) == len(pairs) > 2
+    for row, pair in zip(rows, pairs, strict=True):
+        assert row["messages"][-1]["content"] == pair["chosen"] and len(pair["chosen"]) < len(pair["rejected"])
+        assert [dict(m) for m in row["messages"][:-1]] == pair["messages"] and "length" in row["scores"]
+    assert json.loads((data / "card.json").read_text())["reward"]["kind"] == "pairs"
+
+
+def test_what_a_remote_model_writes_is_learnt_and_a_larger_budget_goes_on(data_free, tmp_path, monkeypatch):
+    asked = []
+
+    class Remote:
+        """A server that stops where its budget does."""
+
+        name, currency = "remote", "EUR"
+
+        def __init__(self, config, say=print):
+            self.config, self.fingerprint, self.tokenizer = config, config.model, None
+
+        def write(self, requests, done=()):
+            for request in requests:
+                if request.key not in done:
+                    if len(asked) == self.config.budget.tokens:
+                        raise StillhouseError("the budget is used up")
+                    asked.append(request)
+                    yield request, Reply(text=f"so {len(asked)}", finished=True, tokens=2, prompt_tokens=3, cost=0.25)
+
+    monkeypatch.setattr("stillhouse.commands.synthesis.RemoteWriter", Remote)
+    remote = {"kind": "remote", "base_url": "http://127.0.0.1:1/v1", "model": "big", "budget": {"tokens": 7}}
+    synthesis = {
+        "kind": "questions",
+        "templates": ["who ran to the {place}?"],
+        "slots": {"place": ["hill", "sea", "garden", "house", "boat"]},
+        "turns": 1,
+        "user": {"kind": "played"},
+        "filters": FILTERS,
+        "writer": remote,
+    }
+    path = data_free(synthesis)
+    assert_refused(stillhouse("synthesize", path), "the budget is used up")
+    assert stillhouse("train", path, "synthesis.writer.budget.tokens=100").code == 0
+    assert len(asked) == len({request.key for request in asked}) == 15
+    card = json.loads((tmp_path / "run" / "data" / "card.json").read_text())
+    assert card["written_by"]["model"] == "remote" and card["cost"] == {"money": 15 * 0.25, "currency": "EUR"}
+    assert card["licence"]["named"] == "not known here: ask who runs the model"
+    rows = read_lines(tmp_path / "run" / "data" / "synthetic.jsonl")
+    assert [len(row["messages"]) for row in rows] == [4] * 5
+    opening = stillhouse("synthesize", path, "synthesis.user.kind=opening", f"run={tmp_path / 'other'}")
+    assert_refused_in_one_line(opening, "Name synthesis.writer.tokenizer, or use kind played")
 
 
 def test_of_a_small_data_set_too_little_is_said(data_free):

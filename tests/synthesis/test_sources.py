@@ -53,6 +53,8 @@ def test_a_list_is_read_as_its_entries(text, items):
         ("Why is the sky blue?", "Why is the sky blue?"),
         ('Here is a question:\n\n"Why is the sky blue?"', "Why is the sky blue?"),
         ("1. Why?\n2. How?", "Why?"),
+        ('The question is: "Why?"', "Why?"),
+        ("**Question:** Why?", "Why?"),
     ],
 )
 def test_one_thing_is_read_alone(text, item):
@@ -62,6 +64,7 @@ def test_one_thing_is_read_alone(text, item):
 
 def test_names_lose_what_is_said_about_them():
     assert names_in("1. **Bread**: how\n2. Cake - sweet\n3. Jam.") == ["Bread", "Cake", "Jam"]
+    assert names_in("1. 1.1.1\n2. 3D printing") == ["3D printing"]
 
 
 # Magpie
@@ -157,9 +160,20 @@ def test_self_instruct_keeps_what_is_new_and_mixes_its_own_into_later_requests(t
 
 
 def test_self_instruct_ends_where_nothing_new_comes(tmp_path):
-    ask, _ = ask_of(tmp_path, lambda request: "1. the same again")
+    ask, _ = ask_of(tmp_path, lambda request: "1. the same again and again")
     with pytest.raises(DataError, match="wrote 1 new tasks of the 3"):
         self_instruct_questions(ask, seeds=["a b c"], number=3, sampling=SAMPLING)
+
+
+def test_self_instruct_lets_a_model_go_on_with_its_own_list_where_the_template_is_known(tokenizer, tmp_path):
+    ask, writer = ask_of(tmp_path, lambda request: " sing of the old sea\n4. no\n5. draw the red house again")
+    options = {"seeds": ["seed one here", "seed two here"], "number": 2, "at_once": 3, "sampling": SAMPLING}
+    found = self_instruct_questions(ask, tokenizer=tokenizer, **options)
+    assert [record.question for record in found] == ["sing of the old sea", "draw the red house again"]
+    request = writer.asked[0]
+    assert request.prefix.startswith("<|user|>Come up with a series of 5 different tasks")
+    assert request.prefix.endswith("seed one here\n3.") or request.prefix.endswith("seed two here\n3.")
+    assert request.stop == ("\n6.",)
 
 
 def test_six_seeds_and_two_of_its_own_are_shown_in_any_order():
@@ -224,6 +238,8 @@ def test_questions_are_read_in_any_form_with_the_datas_own_answer(tmp_path):
         read_questions(file, columns=["tests"])
     file.write_text('{"question": "Why?", "tests": ["t"]}\n')
     assert read_questions(file, columns=["tests"])[0].lineage["tests"] == ["t"]
+    file.write_text('{"question_id": 1, "turns": ["Why?", "And?"]}\n')
+    assert read_questions(file)[0].messages == ({"role": "user", "content": "Why?"},)
     file.write_text('{"title": "Why?"}\n')
     with pytest.raises(DataError, match="line 1 of synthesis.path has no question"):
         read_questions(file)

@@ -82,9 +82,11 @@ def dry_run(recipe_path: str, overrides: Sequence[str]) -> None:
 
 
 def _try(parts: Parts, wanted: DataFreeConfig, progress: Progress) -> list[str]:
-    """One batch of questions, which takes hardly longer than a few of them and tells more."""
+    """One batch of questions, which takes hardly longer than a few of them and tells more; of a model that may cost money, no
+    more than are shown.
+    """
     writer, total = writer_of(parts, wanted), number_of(wanted)
-    tried = min(total, max(SHOWN, wanted.batch_size))
+    tried = min(total, SHOWN if wanted.writer.kind == "remote" else max(SHOWN, wanted.batch_size))
     spent = list[Spent]()
     with TemporaryDirectory() as folder:
         program = Program(wanted, writer, Path(folder), number=tried, progress=progress)

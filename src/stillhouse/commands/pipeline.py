@@ -470,7 +470,7 @@ class Pipeline:
         return [
             self.parts.data_fingerprint,
             self.parts.student_fingerprint,
-            self.recipe.model_dump(mode="json", exclude={"run"}),
+            self.recipe.model_dump(mode="json", exclude={"run": True, "synthesis": {"writer"}}),
         ]
 
     def _contestants(self) -> list[Contestant]:

@@ -1,7 +1,7 @@
 """Data from nothing: a recipe's `synthesis` as a program that asks its teacher, and what the data card says of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from stillhouse.synthesis.licence import licence_of, said_about_outputs
 from stillhouse.synthesis.records import Ask, Record
 from stillhouse.synthesis.rewards import Tools, reward_fingerprint
 from stillhouse.synthesis.run import said_of_reasons
+from stillhouse.teachers.remote import RemoteWriter
+from stillhouse.teachers.remote_config import RemoteWriterConfig
 from stillhouse.teachers.writer import LocalWriter, Writer
 
 DataFreeConfig = ConversationSynthesisConfig | ContinueConfig
@@ -40,13 +42,26 @@ def check_synthesis(recipe: Recipe) -> None:
     wanted = recipe.synthesis
     if not isinstance(wanted, DataFreeConfig):
         return
-    tokenizer = load_tokenizer(recipe.teacher.model)
+    tokenizer = _tokenizer_of(recipe, wanted)
     wanted.source(tokenizer)
     build_filters(wanted.used_filters, tokenizer=tokenizer)
     if isinstance(wanted, ConversationSynthesisConfig):
-        _check_template(tokenizer, wanted)
+        if tokenizer is not None:
+            _check_template(tokenizer, wanted)
+        elif wanted.turns and wanted.user.kind == "opening":
+            raise ModelError(
+                "synthesis.user.kind is opening, but nobody knows the template of who writes. Name synthesis.writer.tokenizer, "
+                "or use kind played."
+            )
         if wanted.choose is not None:
             check_choice(wanted.choose)
+
+
+def _tokenizer_of(recipe: Recipe, wanted: DataFreeConfig) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of whoever writes; None where that is not known."""
+    if not isinstance(wanted.writer, RemoteWriterConfig):
+        return load_tokenizer(recipe.teacher.model)
+    return load_tokenizer(wanted.writer.tokenizer) if wanted.writer.tokenizer else None
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, wanted: ConversationSynthesisConfig) -> None:
@@ -65,6 +80,8 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, wanted: ConversationSynt
 
 def writer_of(parts: Parts, wanted: DataFreeConfig) -> Writer:
     """Who writes."""
+    if isinstance(wanted.writer, RemoteWriterConfig):
+        return RemoteWriter(wanted.writer, say=parts.progress.say)
     name = display_name(parts.recipe.teacher.model)
     return LocalWriter(parts.teacher, name=name, fingerprint=parts.teacher_fingerprint, batch_size=wanted.batch_size)
 
@@ -87,7 +104,12 @@ class Program:
         self.filters = build_filters(self.wanted.used_filters, tokenizer=self.writer.tokenizer)
 
     def __call__(self, ask: Ask) -> list[Record]:
-        """All records, dropped ones with their reason."""
+        """All records, dropped ones with their reason, kept ones with the filters that they passed."""
+        passed = {"filters": [one.name for one in self.filters]}
+        records = self._made(ask)
+        return [r if r.dropped else replace(r, lineage={**r.lineage, **passed}) for r in records]
+
+    def _made(self, ask: Ask) -> list[Record]:
         wanted, writer = self.wanted, self.writer
         source = wanted.source(writer.tokenizer, number=self.number)
         clean = partial(run_filters, filters=self.filters)
@@ -153,7 +175,10 @@ def made_from(parts: Parts, wanted: DataFreeConfig) -> list[Any]:
     ]
     reward = getattr(getattr(wanted, "choose", None), "reward", None)
     scored_by = [] if reward is None else [reward_fingerprint(reward)]
-    return [parts.teacher_fingerprint, wanted, fingerprint_files(files), *scored_by]
+    remote = isinstance(wanted.writer, RemoteWriterConfig)
+    by = writer_of(parts, wanted).fingerprint if remote else parts.teacher_fingerprint
+    settings = wanted.model_dump(mode="json", exclude={"writer"})  # a larger budget makes no other data
+    return [by, settings, fingerprint_files(files), *scored_by]
 
 
 def write_data(parts: Parts, wanted: DataFreeConfig, *, progress: Progress) -> dict[str, Any]:
@@ -171,24 +196,27 @@ def write_data(parts: Parts, wanted: DataFreeConfig, *, progress: Progress) -> d
     for line in said_of(made):
         progress.say(line)
     progress.say(f"in {parts.run.data / SYNTHETIC}")
-    return {"documents": made.kept, "tokens": made.card["tokens"], "dropped": dict(made.dropped)}
+    return {"documents": made.kept, "tokens": None, "dropped": dict(made.dropped)}  # what all took is in the card
 
 
 def about(model: str, writer: Writer, wanted: DataFreeConfig) -> dict[str, Any]:
     """Who writes, how it is drawn, where the questions come from, and the licence: the head of the card."""
-    licence = licence_of(model)
+    remote = wanted.writer if isinstance(wanted.writer, RemoteWriterConfig) else None
+    licence = licence_of(model if remote is None else remote.tokenizer or "")
+    unnamed = "not named in its files" if remote is None else "not known here: ask who runs the model"
     settings = wanted.model_dump(mode="json", exclude={"filters", "choose", "batch_size", "writer"})
     answers = settings.pop("answers", None)
     return {
         "written_by": {
             "model": writer.name,
             "fingerprint": writer.fingerprint,
+            **({"at": remote.base_url} if remote else {}),
             "questions_drawn": settings.pop("sampling"),
             **({"answers_drawn": answers.pop("sampling"), "answers": answers} if answers else {}),
         },
         "source": {**settings, "questions": number_of(wanted)},
         "licence": {
-            "named": licence["licence"] or "not named in its files",
+            "named": licence["licence"] or unnamed,
             "link": licence["link"],
             "about_training_on_its_outputs": said_about_outputs(licence),
         },

@@ -27,6 +27,7 @@ from stillhouse.synthesis.sources.questions import read_questions, template_ques
 from stillhouse.synthesis.sources.self_instruct import self_instruct_questions
 from stillhouse.synthesis.sources.topics import topic_questions
 from stillhouse.synthesis.traces import MARKER, Answers, Learn, Trace
+from stillhouse.teachers.remote_config import RemoteWriterConfig
 
 Slots = dict[str, Annotated[tuple[str, ...], Field(min_length=1)]]
 
@@ -88,6 +89,16 @@ class UserConfig(Config):
     sampling: Sampling = Sampling(max_new_tokens=128)
 
 
+class TeacherWriterConfig(Config):
+    """The recipe's teacher writes."""
+
+    kind: Literal["teacher"] = "teacher"
+
+
+WriterConfig = Annotated[TeacherWriterConfig | RemoteWriterConfig, Field(discriminator="kind")]
+"""Who writes the data."""
+
+
 class _SynthesisConfig(Config):
     """What all ways to make data from nothing have."""
 
@@ -99,6 +110,8 @@ class _SynthesisConfig(Config):
     batch_size: PositiveInt = 32
     """Texts written at once."""
     seed: Seed = 0
+    writer: WriterConfig = TeacherWriterConfig()
+    """Who writes: the recipe's `teacher`, or a `remote` model behind an API, see docs/remote_teachers.md."""
     filters: tuple[FilterConfig, ...] | None = None
     """What drops records, in this order; a list of its own takes the place of the usual one. See docs/filters.md."""
 
@@ -254,6 +267,7 @@ class SelfInstructConfig(ConversationSynthesisConfig):
             at_once=self.at_once,
             requests_per_round=self.batch_size,
             below=self.novelty,
+            tokenizer=tokenizer if self.writer.kind == "teacher" else None,  # few servers go on with an answer
         )
 
 

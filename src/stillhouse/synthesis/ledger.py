@@ -8,7 +8,7 @@ from typing import Any
 
 from stillhouse.core.files import append_line, read_lines
 from stillhouse.core.progress import SILENT, Progress, working
-from stillhouse.teachers.writer import Reply, Request, Writer
+from stillhouse.teachers.writer import Paid, Reply, Request, Writer, keep_each
 
 
 class Ledger:
@@ -21,7 +21,7 @@ class Ledger:
     def __init__(self, file: Path, writer: Writer, *, progress: Progress = SILENT) -> None:
         self.file, self.writer, self.progress = file, writer, progress
         self._replies: dict[str, Reply] = {}
-        self.tokens = self.prompt_tokens = 0
+        self.tokens = self.prompt_tokens = self.lost_tokens = 0
         self.cost = 0.0
         """In the currency of the writer's prices, as tokens of all replies by now."""
         self.seconds = 0.0
@@ -30,6 +30,8 @@ class Ledger:
         for line in read_lines(file):
             self._count(line["key"], _reply(line))
             self.seconds += line.get("seconds", 0.0)
+        if isinstance(writer, Paid):
+            writer.already_spent(tokens=self.tokens + self.prompt_tokens + self.lost_tokens, cost=self.cost)
 
     def ask(self, requests: Sequence[Request], *, title: str = "the teacher writes") -> list[Reply]:
         """The replies, in the order of the requests.
@@ -41,25 +43,25 @@ class Ledger:
         if missing:
             self._since = time.monotonic()
             with working(self.progress, title, missing, "texts"):
-                for request, reply in self.writer.write(requests, self._replies.keys()):
-                    self._keep(request, reply)
+                keep_each(self.writer.write(requests, self._replies.keys()), self._keep)
         return [self._replies[request.key] for request in requests]
 
-    def _keep(self, request: Request, reply: Reply) -> None:
+    def _keep(self, found: tuple[Request, Reply]) -> None:
+        request, reply = found
         if request.key in self._replies:
             return
-        self._count(request.key, reply)
         now = time.monotonic()
-        seconds, self._since = round(now - self._since, 3), now
-        self.seconds += seconds
+        seconds = round(now - self._since, 3)
         append_line(self.file, {"key": request.key, **asdict(reply), "seconds": seconds})
+        self._count(request.key, reply)
+        self.seconds, self._since = self.seconds + seconds, now
         self.progress.advance(1, note=self._so_far)
 
     @property
     def _so_far(self) -> str:
         """What was written, how fast, and what it cost."""
         speed = f", {self.tokens / self.seconds:,.0f}/s" if self.seconds else ""
-        cost = f", cost {self.cost:,.4f}" if self.cost else ""
+        cost = f", {self.cost:,.4f} {getattr(self.writer, 'currency', '')}".rstrip() if self.cost else ""
         return f"{self.tokens:,} tokens{speed}{cost}"
 
     @property
@@ -68,7 +70,10 @@ class Ledger:
         return len(self._replies)
 
     def _count(self, key: str, reply: Reply) -> None:
+        if key in self._replies:  # written twice by an interruption, and paid for once
+            return
         self._replies[key] = reply
+        self.lost_tokens += reply.lost_tokens
         self.tokens += reply.tokens
         self.prompt_tokens += reply.prompt_tokens
         self.cost += reply.cost

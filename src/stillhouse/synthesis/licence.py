@@ -59,7 +59,7 @@ def _files_beside(source: str) -> Iterator[tuple[str, str]]:
     """The texts of those of `FILES` that are there."""
     path = Path(source).expanduser()
     folder = path.parent if path.is_file() else path
-    for name in FILES:
+    for name in FILES if source else ():
         file = folder / name
         if not path.exists():
             cached = try_to_load_from_cache(source, name)

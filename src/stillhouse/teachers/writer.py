@@ -1,10 +1,10 @@
 """A teacher that writes: what it can be asked for, what it says, and a model of this process that answers so."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -63,6 +63,10 @@ class Reply:
     """In the currency of the writer's prices."""
     top_logprobs: tuple[tuple[tuple[str, float], ...], ...] = ()
     """At each place, the token that was written and then the likeliest ones, each with its log-probability in nats."""
+    lost_tokens: int = 0
+    """What failed attempts before it may have taken, at most; their cost is in `cost`."""
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    """How it came about, where the writer says it: seed, sampling, the model that answered."""
 
 
 @runtime_checkable
@@ -85,6 +89,34 @@ class Writer(Protocol):
         """Replies as they come, in any order: to all requests whose key is not among the `done`. It may reply to some of those
         again, where only that lets the others come out as they would have.
         """
+
+
+@runtime_checkable
+class Paid(Protocol):
+    """A writer with a budget."""
+
+    def already_spent(self, *, tokens: int, cost: float) -> None:
+        """Told once, by whoever keeps its replies, what those of earlier runs took."""
+
+
+Kept = TypeVar("Kept")
+
+
+def keep_each(found: Iterator[Kept], keep: Callable[[Kept], None]) -> None:
+    """Keep what comes, one by one. Interrupted, it keeps what is on its way too, if that still comes out; so `keep` may be
+    given the same one twice.
+    """
+    try:
+        for one in found:
+            keep(one)
+    except BaseException as error:
+        if isinstance(
+            found, Generator
+        ):  # ended by this error it raises it again, else it brings what is left and then does
+            keep(found.throw(error))
+            for one in found:
+                keep(one)
+        raise
 
 
 class LocalWriter:

@@ -3,6 +3,7 @@
 import re
 
 _ITEM = re.compile(r"^\s*(?:\d{1,3}\s*[.):]|[-*•])(?:\s+(.*)|)$")
+_ANNOUNCED = re.compile(r"^\**(?:the\s+)?(?:question|task|prompt)(?:\s+is)?\s*:\**\s*", re.IGNORECASE)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "`": "`"}
 
 
@@ -30,6 +31,7 @@ def one_item(text: str, *, finished: bool = True) -> list[str]:
     rest = "\n".join(lines).strip()
     numbered = list_items(rest)
     cleaned = numbered[0] if numbered and _ITEM.match(rest.splitlines()[0]) else unquoted(rest)
+    cleaned = unquoted(_ANNOUNCED.sub("", cleaned))
     return [cleaned] if cleaned else []
 
 
@@ -44,7 +46,9 @@ def unquoted(text: str) -> str:
 
 
 def names_in(text: str, *, finished: bool = True) -> list[str]:
-    """The entries of a list without what is said about each: `1. **Bread**: how it is baked` names Bread."""
+    """The entries of a list without what is said about each: `1. **Bread**: how it is baked` names Bread. Numbers alone are no
+    names."""
     items = (item.splitlines()[0] for item in list_items(text, finished=finished))
     names = (re.split(r"\*\*\s*:|:\s|:$|\s[-–—]\s", item)[0] for item in items)
-    return [name for item in names if (name := item.strip(" *.\"'"))]
+    found = (item.strip(" *.\"'") for item in names)
+    return [name for name in found if any(character.isalpha() for character in name)]

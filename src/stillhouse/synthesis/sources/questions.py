@@ -21,8 +21,8 @@ ANSWERS = ("completion", "output", "response", "answer")
 
 def read_questions(path: Path, *, key: str = "synthesis.path", columns: Sequence[str] = ()) -> list[Record]:
     """The questions of a file or folder: conversations up to the last thing that a user says, rows with a question in one of
-    `COLUMNS`, Self-Instruct's tasks with their first instance, or a `.txt` file with one a line. What the data answers is
-    kept in the lineage as `reference`, and other `columns` by their names.
+    `COLUMNS`, Self-Instruct's tasks with their first instance, the first of Vicuna's `turns`, or a `.txt` file with one a line.
+    What the data answers is kept in the lineage as `reference`, and other `columns` by their names.
 
     Raises:
         DataError: naming file and line, for a row without a question.
@@ -44,6 +44,9 @@ def _question(line: Line, key: str) -> Record:
     messages = values.get("messages") or values.get("conversations")
     if messages is None and isinstance(values.get("prompt"), list):
         messages = [*values["prompt"], *(values["completion"] if isinstance(values.get("completion"), list) else [])]
+    turns = values.get("turns")
+    if messages is None and isinstance(turns, list) and turns and isinstance(turns[0], str) and turns[0].strip():
+        return _record(line.where, None).say("user", turns[0].strip())
     if messages is not None:
         return _last_question(messages, line.where, key)
     column = next((name for name in COLUMNS if isinstance(values.get(name), str) and values[name].strip()), None)
