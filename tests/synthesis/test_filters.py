@@ -1,6 +1,8 @@
 """What each filter drops and what it keeps, case by case, and what holds for all of them."""
 
 import string
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from pydantic import TypeAdapter
 
 from stillhouse.core.config import Config, parse_recipe
 from stillhouse.core.errors import ModelError, RecipeError, StillhouseError
+from stillhouse.synthesis.config import MagpieConfig
 from stillhouse.synthesis.filters import (
     FilterConfig,
     account_of,
@@ -28,6 +31,7 @@ from stillhouse.synthesis.filters.refusals import OPENINGS, RefusalsConfig, refu
 from stillhouse.synthesis.filters.repetition import RepetitionConfig, loop_at_end, repeated_share, top_share
 from stillhouse.synthesis.records import Record
 
+GUIDE = Path(__file__).parents[2] / "docs" / "filters.md"
 QUESTION = "What does a fox eat in winter?"
 
 
@@ -481,6 +485,28 @@ class Filters(Config):
 def test_a_wrong_setting_is_named_with_its_value_and_what_is_right(values, message):
     with pytest.raises(RecipeError, match=message):
         parse_recipe(Filters, {"filters": [values]})
+
+
+def test_agreement_needs_answers_to_compare():
+    values = {"kind": "magpie", "number": 5, "filters": [{"name": "agreement", "by": "result", "samples": 3}]}
+    message = r"filters.0 \(agreement\) compares 3 answers or more, but answers.samples is 2. Raise it"
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(MagpieConfig, {**values, "answers": {"samples": 2}})
+    assert parse_recipe(MagpieConfig, {**values, "answers": {"samples": 3}}).answers.samples == 3
+
+
+def test_the_guide_has_a_row_for_each_filter_that_names_all_of_its_settings():
+    rows = {
+        line.split("|")[1].strip(" `"): line
+        for line in GUIDE.read_text(encoding="utf-8").splitlines()
+        if line[:3] == "| `"
+    }
+    for kind in (argument for argument in get_args(get_args(FilterConfig)[0])):
+        row = rows[kind.model_fields["name"].default]
+        for setting in kind.model_fields.keys() - {"name"}:
+            assert f"`{setting}`" in row
+        for name, filters in (("chat", default_filters("chat")), ("text", default_filters("text"))):
+            assert (name in row.split("|")[4]) == any(isinstance(one, kind) for one in filters)
 
 
 @pytest.mark.parametrize("kind", ["chat", "text"])

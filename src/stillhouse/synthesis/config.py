@@ -13,6 +13,7 @@ from stillhouse.core.errors import DataError
 from stillhouse.data.text import read_rows
 from stillhouse.models.generate import Sampling
 from stillhouse.synthesis.choosing import ChoiceConfig
+from stillhouse.synthesis.filters.agreement import AgreementConfig as AgreementFilterConfig
 from stillhouse.synthesis.filters.config import FilterConfig, default_filters
 from stillhouse.synthesis.flow import Further, User
 from stillhouse.synthesis.prompts import filled_templates
@@ -153,6 +154,16 @@ class ConversationSynthesisConfig(_SynthesisConfig):
             raise ValueError(
                 f"choose.kind {kind} takes one of several answers, but answers.samples is 1. Raise it, or leave choose out."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _filters_have_answers_to_compare(self) -> "ConversationSynthesisConfig":
+        for number, one in enumerate(self.used_filters):
+            if isinstance(one, AgreementFilterConfig) and one.samples > self.answers.samples:
+                raise ValueError(
+                    f"filters.{number} (agreement) compares {one.samples} answers or more, but answers.samples is "
+                    f"{self.answers.samples}. Raise it, or leave the filter out."
+                )
         return self
 
     def answering(self) -> Answers:
