@@ -1,5 +1,6 @@
 """What each filter drops and what it keeps, case by case, and what holds for all of them."""
 
+import copy
 import string
 from pathlib import Path
 from typing import get_args
@@ -248,6 +249,7 @@ def test_template_leakage(record, expected):
 
 
 def test_special_tokens_of_a_real_tokenizer(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)  # others use it, too
     tokenizer.add_special_tokens({"additional_special_tokens": ["[FOX]"]})
     assert reason(LeakageConfig(), chat("A fox [FOX].")) == ""
     assert reason(LeakageConfig(), chat("A fox [FOX]."), tokenizer=tokenizer) == 'special token in the answer ("[FOX]")'

@@ -60,8 +60,8 @@ def test_a_thousand_requests_through_all_faults_none_lost_none_twice(tmp_path):
 @pytest.mark.parametrize("faults", [(), CHARGED], ids=["no faults", "faults that cost"])
 def test_the_budget_is_never_exceeded_and_the_stop_loses_nothing(tmp_path, faults):
     asked, limit, file = questions(300), 900, tmp_path / "ledger.jsonl"
-    with FaultServer(share=0.2 if faults else 0.0, faults=faults, delay_seconds=0.5) as server:
-        first = writer_of(server, budget={"tokens": limit}, concurrency=8, timeout_seconds=0.4, retries=8)
+    with FaultServer(share=0.2 if faults else 0.0, faults=faults, delay_seconds=1.8) as server:
+        first = writer_of(server, budget={"tokens": limit}, concurrency=8, timeout_seconds=1.5, retries=8)
         with pytest.raises(
             RunError, match=r"budget is used up: \d+ of 900 tokens are spent.* Raise the budget"
         ) as stop:
@@ -74,7 +74,7 @@ def test_the_budget_is_never_exceeded_and_the_stop_loses_nothing(tmp_path, fault
         with pytest.raises(RunError):
             Ledger(file, writer_of(server, budget={"tokens": limit}, concurrency=8)).ask(asked)
         assert server.charged <= limit
-        replies = Ledger(file, writer_of(server, concurrency=8, timeout_seconds=0.4, retries=12)).ask(asked)
+        replies = Ledger(file, writer_of(server, concurrency=8, timeout_seconds=1.5, retries=12)).ask(asked)
     assert [reply.text for reply in replies] == [f"answer to question {n}" for n in range(300)]
     assert set(server.answered.values()) == {1}
 
