@@ -138,7 +138,11 @@ class FaultServer:
             case "drop":
                 return False
             case "delay":
-                await asyncio.sleep(self.delay_seconds)
+                self.at_once -= 1  # whoever asked gives up meanwhile, and may ask somebody else
+                try:
+                    await asyncio.sleep(self.delay_seconds)
+                finally:
+                    self.at_once += 1
                 return False
             case "truncate":
                 return await _send(writer, answer, status=status, cut=True)
