@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from stillhouse.core.plugins import plugins
+
 INTERRUPTED = 130
 """What shells expect of a program that Ctrl-C ended."""
 
@@ -22,7 +24,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "distill": Verb("report", "run a recipe from beginning to end"),
-    "synthesize": Verb("synthesize", "let the teacher write the training text"),
+    "synthesize": Verb("synthesize", "let the teacher write the data"),
     "label": Verb("label", "run the teacher over the data once and store what it says"),
     "train": Verb("train", "make the student and train it"),
     "evaluate": Verb("evaluate", "measure teacher, student and controls on held-out text"),
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parse(arguments)
     try:
         _set_up_libraries()
-        return _run(chosen)
+        with plugins(allowed=getattr(chosen, "allow_plugins", False)):
+            return _run(chosen)
     except KeyboardInterrupt:
         print("\nstopped. The same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
@@ -84,6 +87,8 @@ def _run(chosen: argparse.Namespace) -> int:
         case "tokenizers":
             command = importlib.import_module("stillhouse.commands.tokenizers")
             return int(command.show(chosen.teacher, chosen.student))
+        case "synthesize" if chosen.dry_run:
+            importlib.import_module("stillhouse.commands.dry_run").dry_run(chosen.recipe, chosen.overrides)
         case _:
             command = importlib.import_module("stillhouse.commands.run")
             command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until)
@@ -102,9 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"stillhouse {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, verb in VERBS.items():
-        _add_recipe(
-            verbs.add_parser(name, help=verb.summary, description=verb.summary.capitalize() + ".", epilog=EPILOG)
-        )
+        added = verbs.add_parser(name, help=verb.summary, description=verb.summary.capitalize() + ".", epilog=EPILOG)
+        _add_recipe(added)
+        if name == "synthesize":
+            added.add_argument(
+                "--dry-run", action="store_true", help="show five examples and what the whole would take; keep nothing"
+            )
     summary = "show what a student would learn of the data, token by token; loads no model"
     inspected = verbs.add_parser("inspect", help=summary, description=summary.capitalize() + ".")
     _add_recipe(inspected)
@@ -145,6 +153,11 @@ def _add_chat(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file; see recipes/")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="such as training.epochs=2 or run=runs/mine")
+    parser.add_argument(
+        "--allow-plugins",
+        action="store_true",
+        help="let the recipe run code: functions of yours that it names, and unit tests of what a model wrote",
+    )
 
 
 def _set_up_libraries() -> None:

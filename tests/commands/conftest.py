@@ -195,6 +195,21 @@ def student_folder(tmp_path_factory: pytest.TempPathFactory, build_model: Callab
     return folder
 
 
+@pytest.fixture(scope="session")
+def writing_teacher(
+    tmp_path_factory: pytest.TempPathFactory,
+    build_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+) -> Path:
+    """A tiny random teacher that reads long prompts and comes to an end: its head has a bias towards the end of a turn."""
+    folder = tmp_path_factory.mktemp("models") / "writer"
+    model = build_model("phi", vocab=len(tokenizer), max_position_embeddings=2048)
+    model.lm_head.bias.data[tokenizer.eos_token_id] += 3.0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 # Every other kind of data.
 
 LABELS = ("sad", "glad", "angry")

@@ -272,7 +272,7 @@ def test_differences_name_the_dotted_key_and_both_values():
         "herbs.mint: ['x'] became ['y']",
         "body.litres: None became 2.0",
     ]
-    assert differences(one, other, ignoring="name")[0].startswith("body.kind")
+    assert differences(one, other, ignoring=["name"])[0].startswith("body.kind")
 
 
 def test_nothing_changes_a_recipe_once_it_is_read():

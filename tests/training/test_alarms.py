@@ -1,10 +1,11 @@
 """Each alarm sounds for what it is for, with its figures, and for nothing else."""
 
+import math
 from random import Random
 
 import pytest
 
-from stillhouse.training.alarms import WINDOW, alarms
+from stillhouse.training.alarms import WINDOW, Inspected, alarms, reward_outruns_agreement
 
 MOST = 128
 HEALTHY = {
@@ -101,3 +102,28 @@ def test_steps_without_an_answer_are_passed_over():
     faulty = _steps(**GONE_WRONG["agreement_falls"])
     between = [line for step in faulty for line in (step, {"step": step["step"], "loss": 1.0})]
     assert alarms(between, most_tokens=MOST) == alarms(faulty, most_tokens=MOST)
+
+
+def test_a_reward_that_rises_while_agreement_falls_is_told():
+    before = [
+        Inspected(0, [1.0, 2.0, 3.0, 2.0], [0.5, 0.6, 0.5, 0.6]),
+        Inspected(5, [1.5, 2.6, 3.4, 2.5], [0.4, 0.5, 0.5, 0.5]),
+    ]
+    now = Inspected(10, [3.0, 4.1, 5.0, 4.2], [0.2, 0.3, 0.3, 0.2])
+    said = reward_outruns_agreement(before, now)
+    assert said and "risen by 2.08 since step 0" in said and "fallen by 30.0%" in said
+
+
+@pytest.mark.parametrize(
+    ("rewards", "agreements"),
+    [
+        ([3.0, 4.1, 5.0, 4.2], [0.5, 0.6, 0.5, 0.7]),  # agreement holds
+        ([1.0, 2.1, 2.9, 2.0], [0.2, 0.3, 0.3, 0.2]),  # the reward stays
+        ([9.0, 2.0, 0.0, 2.5], [0.2, 0.3, 0.3, 0.2]),  # one prompt alone
+        ([math.nan] * 4, [0.2, 0.3, 0.3, 0.2]),
+        ([3.0, 4.1, 5.0, 4.2], []),
+    ],
+)
+def test_a_reward_alone_is_no_alarm(rewards, agreements):
+    first = Inspected(0, [1.0, 2.0, 3.0, 2.0], [0.5, 0.6, 0.5, 0.6] if agreements else [])
+    assert reward_outruns_agreement([first], Inspected(5, rewards, agreements)) is None

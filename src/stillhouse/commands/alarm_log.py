@@ -23,13 +23,13 @@ def alarming(log_line: LogLine, run: RunFolder, progress: Progress, *, arm: str,
         steps.append(dict(line))
         found = alarms(steps, most_tokens=most_tokens)
         for name in found.keys() - before:
-            _sound(run, progress, {"step": int(line["step"]), "alarm": name, "says": found[name]})
+            sound(run, progress, {"step": int(line["step"]), "alarm": name, "says": found[name]})
         before = found.keys()
 
     return log
 
 
-def _sound(run: RunFolder, progress: Progress, alarm: Mapping[str, Any]) -> None:
+def sound(run: RunFolder, progress: Progress, alarm: Mapping[str, Any]) -> None:
     """A step that is done again after a kill is not told of again."""
     if dict(alarm) not in alarms_of(run):
         run.event("alarm", **alarm)

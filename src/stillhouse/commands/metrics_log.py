@@ -26,7 +26,8 @@ class MetricsLog:
     def arm(self, name: str, checkpoints: Path) -> Callable[[Mapping[str, float]], None]:
         """A place for one arm's training steps. Steps after its last checkpoint, which will be done again, are dropped."""
         last_step = last_saved_step(checkpoints)
-        kept = self._keep(lambda line: line.get("arm") != name or line["step"] <= last_step)
+        # Step 0 is before the first: what was found of the student as it was made.
+        kept = self._keep(lambda line: line.get("arm") != name or 0 < last_step >= line["step"])
         tokens = max((line["tokens"] for line in kept if line.get("arm") == name), default=0)
 
         def log(line: Mapping[str, float]) -> None:

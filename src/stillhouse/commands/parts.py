@@ -22,7 +22,7 @@ from stillhouse.core.results import Role
 from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Pooling
 from stillhouse.data.asked import Asked, packed
-from stillhouse.data.chat_forms import Conversation
+from stillhouse.data.chat_forms import Conversation, read_conversations
 from stillhouse.data.config import ChatDataConfig, TextDataConfig
 from stillhouse.data.context import ContextRows, views_of
 from stillhouse.data.examples import Example
@@ -62,7 +62,8 @@ from stillhouse.students.layer_choice import LayerChoice, choose_layers
 from stillhouse.students.lora import add_adapter
 from stillhouse.students.projections import Projections
 from stillhouse.students.save import save_student
-from stillhouse.synthesis import ANSWERS, answered_by, read_answers
+from stillhouse.synthesis import ANSWERS, SYNTHETIC, answered_by, read_answers
+from stillhouse.synthesis.config import PromptSynthesisConfig
 from stillhouse.training.dual_space import dual_space_widths
 from stillhouse.training.features import FeatureTerm, projection_widths
 from stillhouse.training.mixing import DocumentRows, MixedRows
@@ -345,7 +346,8 @@ class Parts:
             for note in found.notes if found else ():
                 self.progress.say(note)
             if self.recipe.data.held_out_path is not None:
-                read_rows(self.recipe.data.held_out_path, key="data.held_out_path")
+                read = read_conversations if self.recipe.data.kind == "chat" else read_rows
+                read(self.recipe.data.held_out_path, key="data.held_out_path")
             return
         if self.recipe.history is not None:
             _ = self.conversations
@@ -366,8 +368,10 @@ class Parts:
 
     @property
     def documents(self) -> Path:
-        """Where the teacher's own text is written."""
-        return self.run.data / "documents.jsonl"
+        """Where the teacher's own text is written, or its conversations."""
+        wanted = self.recipe.synthesis
+        by_prompts = wanted is None or isinstance(wanted, PromptSynthesisConfig)
+        return self.run.data / ("documents.jsonl" if by_prompts else SYNTHETIC)
 
     @property
     def data_path(self) -> Path:

@@ -1,5 +1,6 @@
 """The stages of a distillation, each done once: the composition root of every verb."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,7 +19,9 @@ from stillhouse.commands.parts import Parts, plain
 from stillhouse.commands.preferences import check_reference, check_scores, load_reference, weighed_by
 from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
 from stillhouse.commands.replays import account_of, said_of
+from stillhouse.commands.reward_watch import reward_watch
 from stillhouse.commands.sources import ROLLOUTS, check_engine, rollout_log, said_of_answers, told_to
+from stillhouse.commands.synthesis import DataFreeConfig, check_synthesis, made_from, write_data
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import to_yaml
 from stillhouse.core.files import atomic_path, fingerprint, remove
@@ -47,8 +50,9 @@ from stillhouse.students.distilbert import freeze_position_embeddings
 from stillhouse.students.lora import frozen_hash
 from stillhouse.students.projections import FILE_NAME as PROJECTIONS
 from stillhouse.students.projections import Projections
-from stillhouse.synthesis import filled_templates, rewrite, synthesize, write_answers
-from stillhouse.synthesis.config import HistoryConfig
+from stillhouse.synthesis import CARD, filled_templates, rewrite, synthesize, write_answers
+from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
+from stillhouse.synthesis.rewards import check_reward
 from stillhouse.teachers import LocalTeacher, SelfTeacher, SelfTeacherConfig, StoredTeacher
 from stillhouse.training import train
 from stillhouse.training.mixing import MixedRows
@@ -83,8 +87,11 @@ class Pipeline:
         if waits_for_unpacking(self.recipe.teacher.model):
             self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
         check_engine(self.recipe.source, has_adapter=self.recipe.student.lora is not None)
+        if self.recipe.watched_reward is not None:
+            check_reward(self.recipe.watched_reward.reward, key="evaluation.reward.reward")
         check_models(self.recipe)
         check_reference(self.recipe)
+        check_synthesis(self.recipe)
         self.parts.check_data()
         check_scores(self.parts)
 
@@ -113,6 +120,8 @@ class Pipeline:
         wanted = self.recipe.synthesis
         if wanted is None:
             return {}
+        if not isinstance(wanted, PromptSynthesisConfig):
+            return self._write_data(wanted)
 
         def work() -> dict[str, Any]:
             outcome = synthesize(
@@ -131,6 +140,16 @@ class Pipeline:
         made_from = [self.parts.teacher_fingerprint, wanted]
         return self._stage(
             "synthesize", "the teacher writes", made_from=made_from, work=work, makes=[self.parts.documents]
+        )
+
+    def _write_data(self, wanted: DataFreeConfig) -> dict[str, Any]:
+        """Data from nothing: conversations, or texts."""
+        return self._stage(
+            "synthesize",
+            "the teacher writes",
+            made_from=made_from(self.parts, wanted),
+            work=lambda: write_data(self.parts, wanted, progress=self.progress),
+            makes=[self.parts.documents],
         )
 
     def _rewrite(self, wanted: HistoryConfig) -> dict[str, Any]:
@@ -322,6 +341,9 @@ class Pipeline:
         if isinstance(rows, MixedRows):
             told = {"replay": account_of(rows)}
             self.progress.say(said_of(told["replay"]))
+        wanted, inspect = self.recipe.watched_reward, None
+        if arm == "student" and wanted is not None:
+            inspect = reward_watch(wanted, self.parts, self.run, self.progress, checkpoints=checkpoints)
         trained = train(
             student,
             rows,
@@ -336,6 +358,7 @@ class Pipeline:
             log_line=log_line,
             watch=watch,
             replay_terms=self.parts.replay_terms,
+            inspect=inspect,
             progress=self.progress,
             title=arm.replace("_", " ") + " learns",
         )
@@ -512,7 +535,7 @@ class Pipeline:
         return [
             self.parts.data_fingerprint,
             self.parts.student_fingerprint,
-            self.recipe.model_dump(mode="json", exclude={"run"}),
+            self.recipe.model_dump(mode="json", exclude={"run": True, "synthesis": {"writer"}}),
         ]
 
     def _contestants(self) -> list[Contestant]:
@@ -587,7 +610,8 @@ class Pipeline:
             "held_out_documents": self.parts.data.num_held_out_documents,
         }
         if "synthesize" in stages:
-            account["synthesised"] = {n: stages["synthesize"][n] for n in ("documents", "tokens", "seconds", "dropped")}
+            done = stages["synthesize"]
+            account["synthesised"] = {n: done[n] for n in ("documents", "tokens", "seconds", "dropped")}
         if "label" in stages:
             account["labels"] = {
                 name: stages["label"][name] for name in ("signal", "bytes", "bytes_per_token", "seconds")
@@ -598,6 +622,9 @@ class Pipeline:
             account["replay"] = {**counts, **stages["train"].get("replay", {})}
         if "adapter" in stages["train"]:
             account["adapter"] = stages["train"]["adapter"]
+        if (file := self.run.data / CARD).exists():
+            card = json.loads(file.read_text(encoding="utf-8"))
+            account |= {"written": card, "reward": card.get("reward")}
         return {**account, "alarms": alarms_of(self.run)}
 
 

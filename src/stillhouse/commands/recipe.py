@@ -30,7 +30,8 @@ from stillhouse.objectives import (
     objective,
 )
 from stillhouse.students.config import CheckpointConfig, StudentConfig
-from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
+from stillhouse.synthesis.config import ConversationSynthesisConfig, HistoryConfig, SynthesisConfig
+from stillhouse.synthesis.rewards import RewardWatchConfig
 from stillhouse.teachers import TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.sources import OfflineConfig, SourceConfig, TeacherSourceConfig
@@ -60,6 +61,9 @@ class EvaluationConfig(Config):
     weights (`from_scratch`), `both`, or `none`. If left out: `hard_labels` where the data has something to learn from."""
     samples: int = Field(default=3, ge=0)
     """Held-out beginnings that every language model continues, for reading."""
+    reward: RewardWatchConfig | None = None
+    """A reward of the student's held-out answers, shown over training beside its agreement with the teacher. If left out:
+    the one by which the training data was chosen, where there is one."""
 
 
 class Recipe(Config):
@@ -69,8 +73,8 @@ class Recipe(Config):
     """The folder that this recipe fills."""
     teacher: TeacherConfig
     student: StudentConfig
-    synthesis: PromptSynthesisConfig | None = None
-    """Where it is given, the teacher writes the training text."""
+    synthesis: SynthesisConfig | None = None
+    """Where it is given, the teacher writes the training text, or whole conversations."""
     data: DataConfig = TextDataConfig()
     history: HistoryConfig | None = None
     """Where it is given, the teacher first answers in the conversations to train on, turn by turn; else they stay."""
@@ -110,12 +114,27 @@ class Recipe(Config):
         default: Control = "none" if HARD_OBJECTIVE[self.task] is None else "hard_labels"
         return self.evaluation.control or default
 
+    @property
+    def watched_reward(self) -> RewardWatchConfig | None:
+        """The reward that is shown over training, if any."""
+        chosen_by = getattr(getattr(self.synthesis, "choose", None), "reward", None)
+        if self.evaluation.reward is not None or chosen_by is None:
+            return self.evaluation.reward
+        return RewardWatchConfig(reward=chosen_by)
+
+    @model_validator(mode="after")
+    def _only_answers_are_rewarded(self) -> "Recipe":
+        if self.evaluation.reward is not None and self.task != "causal_lm":
+            raise ValueError(
+                f"evaluation.reward scores what a language model answers, but data is of kind {self.data.kind!r}. Leave it out."
+            )
+        return self
+
     @model_validator(mode="after")
     def _only_text_is_written_and_stored(self) -> "Recipe":
-        if self.synthesis is not None and self.task != "causal_lm":
-            raise ValueError(
-                f"synthesis writes text for data of kind text, but the kind is {self.data.kind!r}. Leave one out."
-            )
+        written = synthesis_fault(self.synthesis, self.data.kind)
+        if written:
+            raise ValueError(written)
         if self.labels is not None and self.data.kind == "preferences":
             raise ValueError(
                 "labels keep what a language model says token by token, but data of kind 'preferences' is about whole answers, "
@@ -134,6 +153,8 @@ class Recipe(Config):
                 f"history lets the teacher answer in conversations, but data is of kind {self.data.kind!r}. Leave history "
                 "out, or use data of kind chat."
             )
+        if self.history is not None and self.synthesis is not None:
+            raise ValueError("with synthesis the teacher has answered in its conversations already. Leave history out.")
         if self.history is not None and getattr(self.data, "teacher_context", None) is not None:
             raise ValueError(
                 "history lets the teacher answer as a student does, without data.teacher_context. Leave one of the two out."
@@ -260,6 +281,20 @@ class Recipe(Config):
                 "Leave it out, or say none."
             )
         return self
+
+
+def synthesis_fault(synthesis: SynthesisConfig | None, kind: str) -> str:
+    """Why data of this kind cannot be what is synthesised; empty where it can."""
+    if synthesis is None:
+        return ""
+    needs = "chat" if isinstance(synthesis, ConversationSynthesisConfig) else "text"
+    if kind == needs:
+        return ""
+    what = "conversations" if needs == "chat" else "text"
+    return (
+        f"synthesis of kind {synthesis.kind} writes {what} for data of kind {needs}, but the kind is {kind!r}. Use "
+        f"data: {{kind: {needs}}}, or leave synthesis out."
+    )
 
 
 def _misfit(chosen: AnyObjective, kind: str, task: Task) -> str:

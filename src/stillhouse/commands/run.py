@@ -1,17 +1,20 @@
 """Every verb: run a recipe's stages up to the one that the verb names."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.pipeline import at_work
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.config import load_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
-from stillhouse.reporting import results_table, terminal_progress
+from stillhouse.reporting import results_table, reward_lines, terminal_progress, written_summary
+from stillhouse.synthesis import CARD
 
 
 def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
@@ -24,6 +27,9 @@ def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
                 _show(pipeline.report(), pipeline.run)
             case "evaluate":
                 Console().print(results_table(pipeline.evaluate()))
+            case "synthesize":
+                pipeline.synthesize()
+                _show_written(pipeline.run)
             case stage:
                 getattr(pipeline, stage)()
 
@@ -38,7 +44,23 @@ def _refuse_an_idle_verb(recipe: Recipe, until: str, *, source: str) -> None:
         )
 
 
+def _show_written(folder: RunFolder) -> None:
+    """What the teacher wrote and what is left of it, where there is a data card."""
+    card = folder.data / CARD
+    if card.exists():
+        Console(highlight=False).print(written_summary(json.loads(card.read_text(encoding="utf-8"))))
+
+
+def _said_of_reward(folder: RunFolder) -> list[str]:
+    """What a reward did to the data, and how it went in training; nothing where there was none."""
+    card = folder.data / CARD
+    reward = json.loads(card.read_text(encoding="utf-8")).get("reward") if card.exists() else None
+    return reward_lines(reward or {}, MetricsLog(folder).curves().get("student", []))
+
+
 def _show(result: EvaluationResult, folder: RunFolder) -> None:
     console = Console()
     console.print(results_table(result))
+    for line in _said_of_reward(folder):
+        console.print(f"\n{line}", highlight=False, markup=False)
     console.print(f"\nreport   {folder.report}\nstudent  {folder.student}", highlight=False)

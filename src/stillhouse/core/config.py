@@ -1,7 +1,7 @@
 """Recipes: strict, frozen, and frank about every fault at once."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -61,13 +61,13 @@ def to_yaml(config: Config) -> str:
     return yaml_text.to_yaml(config.model_dump(mode="json"))
 
 
-def differences(one: Config, other: Config, *, ignoring: str = "") -> list[str]:
-    """The dotted keys in which two configurations differ, with both values; one top-level key may be left out."""
+def differences(one: Config, other: Config, *, ignoring: Collection[str] = ()) -> list[str]:
+    """The dotted keys in which two configurations differ, with both values; some, with all below them, may be left out."""
     first, second = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
     return [
         f"{key}: {first.get(key)!r} became {second.get(key)!r}"
         for key in dict.fromkeys([*first, *second])
-        if first.get(key) != second.get(key) and key != ignoring
+        if first.get(key) != second.get(key) and not any(f"{key}.".startswith(f"{left}.") for left in ignoring)
     ]
 
 

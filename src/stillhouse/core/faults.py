@@ -51,7 +51,7 @@ def _fault(kind: type[BaseModel], key: str, choices: Sequence[ErrorDetails]) -> 
             known = [name.strip().strip("'") for name in context["expected_tags"].split(",")]
             return f"{key}.{_tag_name(context)}: {context['tag']!r} is not known.{nearest(context['tag'], known)}"
         case "union_tag_not_found":
-            return f"{key}.kind: it must be given."
+            return f"{key}.{_tag_name(details['ctx'])}: it must be given."
         case "value_error":
             return f"{key}: {details['ctx']['error']}" if key else str(details["ctx"]["error"])
     first, *others = dict.fromkeys(_expectation(choice) for choice in _nearest_choices(choices))
@@ -105,7 +105,7 @@ def _owner(kind: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseM
     return owner
 
 
-_TAGS = ("kind", "signal")
+_TAGS = ("kind", "signal", "name")
 """The keys that pick one of several configurations."""
 
 

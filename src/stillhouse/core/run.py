@@ -14,6 +14,10 @@ from stillhouse.core.config import Config, differences, load_recipe, to_yaml
 from stillhouse.core.errors import RecipeError, RunError, StaleError
 from stillhouse.core.files import PART_SUFFIX, append_line, read_lines, write_atomic
 
+_OF_WRITERS = ("budget", "prices", "concurrency", "timeout_seconds", "retries", "key_env")
+MAY_CHANGE = ("run", *(f"synthesis.writer.{name}" for name in _OF_WRITERS))
+"""Keys of a recipe that change nothing of what a run makes: a folder may be moved, and a budget raised."""
+
 LOCK = ".lock"
 """Held by the process that works in a run folder, for as long as it lives."""
 
@@ -85,7 +89,7 @@ class RunFolder:
                 )
 
     def _compare_with(self, recipe: Config) -> None:
-        changes = differences(self._recipe_before(recipe), recipe, ignoring="run")  # a folder may be moved
+        changes = differences(self._recipe_before(recipe), recipe, ignoring=MAY_CHANGE)
         if changes:
             raise RunError(
                 f"{self.path} was made by another recipe ({'; '.join(changes[:3])}{'; ...' if len(changes) > 3 else ''}). "

@@ -127,8 +127,9 @@ class ChatDataConfig(_SplitConfig):
     """Conversations, written out by the teacher's chat template; what the assistant says in them is learnt."""
 
     kind: Literal["chat"] = "chat"
-    path: Path
-    """A `.jsonl`, `.json`, `.csv` or `.tsv` file, or a folder of them, in a form that docs/chat.md names."""
+    path: Path | None = None
+    """A `.jsonl`, `.json`, `.csv` or `.tsv` file, or a folder of them, in a form that docs/chat.md names. May be left out where
+    the recipe synthesises its conversations."""
     sequence_tokens: Annotated[int, Field(ge=8)] = 1024
     """Length of a row in tokens, special ones included; a longer conversation is cut into pieces."""
     weight: Literal["assistant", "last"] = "assistant"

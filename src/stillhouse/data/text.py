@@ -58,7 +58,7 @@ def _to_row(record: Any, *, where: str) -> Row:
         case {"prompt": str(prompt), "completion": str(text)} if text:
             return _whole(Row(text, prompt, record.get("finished", True) is not False), where=where)
         case {"text": str(text)} if text:
-            return _whole(Row(text), where=where)
+            return _whole(Row(text, finished=record.get("finished", True) is not False), where=where)
     keys = sorted(record) if isinstance(record, dict) else type(record).__name__
     raise DataError(f'{where} has {keys}. Expected {{"text": ...}} or {{"prompt": ..., "completion": ...}}, not empty.')
 

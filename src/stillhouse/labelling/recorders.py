@@ -21,7 +21,7 @@ from stillhouse.core.label_codecs import (
     sparse_to_bytes,
     states_to_bytes,
 )
-from stillhouse.core.signals import FactoredLogits, Signals, Wanted
+from stillhouse.core.signals import FactoredLogits, Signals, SparseLogprobs, Wanted
 
 CHUNK_ELEMENTS = 2**22
 """Logits held at once: 16 MiB in float32."""
@@ -102,8 +102,15 @@ class Sparse:
         return _given(self)
 
     def record(self, said: Signals, where: Bool[Tensor, "batch seq"], *, key: str) -> list[bytes]:
-        """Four sections."""
-        parts = [self._rows(logits) for logits in _chunks(_factored(said).at(where), self.vocab_size)]
+        """Four sections.
+
+        Raises:
+            ModelError: if the teacher itself knows only a part of the distribution, and not at these temperatures.
+        """
+        if isinstance(said.logits, SparseLogprobs):
+            parts = [self._rows_of_told(said.logits.at(where))]
+        else:
+            parts = [self._rows(logits) for logits in _chunks(_factored(said).at(where), self.vocab_size)]
         counts, ids, logits, tails = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
         return sparse_to_bytes(SparseRows(Ragged(counts, ids), logits, tails), vocab_size=self.vocab_size)
 
@@ -121,6 +128,37 @@ class Sparse:
         ids, order = torch.where(kept, ids, self.vocab_size).sort(-1)
         kept, best = ids < self.vocab_size, best.gather(-1, order)
         return _array(kept.sum(-1)), _array(ids[kept]), _array(best[kept]), _array(tails)
+
+    def _rows_of_told(self, told: SparseLogprobs) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+        """The same of a teacher that told its likeliest tokens. Where it told nothing, none is kept and all is in the tail."""
+        best, order = told.logprobs.sort(-1, descending=True)
+        used = best > -torch.inf
+        self._check_known_at(told, used)
+        largest = torch.where(used[:, :1], best[:, :1], 0.0)
+        kept = torch.zeros_like(used)
+        for temperature in self.temperatures:
+            kept |= (best / temperature - _tempered_total(best, told.tail, temperature)).exp() >= self.min_probability
+        kept &= used
+        kept[:, self.most :] = False
+        kept[:, 0] = used[:, 0]
+        others, tail = torch.where(used & ~kept, best, -torch.inf) - largest, told.tail - largest.squeeze(-1)
+        tails = torch.stack(
+            [_tempered_total(others, tail, temperature).squeeze(-1) for temperature in self.temperatures]
+        )
+        ids, places = torch.where(kept, told.ids.gather(-1, order), self.vocab_size).sort(-1)
+        kept, logits = ids < self.vocab_size, (best - largest).gather(-1, places)
+        return _array(kept.sum(-1)), _array(ids[kept]), _array(logits[kept]), _array(tails)
+
+    def _check_known_at(self, told: SparseLogprobs, used: Bool[Tensor, "tokens k"]) -> None:
+        """Raises: ModelError where the bucket is needed at a temperature at which it is not known."""
+        others = [temperature for temperature in self.temperatures if temperature != told.temperature]
+        bucket_matters = (used.any(-1) & (told.tail > -torch.inf)).any()
+        if told.temperature != 1 or (others and bucket_matters):
+            raise ModelError(
+                f"the teacher told its likeliest tokens at temperature {told.temperature:g}, and labels are asked for at "
+                f"{', '.join(f'{one:g}' for one in others or self.temperatures)}: what all other tokens add up to there is not "
+                "known. Leave the temperature of labels and objectives at 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -172,6 +210,14 @@ class Sampled:
             _array(corrections),
             _array(entropies),
         )
+
+
+def _tempered_total(
+    logits: Float[Tensor, "tokens k"], tail: Float[Tensor, " tokens"], temperature: float
+) -> Float[Tensor, "tokens 1"]:
+    """Log of the sum of e^(logit / temperature), the bucket's being one of them. Where that is another than 1 the bucket is
+    empty, or all that there is."""
+    return torch.cat([logits / temperature, tail.unsqueeze(-1)], -1).logsumexp(-1, keepdim=True)
 
 
 def _array(tensor: Tensor) -> ndarray:

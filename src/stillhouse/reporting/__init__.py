@@ -3,15 +3,25 @@
 from stillhouse.reporting.adapter_card import write_adapter_card
 from stillhouse.reporting.card import write_card
 from stillhouse.reporting.html import write_report
-from stillhouse.reporting.terminal import LiveProgress, PlainProgress, headline, results_table, terminal_progress
+from stillhouse.reporting.rewards import reward_lines
+from stillhouse.reporting.terminal import (
+    LiveProgress,
+    PlainProgress,
+    headline,
+    results_table,
+    terminal_progress,
+    written_summary,
+)
 
 __all__ = [
     "LiveProgress",
     "PlainProgress",
     "headline",
     "results_table",
+    "reward_lines",
     "terminal_progress",
     "write_adapter_card",
     "write_card",
     "write_report",
+    "written_summary",
 ]

@@ -26,6 +26,7 @@ from stillhouse.reporting.verdicts import (
     verdicts,
 )
 from stillhouse.reporting.views import held_out_sentence, layers_sentence, learnt_sentence, start_distance, truncated
+from stillhouse.reporting.written import written_view
 
 HUB_LICENCES = (
     *("apache-2.0", "mit", "openrail", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0"),
@@ -104,6 +105,7 @@ def render_card(
         _preference_section(result),
         _layers_section(layers),
         _data_section(data),
+        _written_section(data.get("written") or {}),
         _samples_section(result),
         _limits_section(result, teacher, licence),
         _reproduce_section(recipe_yaml, result),
@@ -301,6 +303,29 @@ def _labels_line(data: Mapping[str, Any]) -> str:
 def _amounts(documents: int | None, tokens: int | None) -> str:
     pairs = [(documents, "documents"), (tokens, "tokens")]
     return ", ".join(f"{formatting.count(number)} {unit}" for number, unit in pairs if number is not None)
+
+
+def _written_section(card: Mapping[str, Any]) -> str:
+    """Who wrote the data, and what the filters made of it."""
+    view = written_view(card)
+    if view is None:
+        return ""
+    rows = [[escaped(one.name), one.count, escaped(one.explanation)] for one in view.dropped]
+    parts = [escaped(view.sentence)]
+    if rows:
+        parts.append(_table(["filter", "dropped", "what it drops"], rows, numbers=False))
+    if view.diversity:
+        columns = [view.diversity.corner, *(title for title, _ in view.diversity.columns)]
+        cells = [
+            [row.title, *(f"{cell.value} {cell.below}".rstrip() for cell in row.cells)] for row in view.diversity.rows
+        ]
+        parts += [_table([*map(escaped, columns)], cells), " ".join(map(escaped, view.notes))]
+    facts = [f"- {escaped(group.title)}: {_fact_line(group.items)}" for group in view.facts]
+    return "\n\n".join(["## How the data was written", *parts, *(["\n".join(facts)] if facts else [])])
+
+
+def _fact_line(items: Sequence[tuple[str, str]]) -> str:
+    return "; ".join(escaped(f"{name} {value}".strip()) for name, value in items)
 
 
 def _samples_section(result: EvaluationResult) -> str:

@@ -204,6 +204,8 @@ TERM_TITLES: Mapping[str, str] = {
     "finished_share": "share of its answers that end by themselves",
     "answer_entropy": "student's entropy on its answers, nats",
     "top1_agreement": "likeliest token as the teacher's, share",
+    "held_out_reward": "reward of held-out answers",
+    "held_out_agreement": "held-out tokens with the teacher's likeliest, share",
 }
 NATS = frozenset(
     {"next_token", "masked_token", "hard_label", "jsd", "alpha_beta", "taid", "decoupled_kd"}

@@ -10,7 +10,9 @@ from stillhouse.core.results import EvaluationResult
 from stillhouse.reporting.contexts import context_view
 from stillhouse.reporting.preferences import preference_view
 from stillhouse.reporting.replays import replay_view
+from stillhouse.reporting.rewards import reward_view, without_looks
 from stillhouse.reporting.views import report_view
+from stillhouse.reporting.written import written_view
 
 
 def write_report(
@@ -26,8 +28,9 @@ def write_report(
 ) -> None:
     """Write the report of one run to `path`, whole or not at all.
 
-    `curves` maps an arm, such as `student` or `control_hard_labels`, to its metrics lines. Sections for which nothing
-    was given are left out. Whatever a model wrote is shown as text and can neither run nor fetch anything.
+    `curves` maps an arm, such as `student` or `control_hard_labels`, to its metrics lines. Under `written`, `data` may hold
+    what `data/card.json` says of text that a teacher wrote. Sections for which nothing was given are left out. Whatever a model
+    wrote is shown as text and can neither run nor fetch anything.
     """
     page = render_report(
         title=title, result=result, curves=curves, recipe_yaml=recipe_yaml, layers=layers, data=data, stages=stages
@@ -47,7 +50,13 @@ def render_report(
 ) -> str:
     """The report as one string of HTML."""
     view = report_view(
-        title=title, result=result, curves=curves, recipe_yaml=recipe_yaml, layers=layers, data=data, stages=stages
+        title=title,
+        result=result,
+        curves=without_looks(curves),
+        recipe_yaml=recipe_yaml,
+        layers=layers,
+        data=data,
+        stages=stages,
     )
     # jinja2 is imported here so that the terminal's half of this package stays quick to import.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -65,6 +74,8 @@ def render_report(
         context=context_view(result),
         replay=replay_view(result),
         preferences=preference_view(result),
+        written=written_view(data.get("written")),
+        reward=reward_view(data.get("reward") or {}, curves.get("student", ())),
     )
 
 

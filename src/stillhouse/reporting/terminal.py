@@ -5,7 +5,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Protocol, cast, runtime_checkable
+from typing import IO, Any, Protocol, cast, runtime_checkable
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group
@@ -34,8 +34,9 @@ from stillhouse.reporting.verdicts import (
     models_in_order,
     other_tokens,
 )
+from stillhouse.reporting.written import written_lines
 
-__all__ = ["LiveProgress", "PlainProgress", "headline", "results_table", "terminal_progress"]
+__all__ = ["LiveProgress", "PlainProgress", "headline", "results_table", "terminal_progress", "written_summary"]
 
 ACCENT = "dark_orange3"
 OUTCOME_STYLES: Mapping[Outcome, str] = {
@@ -235,6 +236,12 @@ def results_table(result: EvaluationResult) -> Group:
     if said := other_tokens(result):
         note.append(f" {said}")
     return Group(_Results(result), note, Text(), *lines)
+
+
+def written_summary(card: Mapping[str, Any]) -> Group:
+    """What a teacher wrote and what filters left of it, by `data/card.json`."""
+    first, *others = written_lines(card)
+    return Group(Text(first, style="bold"), *(Text(f"  {line}") for line in others))
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,31 @@
 """The teacher writes the training text, or the answers to the prompts of a data set."""
 
 from stillhouse.synthesis.answers import ANSWERS, AnswersOutcome, answered_by, read_answers, write_answers
+from stillhouse.synthesis.flow import CARD, DROPPED, PREFERENCES, SYNTHETIC, Further, converse
 from stillhouse.synthesis.history import HistoryOutcome, rewrite
 from stillhouse.synthesis.prompts import filled_templates
+from stillhouse.synthesis.run import Written, write_synthetic
+from stillhouse.synthesis.traces import Answers
 from stillhouse.synthesis.write import SynthesisOutcome, synthesize
 
 __all__ = [
     "ANSWERS",
+    "CARD",
+    "DROPPED",
+    "PREFERENCES",
+    "SYNTHETIC",
+    "Answers",
     "AnswersOutcome",
+    "Further",
     "HistoryOutcome",
     "SynthesisOutcome",
+    "Written",
     "answered_by",
+    "converse",
     "filled_templates",
     "read_answers",
     "rewrite",
     "synthesize",
     "write_answers",
+    "write_synthetic",
 ]

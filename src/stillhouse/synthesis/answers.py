@@ -12,6 +12,7 @@ from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.data.asked import Asked
 from stillhouse.models.beams import beam_search
 from stillhouse.models.generate import sample
+from stillhouse.synthesis.rouge import rouge_l
 from stillhouse.teachers.answering import Answering
 
 ANSWERS = "answers.jsonl"
@@ -213,19 +214,3 @@ def nearest(answers: Sequence[list[int]], reference: Sequence[int], *, stop_ids:
     """
     words = [token for token in reference if token not in stop_ids]
     return max(answers, key=lambda answer: rouge_l([token for token in answer if token not in stop_ids], words))
-
-
-def rouge_l(one: Sequence[int], other: Sequence[int]) -> float:
-    """The F1 of the longest common subsequence: 1 for equal sequences, 0 where nothing is in both.
-
-    Source: Lin, 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3.
-    """
-    if not one or not other:
-        return float(len(one) == len(other))
-    longest = [0] * (len(other) + 1)
-    for token in one:
-        before = longest
-        longest = [0]
-        for place, wanted in enumerate(other):
-            longest.append(before[place] + 1 if token == wanted else max(before[place + 1], longest[place]))
-    return 2 * longest[-1] / (len(one) + len(other))

@@ -1,12 +1,35 @@
 """What a recipe can say about text that the teacher writes."""
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, field_validator, model_validator
+from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.config import Config, Seed
+from stillhouse.core.errors import DataError
+from stillhouse.data.text import read_rows
 from stillhouse.models.generate import Sampling
+from stillhouse.synthesis.choosing import ChoiceConfig
+from stillhouse.synthesis.filters.agreement import AgreementConfig as AgreementFilterConfig
+from stillhouse.synthesis.filters.config import FilterConfig, default_filters
+from stillhouse.synthesis.flow import Further, User
 from stillhouse.synthesis.prompts import filled_templates
+from stillhouse.synthesis.records import Ask, Record, Source
+from stillhouse.synthesis.sources.continued import continued_texts
+from stillhouse.synthesis.sources.documents import document_questions, passages_of
+from stillhouse.synthesis.sources.evolve import WAYS, evolved_questions
+from stillhouse.synthesis.sources.magpie import magpie_questions, user_opening
+from stillhouse.synthesis.sources.personas import persona_questions
+from stillhouse.synthesis.sources.questions import read_questions, template_questions
+from stillhouse.synthesis.sources.self_instruct import self_instruct_questions
+from stillhouse.synthesis.sources.topics import topic_questions
+from stillhouse.synthesis.traces import MARKER, Answers, Learn, Trace
+from stillhouse.teachers.remote_config import RemoteWriterConfig
+
+Slots = dict[str, Annotated[tuple[str, ...], Field(min_length=1)]]
 
 
 class PromptSynthesisConfig(Config):
@@ -15,7 +38,7 @@ class PromptSynthesisConfig(Config):
     kind: Literal["prompts"] = "prompts"
     templates: Annotated[tuple[str, ...], Field(min_length=1)]
     """Prompts with slots in braces, such as `Write a story about a {animal}.`"""
-    slots: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    slots: Slots = Field(default_factory=dict)
     """The words that may stand in each slot."""
     tokens: PositiveInt
     """Tokens to learn from, held-out ones included; a few more are written, to the end of a batch."""
@@ -28,6 +51,349 @@ class PromptSynthesisConfig(Config):
     def _every_slot_is_known(self) -> "PromptSynthesisConfig":
         filled_templates(self.templates, {name: words[:1] for name, words in self.slots.items()}, seed=0)
         return self
+
+
+class AnswersConfig(Config):
+    """How the teacher answers the questions."""
+
+    sampling: Sampling = Sampling(temperature=0.7, max_new_tokens=512)
+    samples: PositiveInt = 1
+    """Answers to each question. Without `choose` all are kept."""
+    system: str = ""
+    """A system prompt that the teacher reads and the student does not."""
+    trace: Trace = "none"
+    """`explain` asks for explanations, under system prompts after Orca's; `think` for a chain of thought and the answer behind
+    `marker`, and drops what does not have it."""
+    learn: Learn = "all"
+    """What the student sees of a chain of thought: `all` of it, or the `answer` alone."""
+    marker: Annotated[str, Field(min_length=1)] = MARKER
+    demonstrate: bool = False
+    """Self-distillation: the teacher reads the data's own answer, where there is one, and gives one in its own words."""
+
+    @model_validator(mode="after")
+    def _its_keys_have_a_use(self) -> "AnswersConfig":
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise ValueError(f"samples is {self.samples}, but at temperature 0 all of them are the same. Raise it.")
+        if self.learn == "answer" and self.trace != "think":
+            raise ValueError(
+                f"learn is answer, but with trace {self.trace} nothing tells the answer apart. Use trace think."
+            )
+        return self
+
+
+class UserConfig(Config):
+    """Who asks in further turns."""
+
+    kind: User = "opening"
+    """The teacher, behind its template's `opening` of the user's turn, or told to play the user."""
+    sampling: Sampling = Sampling(max_new_tokens=128)
+
+
+class TeacherWriterConfig(Config):
+    """The recipe's teacher writes."""
+
+    kind: Literal["teacher"] = "teacher"
+
+
+WriterConfig = Annotated[TeacherWriterConfig | RemoteWriterConfig, Field(discriminator="kind")]
+"""Who writes the data."""
+
+
+class _SynthesisConfig(Config):
+    """What all ways to make data from nothing have."""
+
+    kind: str
+    number: PositiveInt
+    """Questions, or texts, that the source gives. Filters may leave fewer."""
+    sampling: Sampling = Sampling(max_new_tokens=256)
+    """How the questions are written."""
+    batch_size: PositiveInt = 32
+    """Texts written at once."""
+    seed: Seed = 0
+    writer: WriterConfig = TeacherWriterConfig()
+    """Who writes: the recipe's `teacher`, or a `remote` model behind an API, see docs/remote_teachers.md."""
+    filters: tuple[FilterConfig, ...] | None = None
+    """What drops records, in this order; a list of its own takes the place of the usual one. See docs/filters.md."""
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every file or folder that is read."""
+        path, filters = getattr(self, "path", None), self.filters or ()
+        of_filters = [Path(file) for one in filters for file in getattr(one, "paths", ())]
+        return (*(() if path is None else (path,)), *of_filters)
+
+    @property
+    def used_filters(self) -> tuple[FilterConfig, ...]:
+        """Those that are named, or the usual ones."""
+        is_chat = isinstance(self, ConversationSynthesisConfig)
+        return default_filters("chat" if is_chat else "text") if self.filters is None else self.filters
+
+    def source(self, tokenizer: PreTrainedTokenizerBase | None, *, number: int | None = None) -> Source:
+        """What asks the questions; files are read now. A `number` takes the place of its own."""
+        wanted = self.number if number is None else number
+        return partial(self._asks(tokenizer), number=wanted, sampling=self.sampling, seed=self.seed)
+
+    def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":
+        raise NotImplementedError
+
+
+class ConversationSynthesisConfig(_SynthesisConfig):
+    """What all ways to make conversations have."""
+
+    answers: AnswersConfig = AnswersConfig()
+    turns: NonNegativeInt = 0
+    """Questions that the user asks beyond the first, in each conversation."""
+    user: UserConfig = UserConfig()
+    choose: ChoiceConfig | None = None
+    """Which of several answers is learnt; without it all are. See docs/rewards.md."""
+
+    @model_validator(mode="after")
+    def _there_is_a_choice(self) -> "ConversationSynthesisConfig":
+        kind = self.choose.kind if self.choose else ""
+        if kind in ("best_of_n", "agreement", "pairs") and self.answers.samples == 1:
+            raise ValueError(
+                f"choose.kind {kind} takes one of several answers, but answers.samples is 1. Raise it, or leave choose out."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _filters_have_answers_to_compare(self) -> "ConversationSynthesisConfig":
+        for number, one in enumerate(self.used_filters):
+            if isinstance(one, AgreementFilterConfig) and one.samples > self.answers.samples:
+                raise ValueError(
+                    f"filters.{number} (agreement) compares {one.samples} answers or more, but answers.samples is "
+                    f"{self.answers.samples}. Raise it, or leave the filter out."
+                )
+        return self
+
+    def answering(self) -> Answers:
+        """How answers are asked for."""
+        values = {name: getattr(self.answers, name) for name in AnswersConfig.model_fields}
+        return Answers(**values, seed=self.seed)
+
+    def further(self) -> Further:
+        """Turns after the first answer."""
+        return Further(self.turns, self.user.kind, self.user.sampling, self.seed)
+
+
+class MagpieConfig(ConversationSynthesisConfig):
+    """The teacher writes what users ask it, behind its template's opening of a user's turn: questions from nothing."""
+
+    kind: Literal["magpie"]
+    system: str = ""
+    """A system prompt that says what the assistant is for, and so what it is asked. It stays out of the data."""
+
+    def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":
+        if tokenizer is None:
+            raise DataError(
+                "synthesis: kind magpie needs the tokenizer of whoever writes. Name it, or use kind topics."
+            )
+        user_opening(tokenizer, [{"role": "system", "content": self.system}] if self.system else [])
+        return partial(magpie_questions, tokenizer=tokenizer, system=self.system)
+
+
+class _ListedConfig(ConversationSynthesisConfig):
+    at_once: PositiveInt = 5
+    """Questions that are asked for in one list. A small teacher keeps better to 1."""
+
+
+class TopicsConfig(_ListedConfig):
+    """Questions about the leaves of a tree of topics."""
+
+    kind: Literal["topics"]
+    topics: tuple[str, ...] = ()
+    """Where the tree begins."""
+    root: str = ""
+    """Or its root alone, from which the teacher grows it."""
+    depth: NonNegativeInt | None = None
+    """Levels that the teacher adds; if left out, none below `topics`, and two below a `root`."""
+    width: PositiveInt = 6
+    """Parts of a topic, at most."""
+
+    @model_validator(mode="after")
+    def _there_is_one_beginning(self) -> "TopicsConfig":
+        if bool(self.topics) == bool(self.root.strip()):
+            raise ValueError("give topics or a root: exactly one of them says where the tree of topics begins.")
+        return self
+
+    def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":
+        depth = (0 if self.topics else 2) if self.depth is None else self.depth
+        topics = self.topics or (self.root.strip(),)
+        return partial(topic_questions, topics=topics, depth=depth, width=self.width, at_once=self.at_once)
+
+
+class PersonasConfig(_ListedConfig):
+    """Questions as different people would ask them."""
+
+    kind: Literal["personas"]
+    personas: tuple[str, ...] | PositiveInt = 20
+    """People, each in a phrase; or how many the teacher is to think of."""
+    about: str = ""
+    """What they all have to do with, and ask about."""
+
+    @field_validator("personas")
+    @classmethod
+    def _there_is_somebody(cls, value: tuple[str, ...] | int) -> tuple[str, ...] | int:
+        if not value:
+            raise ValueError("personas is empty. Name some, or give a number.")
+        return value
+
+    def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":
+        return partial(persona_questions, personas=self.personas, about=self.about, at_once=self.at_once)
+
+
+class SelfInstructConfig(ConversationSynthesisConfig):
+    """A few tasks that people wrote grow into many."""
+
+    kind: Literal["self_instruct"]
+    path: Path
+    """The seeds: Self-Instruct's own `seed_tasks.jsonl`, or any file of questions."""
+    seed_examples: PositiveInt = 6
+    """Seeds that a request shows."""
+    own_examples: NonNegativeInt = 2
+    """Of the teacher's own tasks that a request shows."""
+    at_once: PositiveInt = 8
+    """Tasks that are asked for in one list."""
+    novelty: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """A task as like another as this, in ROUGE-L over words, is left out."""
+
+    def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":
+        seeds = list(dict.fromkeys(record.question for record in read_questions(self.path)))
+        return partial(
+            self_instruct_questions,
+            seeds=seeds,
+            seed_examples=self.seed_examples,
+            own_examples=self.own_examples,
+            at_once=self.at_once,
+            requests_per_round=self.batch_size,
+            below=self.novelty,
+            tokenizer=tokenizer if self.writer.kind == "teacher" else None,  # few servers go on with an answer
+        )
+
+
+class EvolveConfig(ConversationSynthesisConfig):
+    """Questions are written anew, harder or about something else, some rounds one after the other."""
+
+    kind: Literal["evolve"]
+    path: Path
+    """The questions to start from."""
+    rounds: PositiveInt = 2
+    ways: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(WAYS)
+    """Which way each goes is drawn from these."""
+
+    @field_validator("ways")
+    @classmethod
+    def _ways_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [way for way in value if way not in WAYS]
+        if unknown:
+            raise ValueError(f"ways has {unknown[0]!r}. Known: {', '.join(WAYS)}.")
+        return value
+
+    def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":
+        return partial(evolved_questions, start=read_questions(self.path), rounds=self.rounds, ways=self.ways)
+
+
+class DocumentsConfig(_ListedConfig):
+    """Questions that passages of your documents answer. The teacher reads the passage when it answers."""
+
+    kind: Literal["documents"]
+    path: Path
+    """A `.txt` or `.jsonl` file as for data of kind text, or a folder of them."""
+    passage_words: PositiveInt = 200
+    at_once: PositiveInt = 1
+    """Questions to one passage that are asked for in one list."""
+    student_reads: bool = False
+    """Whether the passage stands before the question in what the student learns, too."""
+
+    def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":
+        texts = [f"{row.prompt}{row.text}" for row in read_rows(self.path, key="synthesis.path")]
+        passages = list(passages_of(texts, words=self.passage_words))
+        return partial(document_questions, passages=passages, at_once=self.at_once, student_reads=self.student_reads)
+
+
+class QuestionsConfig(ConversationSynthesisConfig):
+    """Questions that you have, in a file or as templates with slots."""
+
+    kind: Literal["questions"]
+    number: PositiveInt | None = None  # type: ignore[assignment]
+    """At most so many; all if left out."""
+    path: Path | None = None
+    """A file of questions, with or without answers."""
+    templates: tuple[str, ...] = ()
+    """Or prompts with slots in braces, such as `Write a story about a {animal}.`"""
+    slots: Slots = Field(default_factory=dict)
+    """The words that may stand in each slot."""
+    columns: tuple[str, ...] = ()
+    """Columns of `path` that are kept in the lineage by their names, as what a checker needs."""
+
+    @model_validator(mode="after")
+    def _there_is_one_source(self) -> "QuestionsConfig":
+        if (self.path is None) == (not self.templates):
+            raise ValueError("give path or templates: exactly one of them says where the questions are.")
+        filled_templates(self.templates, {name: words[:1] for name, words in self.slots.items()}, seed=0)
+        return self
+
+    def source(self, tokenizer: PreTrainedTokenizerBase | None, *, number: int | None = None) -> Source:
+        """The first of them; nobody is asked."""
+        if self.path is not None:
+            found: Sequence[Record] = read_questions(self.path, columns=self.columns)
+        else:
+            found = template_questions(self.templates, self.slots, seed=self.seed)
+        records = list(found[: self.number if number is None else number])
+
+        def known(_ask: Ask) -> list[Record]:
+            return records
+
+        return known
+
+
+class ContinueConfig(_SynthesisConfig):
+    """A model that holds no conversations writes texts: from nothing, or from how they begin."""
+
+    kind: Literal["continue"]
+    prefixes: Annotated[tuple[str, ...], Field(min_length=1)] = ("",)
+    """How texts begin, in turn, with or without slots in braces; an empty one is nothing."""
+    slots: Slots = Field(default_factory=dict)
+    """The words that may stand in each slot."""
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _every_slot_is_known(self) -> "ContinueConfig":
+        filled_templates(self.prefixes, {name: words[:1] for name, words in self.slots.items()}, seed=0)
+        return self
+
+    def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":
+        prefixes = filled_templates(self.prefixes, self.slots, seed=self.seed)
+        return partial(continued_texts, prefixes=prefixes, beginning=_beginning(tokenizer))
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """What a tokenizer puts before every text, written out."""
+    if tokenizer is None or tokenizer.bos_token is None:
+        return ""
+    puts = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return str(tokenizer.bos_token) if puts else ""
+
+
+def _kind(values: Any) -> str:
+    """The kind that is said, or else prompts."""
+    found = values.get("kind", "prompts") if isinstance(values, dict) else getattr(values, "kind", "prompts")
+    return str(found)
+
+
+SynthesisConfig = Annotated[
+    Annotated[PromptSynthesisConfig, Tag("prompts")]
+    | Annotated[MagpieConfig, Tag("magpie")]
+    | Annotated[TopicsConfig, Tag("topics")]
+    | Annotated[PersonasConfig, Tag("personas")]
+    | Annotated[SelfInstructConfig, Tag("self_instruct")]
+    | Annotated[EvolveConfig, Tag("evolve")]
+    | Annotated[DocumentsConfig, Tag("documents")]
+    | Annotated[QuestionsConfig, Tag("questions")]
+    | Annotated[ContinueConfig, Tag("continue")],
+    Discriminator(_kind),
+]
+"""A recipe's `synthesis`; without a `kind` it is prompts."""
 
 
 class HistoryConfig(Config):

@@ -107,6 +107,20 @@ def as_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
+def first_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """What `synthesize` would begin with: answers to the first prompts, each with the reason to drop it, if there is one."""
+    records = _answers(model, tokenizer, prompts, sampling, seed=seed * 100_003, progress=SILENT)
+    _drop_repeats(records)
+    return records
+
+
 def _record(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: list[int], stops: set[int]) -> dict[str, Any]:
     finished = bool(tokens) and tokens[-1] in stops
     text = str(tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=False))

@@ -33,10 +33,17 @@ class _Found:
 
     def in_place(self, values: Float[Tensor, "tokens *rest"] | Int[Tensor, "tokens *rest"], padding: float) -> Tensor:
         """Each document's rows where it stands, [batch, seq, *rest], and `padding` elsewhere."""
-        values = values.to(self.batch.ids.device)
-        whole = values.new_full((*self.batch.ids.shape, *values.shape[1:]), padding)
-        whole[self.batch.real] = values
-        return whole
+        return in_place(self.batch, values, padding)
+
+
+def in_place(
+    batch: Batch, values: Float[Tensor, "tokens *rest"] | Int[Tensor, "tokens *rest"], padding: float
+) -> Tensor:
+    """Rows of all documents of a batch, one after another, where they stand, [batch, seq, *rest], and `padding` elsewhere."""
+    values = values.to(batch.ids.device)
+    whole = values.new_full((*batch.ids.shape, *values.shape[1:]), padding)
+    whole[batch.real] = values
+    return whole
 
 
 class StoredTeacher:
@@ -152,10 +159,15 @@ class StoredTeacher:
 
 def _keys(batch: Batch) -> Iterator[str]:
     """The keys of a batch's documents, in the order in which they stand there."""
+    yield from map(key_of, documents_of(batch))
+
+
+def documents_of(batch: Batch) -> Iterator[tuple[int, ...]]:
+    """The tokens of a batch's documents, in the order in which they stand there."""
     rows = torch.arange(len(batch.ids), device=batch.ids.device)[:, None] * (batch.ids.shape[1] + 1)
     _, lengths = (rows + batch.documents)[batch.real].unique_consecutive(return_counts=True)
     for ids in batch.ids[batch.real].split(lengths.tolist()):
-        yield key_of(ids.tolist())
+        yield tuple(ids.tolist())
 
 
 def _padded(

@@ -4,9 +4,10 @@ An alarm is a sentence with its figures, or None. Each compares the means of the
 a number, and says nothing before there are two windows.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 
 WINDOW = 10
 """Steps of a mean: of one step's few answers, length and agreement jump about."""
@@ -25,6 +26,8 @@ ENTROPY_LOST = 0.25
 """Share of the first entropy. One that was near 0 from the start, as at short facts, has not collapsed."""
 AGREEMENT_LOST = 0.1
 """Of all tokens, from the best window to the last: several times what chance moves a window's mean by."""
+ERRORS = 2.0
+"""Standard errors by which a mean over the same prompts must have moved to be more than chance."""
 WEIGHTLESS = 0.25
 """Share of rows from which nothing is learnt."""
 
@@ -131,3 +134,36 @@ def alarms(steps: Steps, *, most_tokens: int) -> dict[str, str]:
     """What is wrong now, by name."""
     found = {name: alarm(steps, most_tokens=most_tokens) for name, alarm in ALARMS.items()}
     return {name: sentence for name, sentence in found.items() if sentence is not None}
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What was found of a student after a step, prompt by prompt: the same prompts at every step."""
+
+    step: int
+    rewards: Sequence[float]
+    """Of its answers; NaN where there is none."""
+    agreements: Sequence[float]
+    """Share of a held-out text's tokens of which teacher and student name the same likeliest."""
+
+
+def reward_outruns_agreement(before: Sequence[Inspected], now: Inspected) -> str | None:
+    """The reward of the student's answers has risen since some earlier step, and its agreement with the teacher has fallen,
+    each by more than chance: the reward is being learnt, and not the teacher. Either alone is no fault.
+    """
+    for then in before:
+        rise, fall = _moved(then.rewards, now.rewards), _moved(now.agreements, then.agreements)
+        if rise > 0 and fall > 0:
+            return (
+                f"the reward of held-out answers has risen by {rise:.3g} since step {then.step}, while agreement with the "
+                f"teacher has fallen by {fall:.1%}: the student learns the reward, and not the teacher"
+            )
+    return None
+
+
+def _moved(one: Sequence[float], other: Sequence[float]) -> float:
+    """By how much a mean over the same prompts has risen; 0 where that may be chance."""
+    rises = [b - a for a, b in zip(one, other, strict=True) if not math.isnan(a + b)]
+    if len(rises) < 2:
+        return 0.0
+    return fmean(rises) if fmean(rises) > ERRORS * stdev(rises) / math.sqrt(len(rises)) else 0.0

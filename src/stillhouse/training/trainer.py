@@ -35,7 +35,7 @@ from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.mixing import MixedRows
 from stillhouse.training.order import ByLength
 from stillhouse.training.terms import MAY_BE_NONE, UNITS, AnyTerm, Paces, Scheduled, counts_apart, scheduled, unit_of
-from stillhouse.training.watch import Watch
+from stillhouse.training.watch import Inspector, Watch
 
 LogLine = Callable[[Mapping[str, float]], None]
 
@@ -126,6 +126,7 @@ class DistillationTrainer(Trainer):
         log_line: LogLine | None = None,
         watch: Watch | None = None,
         replay_terms: Sequence[Term] = (),
+        inspect: Inspector | None = None,
         **kwargs: Any,
     ) -> None:
         self.projections = projections or NO_PROJECTIONS
@@ -136,7 +137,8 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.terms, self.teacher, self.vocab_size, self.pooling = scheduled(terms), teacher, vocab_size, pooling
         self.common = None if common is None else common.to(self.args.device)
-        self.log_line, self.watch, self.replay_terms = log_line, watch, tuple(replay_terms)
+        self.log_line, self.watch, self.inspect = log_line, watch, inspect
+        self.replay_terms = tuple(replay_terms)
         # Since the last log: each term's, and the counts of what learns the terms and of what learns the replay's.
         self._sums = torch.zeros(self._num_terms + 2 * len(UNITS), dtype=torch.float64)
 
@@ -268,8 +270,15 @@ class DistillationTrainer(Trainer):
             if self.log_line is not None and self.is_world_process_zero():
                 line = {"step": self.state.global_step, "tokens": self._tokens(counts.sum(0))}
                 watched = {} if self.watch is None else self.watch.numbers()
-                self.log_line({**line, **means, **replayed, **self._numbers(), **watched, **rates})
+                self.log_line({**line, **means, **replayed, **self._numbers(), **watched, **self.inspected(), **rates})
             self._move_on(means)
+
+    def inspected(self) -> Mapping[str, float]:
+        """What whoever looks at the student finds now."""
+        if self.inspect is None:
+            return {}
+        pupil: Any = self.model
+        return self.inspect(unwrapped(pupil), step=self.state.global_step, steps=self.state.max_steps)
 
     def _means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
         terms = [scheduled_term.term for scheduled_term in self.terms]
@@ -364,13 +373,15 @@ def train(
     log_line: LogLine | None = None,
     watch: Watch | None = None,
     replay_terms: Sequence[Term] = (),
+    inspect: Inspector | None = None,
     progress: Progress = SILENT,
     title: str = "the student learns",
 ) -> PreTrainedModel:
     """Train `student` (and its `projections`, where there are any) in place and return it. Started again after a kill, it
     goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit. Objectives
-    across tokenizers need what both vocabularies have in `common`. What a `watch` counts is logged beside the terms. Rows that
-    `MixedRows` replay learn the terms, too, or `replay_terms` in their place, where there are any.
+    across tokenizers need what both vocabularies have in `common`. What a `watch` counts is logged beside the terms, and so is
+    what whoever may `inspect` the student finds, before the first step too. Rows that `MixedRows` replay learn the terms, too,
+    or `replay_terms` in their place, where there are any.
     """
     trainer = DistillationTrainer(
         model=student,
@@ -386,8 +397,10 @@ def train(
         log_line=log_line,
         watch=watch,
         replay_terms=replay_terms,
+        inspect=inspect,
         callbacks=[TellEpoch(rows), _Steps(progress, title)],
     )
+    trainer.add_callback(_AtFirst(trainer))
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
@@ -436,6 +449,18 @@ def _is_whole(checkpoint: Path) -> bool:
     except (OSError, json.JSONDecodeError):
         return False
     return True
+
+
+class _AtFirst(TrainerCallback):
+    """Logs what is found of the student before it has learnt anything."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        log_line = self.trainer.log_line if state.is_world_process_zero else None
+        if state.global_step == 0 and log_line is not None and (found := self.trainer.inspected()):
+            log_line({"step": 0, "tokens": 0.0, **found})
 
 
 class _Steps(TrainerCallback):

@@ -1,8 +1,11 @@
 """What is counted of a step in which the student learns from its own answers, beside its loss."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
+from transformers import PreTrainedModel
 
 from stillhouse.core.batch import Batch
 from stillhouse.core.signals import FactoredLogits
@@ -10,6 +13,16 @@ from stillhouse.training.rollouts import Rollout
 
 COMPARED_TOKENS = 64
 """Of a micro-batch, evenly spread: more would cost a few per cent of the step, and a window of steps has enough."""
+
+
+@runtime_checkable
+class Inspector(Protocol):
+    """Looks at the student now and then while it learns, and leaves it as it was."""
+
+    def __call__(self, student: PreTrainedModel, *, step: int, steps: int) -> Mapping[str, float]:
+        """What it found after so many steps of all, by what `metrics.jsonl` calls it; nothing where it is not time to look.
+        Step 0 is before the first.
+        """
 
 
 @dataclass

@@ -1,0 +1,235 @@
+"""Data from nothing: a recipe's `synthesis` as a program that asks its teacher, and what the data card says of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from stillhouse.commands.parts import Parts
+from stillhouse.commands.recipe import Recipe
+from stillhouse.core.errors import DataError, ModelError
+from stillhouse.core.files import fingerprint_files, json_line, write_atomic
+from stillhouse.core.progress import SILENT, Progress
+from stillhouse.data.chat_template import ChatTemplate
+from stillhouse.models.load import display_name, load_tokenizer
+from stillhouse.synthesis import Written, converse, write_synthetic
+from stillhouse.synthesis.choosing import Chosen, check_choice
+from stillhouse.synthesis.config import ContinueConfig, ConversationSynthesisConfig, QuestionsConfig
+from stillhouse.synthesis.diversity import before_and_after
+from stillhouse.synthesis.filters import NamedFilter, account_of, build_filters, run_filters
+from stillhouse.synthesis.flow import PREFERENCES, SYNTHETIC, write_texts
+from stillhouse.synthesis.licence import licence_of, said_about_outputs
+from stillhouse.synthesis.records import Ask, Record
+from stillhouse.synthesis.rewards import Tools, reward_fingerprint
+from stillhouse.synthesis.run import said_of_reasons
+from stillhouse.teachers.remote import RemoteWriter
+from stillhouse.teachers.remote_config import RemoteWriterConfig
+from stillhouse.teachers.writer import LocalWriter, Writer
+
+DataFreeConfig = ConversationSynthesisConfig | ContinueConfig
+"""All ways but the templates of kind prompts."""
+
+
+def check_synthesis(recipe: Recipe) -> None:
+    """Find what is wrong with the files and models that are named and the teacher's chat template, before a weight is read.
+
+    Raises:
+        StillhouseError: naming the key of the recipe.
+    """
+    wanted = recipe.synthesis
+    if not isinstance(wanted, DataFreeConfig):
+        return
+    tokenizer = _tokenizer_of(recipe, wanted)
+    wanted.source(tokenizer)
+    build_filters(wanted.used_filters, tokenizer=tokenizer)
+    if isinstance(wanted, ConversationSynthesisConfig):
+        if tokenizer is not None:
+            _check_template(tokenizer, wanted)
+        elif wanted.turns and wanted.user.kind == "opening":
+            raise ModelError(
+                "synthesis.user.kind is opening, but nobody knows the template of who writes. Name synthesis.writer.tokenizer, "
+                "or use kind played."
+            )
+        if wanted.choose is not None:
+            check_choice(wanted.choose)
+
+
+def _tokenizer_of(recipe: Recipe, wanted: DataFreeConfig) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of whoever writes; None where that is not known."""
+    if not isinstance(wanted.writer, RemoteWriterConfig):
+        return load_tokenizer(recipe.teacher.model)
+    return load_tokenizer(wanted.writer.tokenizer) if wanted.writer.tokenizer else None
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, wanted: ConversationSynthesisConfig) -> None:
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"synthesis of kind {wanted.kind} asks the teacher in conversations, and it has no chat template. Name a teacher "
+            "that has one, or let it go on from texts with kind continue."
+        )
+    told = [{"role": "system", "content": "?"}] if wanted.answers.system or wanted.answers.trace == "explain" else []
+    try:
+        ChatTemplate(tokenizer).prompt([*told, {"role": "user", "content": "?"}])
+    except DataError as error:
+        hint = " Leave synthesis.answers.system out, and trace explain." if told else ""
+        raise ModelError(f"synthesis.answers: {error}{hint}") from None
+
+
+def writer_of(parts: Parts, wanted: DataFreeConfig) -> Writer:
+    """Who writes."""
+    if isinstance(wanted.writer, RemoteWriterConfig):
+        return RemoteWriter(wanted.writer, say=parts.progress.say)
+    name = display_name(parts.recipe.teacher.model)
+    return LocalWriter(parts.teacher, name=name, fingerprint=parts.teacher_fingerprint, batch_size=wanted.batch_size)
+
+
+@dataclass
+class Program:
+    """What asks: the source, the answers to it, and what is kept of both; and what is to be told of that."""
+
+    wanted: DataFreeConfig
+    writer: Writer
+    folder: Path
+    number: int | None = None
+    """In the place of the recipe's."""
+    progress: Progress = SILENT
+    chosen: Chosen = field(default_factory=lambda: Chosen([]))
+    """What the choice came to, once it was made."""
+    filters: list[NamedFilter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.filters = build_filters(self.wanted.used_filters, tokenizer=self.writer.tokenizer)
+
+    def __call__(self, ask: Ask) -> list[Record]:
+        """All records, dropped ones with their reason, kept ones with the filters that they passed."""
+        passed = {"filters": [one.name for one in self.filters]}
+        records = self._made(ask)
+        return [r if r.dropped else replace(r, lineage={**r.lineage, **passed}) for r in records]
+
+    def _made(self, ask: Ask) -> list[Record]:
+        wanted, writer = self.wanted, self.writer
+        source = wanted.source(writer.tokenizer, number=self.number)
+        clean = partial(run_filters, filters=self.filters)
+        if not isinstance(wanted, ConversationSynthesisConfig):
+            return write_texts(ask, source, writer=writer.name, clean=clean)
+        return converse(
+            ask,
+            source,
+            writer=writer.name,
+            answers=wanted.answering(),
+            tokenizer=writer.tokenizer,
+            further=wanted.further(),
+            clean=clean,
+            choose=partial(self._choose, wanted, ask),
+        )
+
+    def _choose(self, wanted: ConversationSynthesisConfig, ask: Ask, records: Sequence[Record]) -> Sequence[Record]:
+        if wanted.choose is None:
+            return records
+        tools = Tools(ask=ask, writer=self.writer, folder=self.folder, progress=self.progress)
+        self.chosen = wanted.choose.build(tools)(records)
+        if wanted.choose.kind == "pairs":
+            write_atomic(self.folder / PREFERENCES, "".join(map(json_line, self.chosen.pairs)))
+        return self.chosen.records
+
+    def account(self, records: Sequence[Record]) -> dict[str, Any]:
+        """What became of all records, and how varied they are, for the card."""
+        kept = [record for record in records if not record.dropped]
+        said = [record for record in records if record.question or record.text]
+        found = account_of(records, self.filters)
+        if kept:
+            found["diversity"] = before_and_after(_questions(said), _questions(kept))
+        return {**found, **({"reward": self.chosen.report} if self.chosen.report else {})}
+
+
+def _questions(records: Sequence[Record]) -> list[Record]:
+    """A record a question, however many answers it has."""
+    found: dict[tuple[str, str], Record] = {}
+    for record in records:
+        asked = next((m["content"] for m in record.messages if m["role"] == "user"), record.text)
+        found.setdefault((str(record.lineage.get("seed")), asked), record)
+    return list(found.values())
+
+
+def number_of(wanted: DataFreeConfig) -> int:
+    """How many questions there will be; of a file that is the lines it has."""
+    if not isinstance(wanted, QuestionsConfig):
+        return wanted.number
+    return len(wanted.source(None)(_nobody))
+
+
+def _nobody(_requests: Sequence[Any], **_options: Any) -> list[Any]:
+    raise AssertionError("questions that are known are not asked for")
+
+
+def made_from(parts: Parts, wanted: DataFreeConfig) -> list[Any]:
+    """What the data depends on."""
+    files = [
+        file
+        for path in wanted.sources
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if file.is_file()
+    ]
+    reward = getattr(getattr(wanted, "choose", None), "reward", None)
+    scored_by = [] if reward is None else [reward_fingerprint(reward)]
+    remote = isinstance(wanted.writer, RemoteWriterConfig)
+    by = writer_of(parts, wanted).fingerprint if remote else parts.teacher_fingerprint
+    settings = wanted.model_dump(mode="json", exclude={"writer"})  # a larger budget makes no other data
+    return [by, settings, fingerprint_files(files), *scored_by]
+
+
+def write_data(parts: Parts, wanted: DataFreeConfig, *, progress: Progress) -> dict[str, Any]:
+    """The stage: all of it, and what a report says of it."""
+    writer = writer_of(parts, wanted)
+    program = Program(wanted, writer, parts.run.data, progress=progress)
+    made = write_synthetic(
+        program,
+        writer,
+        folder=parts.run.data,
+        about=about(parts.recipe.teacher.model, writer, wanted),
+        finish=program.account,
+        progress=progress,
+    )
+    for line in said_of(made):
+        progress.say(line)
+    progress.say(f"in {parts.run.data / SYNTHETIC}")
+    return {"documents": made.kept, "tokens": None, "dropped": dict(made.dropped)}  # what all took is in the card
+
+
+def about(model: str, writer: Writer, wanted: DataFreeConfig) -> dict[str, Any]:
+    """Who writes, how it is drawn, where the questions come from, and the licence: the head of the card."""
+    remote = wanted.writer if isinstance(wanted.writer, RemoteWriterConfig) else None
+    licence = licence_of(model if remote is None else remote.tokenizer or "")
+    unnamed = "not named in its files" if remote is None else "not known here: ask who runs the model"
+    settings = wanted.model_dump(mode="json", exclude={"filters", "choose", "batch_size", "writer"})
+    answers = settings.pop("answers", None)
+    return {
+        "written_by": {
+            "model": writer.name,
+            "fingerprint": writer.fingerprint,
+            **({"at": remote.base_url} if remote else {}),
+            "questions_drawn": settings.pop("sampling"),
+            **({"answers_drawn": answers.pop("sampling"), "answers": answers} if answers else {}),
+        },
+        "source": {**settings, "questions": number_of(wanted)},
+        "licence": {
+            "named": licence["licence"] or unnamed,
+            "link": licence["link"],
+            "about_training_on_its_outputs": said_about_outputs(licence),
+        },
+    }
+
+
+def said_of(made: Written) -> list[str]:
+    """What a user wants to know at the end."""
+    card: Mapping[str, Any] = made.card
+    cost = card.get("cost")
+    money = f", cost {cost['money']:,.4f} {cost['currency']}".rstrip() if cost else ""
+    lines = [f"{made.kept:,} kept of {len(made.records):,}; {card['tokens']:,} tokens written{money}"]
+    if made.dropped:
+        lines.append(f"dropped: {said_of_reasons(made.dropped)}")
+    licence = card["licence"]
+    return [*lines, f"the teacher's licence: {licence['named']}; {licence['about_training_on_its_outputs']}"]

@@ -1,0 +1,94 @@
+"""Answers that decline to answer."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from stillhouse.core.files import fingerprint
+from stillhouse.synthesis.filters.core import FilterSettings, NamedFilter, answers, each, quoted
+from stillhouse.synthesis.records import Record
+
+_CANNOT = (
+    r"(?:can't|cannot|can not|could not|couldn't|won't|will not|am unable|'m unable|unable to|am not able|'m not able"
+    r"|not able to|must decline|have to decline|am not allowed|'m not allowed|not comfortable)"
+)
+_DO = (
+    r"(?:help|assist|provide|fulfil|fulfill|comply|answer|engage|create|generate|write|support|do that|do this|discuss|offer"
+    r"|give|share|access|browse|participate|respond|complete|continue|produce|show|advise|perform|process)"
+)
+_MODEL = r"(?:an? (?:ai|artificial intelligence|(?:large )?language model|virtual assistant|chatbot|machine|computer program))"
+
+OPENINGS: Sequence[tuple[str, str]] = (
+    ("I'm sorry, but I can't", rf"(?:i'm|i am|we're|we are)? ?(?:\w+ )?sorry\b.*\b{_CANNOT}"),
+    ("I apologise, but I can't", rf"(?:i (?:\w+ )?apologi[sz]e|my apologies|apologies)\b.*\b{_CANNOT}"),
+    ("I can't help with that", rf"i (?:\w+ )?(?:can't|cannot|can not|won't|will not) (?:\w+ )?{_DO}\b"),
+    (
+        "I'm not able to",
+        r"i(?:'m| am) (?:\w+ )?(?:unable|not able|not allowed|not permitted|not programmed|not designed)\b",
+    ),
+    ("I must decline", r"i (?:must|have to|need to|respectfully) (?:\w+ )?(?:decline|refuse)\b"),
+    (
+        "As an AI language model",
+        r"as an? (?:ai (?:language )?(?:model|assistant)|ai,|(?:large )?language model|chatbot)",
+    ),
+    ("I'm an AI, so I can't", rf"i(?:'m| am) (?:just |only |merely )?{_MODEL}\b.*\b(?:{_CANNOT}|don't|do not)"),
+    (
+        "I don't have access to",
+        r"i (?:don't|do not) have (?:\w+ )?(?:access|the ability|the capability|the capacity)\b",
+    ),
+    ("Unfortunately, I can't", rf"(?:unfortunately|regrettably|sadly),? (?:but )?i(?: |'m |am )*{_CANNOT}"),
+    ("I don't feel comfortable", r"i (?:don't|do not) feel comfortable\b"),
+)
+"""What refusals begin with, each with the pattern that its first sentence matches from its first letter on; in English. A
+sorry or an apology alone is none: `I'm sorry to hear that` is kind."""
+
+_PATTERNS = [(shown, re.compile(pattern)) for shown, pattern in OPENINGS]
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
+_BEFORE = re.compile(r"^(?:[\W_]|(?:hi|hello|hey|oh|well|ok|okay|thank you|thanks)\b[,.! ]+)+", re.IGNORECASE)
+
+
+class RefusalsConfig(FilterSettings):
+    """Drops answers that decline to answer, told by how their first sentence begins."""
+
+    name: Literal["refusals"] = "refusals"
+    openings: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """More beginnings of first sentences, as plain text, such as those of another language; small and capital letters alike."""
+    keep: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the refusals that is kept, so that a student learns to refuse too: always the same ones. 1 keeps all."""
+
+    def build(self, *, tokenizer: PreTrainedTokenizerBase | None = None) -> NamedFilter:
+        """See `FilterSettings.build`."""
+        kept = f" {self.keep:.0%} of them are kept." if self.keep else ""
+        said = f"Drops answers whose first sentence begins like a refusal.{kept}"
+        return NamedFilter("refusals", said, each(self._reason))
+
+    def _reason(self, record: Record) -> str:
+        for answer in answers(record):
+            shown = refusal_in(answer.text, self.openings)
+            if shown and not _is_in_share(record, self.keep):
+                return f"answer refuses (it begins like {quoted(shown)})"
+        return ""
+
+
+def refusal_in(answer: str, openings: Sequence[str] = ()) -> str:
+    """The opening that the answer's first sentence begins with; empty where it is no refusal."""
+    first = first_sentence(answer)
+    own = next((opening for opening in openings if first.startswith(_plain(opening))), "")
+    return own or next((shown for shown, pattern in _PATTERNS if pattern.match(first)), "")
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence in small letters, behind greetings and marks."""
+    return _SENTENCE_END.split(_BEFORE.sub("", _plain(text.strip())), maxsplit=1)[0]
+
+
+def _plain(text: str) -> str:
+    return text.casefold().replace("’", "'")
+
+
+def _is_in_share(record: Record, share: float) -> bool:
+    number = int(fingerprint([list(map(dict, record.messages))]), 16)
+    return number < share * 2**64
