@@ -9,6 +9,10 @@ from typing import Any
 from transformers.utils.logging import disable_progress_bar
 
 from stillhouse import distill
+from stillhouse.commands.pipeline import at_work
+from stillhouse.commands.recipe import Recipe
+from stillhouse.core.config import parse_recipe
+from stillhouse.core.progress import SILENT
 from stillhouse.core.results import EvaluationResult, Interval, Role
 
 
@@ -20,6 +24,19 @@ def run(folder: Path, *, seed: int, **sections: Any) -> EvaluationResult:
     result = distill(run=str(folder), training=training, **sections)
     print(f"{folder}: {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
     return result
+
+
+def trained(folder: Path, *, seed: int, **sections: Any) -> Path:
+    """One training in `folder`, without what a report measures beside it, and where its student is: for a benchmark that
+    measures something else.
+    """
+    disable_progress_bar()
+    started = time.perf_counter()
+    recipe = parse_recipe(Recipe, {**sections, "run": str(folder), "training": {**sections["training"], "seed": seed}})
+    with at_work(recipe, SILENT) as pipeline:
+        pipeline.train()
+    print(f"{folder}: {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
+    return folder / "student"
 
 
 def kept(results: Sequence[EvaluationResult], role: Role = "student") -> str:
