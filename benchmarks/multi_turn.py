@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=200)
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--rows-per-step", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-multi-turn"))
     options = parser.parse_args()
@@ -137,7 +138,7 @@ def _distil(options: argparse.Namespace, arm: str, seed: int, rows: Sequence[Row
         training={
             "epochs": options.epochs * len(rows) / differing,
             "learning_rate": options.learning_rate,
-            "rows_per_step": 8,
+            "rows_per_step": options.rows_per_step,
             "rows_per_micro_batch": 4,
         },
         evaluation={"control": "none", "samples": 0},
