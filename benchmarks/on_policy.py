@@ -6,7 +6,9 @@ the data answers, the teacher wrote before, which is in nobody's time. Judged on
 
 - KL from the teacher, a token, on the teacher's answers and on the student's own; its excess on these is exposure bias
 - how often both find the same token likeliest
-- ROUGE-L of the student's likeliest answer and the teacher's, over tokens
+- ROUGE-L of what the student says and the teacher's likeliest answer, over tokens
+
+What is judged is drawn at temperature 1, as what is learnt.
 
 Of the seeds of an arm every document's sums are added up; intervals are over documents, and each seed stands beside them.
 """
@@ -346,12 +348,11 @@ def scores(
     """How near the student is to its teacher behind the teacher's words and behind its own, and what it says by itself."""
     texts = [row["prompt"] for row in rows]
     own = answers(options, teacher, student, texts, temperature=1.0)
-    likeliest = answers(options, teacher, student, texts, temperature=0)
     prompts = [prompt_ids(teacher, text) for text in texts]
     return Scores(
         at_teachers=_compared(teacher, student, prompts, [row["ids"] for row in rows]),
         at_own=_compared(teacher, student, prompts, own),
-        rouge=np.array([_rouge(teacher, ids, row["likeliest"]) for ids, row in zip(likeliest, rows, strict=True)]),
+        rouge=np.array([_rouge(teacher, ids, row["likeliest"]) for ids, row in zip(own, rows, strict=True)]),
     )
 
 
