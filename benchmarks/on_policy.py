@@ -23,7 +23,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from decoder import kept_layers
 from public_data import json_lines, write_jsonl
 from seeds import seconds_per_step, trained
 from transformers import PreTrainedModel
@@ -42,6 +41,8 @@ from stillhouse.synthesis.answers import rouge_l
 SYSTEM = "Answer in one short sentence."
 """Short answers come to an end: nothing is learnt of an end that was cut off."""
 QUICKEST = "SeqKD"
+SHORT = 100
+"""Tokens of a dialogue's question and reply: longer ones are left out."""
 AT_ONCE = 32
 """Answers that are written at once before training and to judge."""
 
@@ -94,13 +95,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("teacher")
     parser.add_argument("data", type=Path, help="the folder of public data: see benchmarks/README.md")
     parser.add_argument("--keep", type=int, default=12)
-    parser.add_argument("--start-tokens", type=int, default=36_000, help="of dialogues, before the arms part")
-    parser.add_argument("--prompts", type=int, default=96, help="to learn from")
-    parser.add_argument("--held-out", type=int, default=32)
-    parser.add_argument("--prompt-tokens", type=int, default=32, help="longer prompts are left out")
-    parser.add_argument("--answer-tokens", type=int, default=40, help="where an answer is cut off")
+    parser.add_argument("--start-tokens", type=int, default=20_000, help="of dialogues, before the arms part")
+    parser.add_argument("--prompts", type=int, default=48, help="to learn from")
+    parser.add_argument("--held-out", type=int, default=24)
+    parser.add_argument("--prompt-tokens", type=int, default=24, help="longer prompts are left out")
+    parser.add_argument("--answer-tokens", type=int, default=32, help="where an answer is cut off")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--rows-per-step", type=int, default=8)
+    parser.add_argument("--rows-per-step", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
@@ -210,16 +211,13 @@ def answers(
 
 def taught_start(options: argparse.Namespace, teacher: LoadedModel) -> Path:
     """The student that every arm begins with: some of the teacher's layers after so many tokens of people's dialogues."""
-    pairs = list(_dialogues(options, teacher))
-    path = write_jsonl(options.runs / "dialogues.jsonl", pairs)
-    texts = ({"text": "\n".join(message["content"] for message in row["messages"][1:])} for row in pairs[:2])
-    layers = kept_layers(options, teacher, write_jsonl(options.runs / "calibration.jsonl", texts))
+    path = write_jsonl(options.runs / "dialogues.jsonl", _dialogues(options, teacher))
     return trained(
         options.runs / "start",
         seed=0,
         teacher={"model": options.teacher},
-        student={"kind": "from_layers", "keep": layers},
-        data={"kind": "chat", "path": str(path), "held_out": 0.02, "sequence_tokens": 256},
+        student={"kind": "from_layers", "keep": options.keep},
+        data={"kind": "chat", "path": str(path), "held_out": 0.02, "sequence_tokens": 128},
         objectives=[{"name": "forward_kl", "weight": 0.9}, {"name": "next_token", "weight": 0.1}],
         training={"learning_rate": 5e-4, "rows_per_step": 4, "rows_per_micro_batch": 4},
         evaluation={"control": "none"},
@@ -233,7 +231,7 @@ def _dialogues(options: argparse.Namespace, teacher: LoadedModel) -> Iterator[di
     left = options.start_tokens
     for asked, replied in Random(0).sample(pairs, len(pairs)):
         number = _num_tokens(teacher, asked + replied)
-        if left > 0 and number <= 200:
+        if left > 0 and number <= SHORT:
             left -= number
             yield {"messages": [*_question(asked), {"role": "assistant", "content": replied}]}
 
@@ -272,7 +270,7 @@ def _distil(options: argparse.Namespace, arm: str, seed: int, start: Path, *, st
             "epochs": (steps - 0.5) * options.rows_per_step / options.prompts if steps else options.epochs,
             "learning_rate": options.learning_rate,
             "rows_per_step": options.rows_per_step,
-            "rows_per_micro_batch": 4,
+            "rows_per_micro_batch": options.rows_per_step // 2,
         },
         evaluation={"control": "none"},
     )
