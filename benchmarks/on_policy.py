@@ -96,6 +96,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="the folder of public data: see benchmarks/README.md")
     parser.add_argument("--keep", type=int, default=12)
     parser.add_argument("--start-tokens", type=int, default=20_000, help="of dialogues, before the arms part")
+    parser.add_argument("--start-epochs", type=float, default=1.0, help="that it learns these dialogues")
     parser.add_argument("--prompts", type=int, default=48, help="to learn from")
     parser.add_argument("--held-out", type=int, default=24)
     parser.add_argument("--prompt-tokens", type=int, default=24, help="longer prompts are left out")
@@ -219,7 +220,12 @@ def taught_start(options: argparse.Namespace, teacher: LoadedModel) -> Path:
         student={"kind": "from_layers", "keep": options.keep},
         data={"kind": "chat", "path": str(path), "held_out": 0.02, "sequence_tokens": 128},
         objectives=[{"name": "forward_kl", "weight": 0.9}, {"name": "next_token", "weight": 0.1}],
-        training={"learning_rate": 5e-4, "rows_per_step": 4, "rows_per_micro_batch": 4},
+        training={
+            "epochs": options.start_epochs,
+            "learning_rate": 5e-4,
+            "rows_per_step": 4,
+            "rows_per_micro_batch": 4,
+        },
         evaluation={"control": "none"},
     )
 
