@@ -15,8 +15,9 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from decoder import kept_layers
 from public_data import write_jsonl
-from seeds import run
+from seeds import trained
 
 from stillhouse.core.files import read_lines
 from stillhouse.data.chat_template import ChatTemplate
@@ -65,11 +66,13 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=200)
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--rows-per-step", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-multi-turn"))
     options = parser.parse_args()
     learnt = conversations(options.rows, held_out=False, seed=0)
     judged = conversations(options.judged, held_out=True, seed=1)
+    options.layers = _layers(options, learnt)
     for seed in range(options.seeds):
         for arm in ARMS:
             _distil(options, arm, seed, learnt)
@@ -102,17 +105,27 @@ def _conversation(asked: str, other: str, things: Mapping[str, Sequence[str]], r
     return {"messages": messages, "thing": word[asked]}
 
 
+def _layers(options: argparse.Namespace, rows: Sequence[Row]) -> list[int]:
+    """Which of the teacher's layers all students keep: chosen once, on conversations as the teacher reads them."""
+    teacher = load_causal_lm(options.teacher)
+    template = ChatTemplate(teacher.tokenizer)
+    said = [template.prompt(row["messages"][:-1]) + row["messages"][-1]["content"] for row in rows[:2]]
+    return kept_layers(
+        options, teacher, write_jsonl(options.runs / "calibration.jsonl", [{"text": one} for one in said])
+    )
+
+
 def _distil(options: argparse.Namespace, arm: str, seed: int, rows: Sequence[Row]) -> None:
     """Of last turns there are few that differ: they are read as often more as makes as many answers learnt."""
     has_history = arm == "with history"
     shown = [row["messages"] if has_history else row["messages"][-2:] for row in rows]
     differing = len({str(messages) for messages in shown})
     file = options.runs / f"{arm.replace(' ', '-')}.jsonl"
-    run(
+    trained(
         _folder(options, arm, seed),
         seed=seed,
         teacher={"model": options.teacher},
-        student={"kind": "from_layers", "keep": options.keep},
+        student={"kind": "from_layers", "keep": options.layers},
         data={
             "kind": "chat",
             "path": str(write_jsonl(file, [{"messages": messages} for messages in shown])),
@@ -125,7 +138,7 @@ def _distil(options: argparse.Namespace, arm: str, seed: int, rows: Sequence[Row
         training={
             "epochs": options.epochs * len(rows) / differing,
             "learning_rate": options.learning_rate,
-            "rows_per_step": 8,
+            "rows_per_step": options.rows_per_step,
             "rows_per_micro_batch": 4,
         },
         evaluation={"control": "none", "samples": 0},
