@@ -24,7 +24,7 @@ from .conftest import (
 STUDENT = {"kind": "student", "sampling": {"max_new_tokens": 24}, "batch_size": 3}
 MIXED = {**STUDENT, "kind": "mixed", "student_share": 0.5}
 END = "<|end|>"
-EPOCHS = 8
+EPOCHS = 4
 
 
 def write_on_policy(folder: Path, teacher: Path, kind: str = "chat", /, **changes) -> Path:

@@ -43,14 +43,16 @@ class Projections(nn.Module):
         """Write all maps, by name, to `projections.safetensors` in this folder."""
         tensors = {name: self.maps[number].detach().contiguous() for name, number in self.numbers.items()}
         with atomic_path(folder / FILE_NAME) as part:
-            save_file(tensors, part, metadata={"widths": json.dumps(self.widths), "always": json.dumps(self.always)})
+            # One entry: of several, safetensors writes any one first, and the same maps would not be the same bytes.
+            save_file(tensors, part, metadata={"maps": json.dumps({"widths": self.widths, "always": self.always})})
 
     @classmethod
     def load(cls, folder: Path) -> "Projections":
         """Those that `save` wrote there."""
         with safe_open(folder / FILE_NAME, framework="pt") as file:
-            widths = {name: (pair[0], pair[1]) for name, pair in json.loads(file.metadata()["widths"]).items()}
-            found = cls(widths, seed=0, always=json.loads(file.metadata().get("always", "[]")))
+            said = json.loads(file.metadata()["maps"])
+            widths = {name: (pair[0], pair[1]) for name, pair in said["widths"].items()}
+            found = cls(widths, seed=0, always=said["always"])
             for name, number in found.numbers.items():
                 found.maps[number].data.copy_(file.get_tensor(name))
         return found

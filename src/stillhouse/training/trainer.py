@@ -400,11 +400,15 @@ def train(
         inspect=inspect,
         callbacks=[TellEpoch(rows), _Steps(progress, title)],
     )
-    trainer.add_callback(_AtFirst(trainer))
+    at_first = _AtFirst(trainer)
+    trainer.add_callback(at_first)
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
     finally:
+        trainer.remove_callback(
+            at_first
+        )  # which knows the trainer: the two would keep the student's memory from being freed
         progress.finish()
     return student.eval()
 
