@@ -241,10 +241,10 @@ def test_an_alarm_is_said_once_with_its_figures_and_the_report_advises(on_policy
     with monkeypatch.context() as patch:
         patch.setattr(DistillationTrainer, "compute_loss", stop)
         patch.setattr(alarms, "ALARMS", {"end_never_learnt": alarms.end_never_learnt})
-        said = stillhouse("train", path, "training.save_every_steps=7", "evaluation.control=none")
+        said = stillhouse("train", path, "training.epochs=8", "training.save_every_steps=7", "evaluation.control=none")
     assert said.code == 130 and f"alarm in step {step}: " in said.err
     monkeypatch.setattr(alarms, "ALARMS", {"end_never_learnt": alarms.end_never_learnt})
-    again = stillhouse("distill", path, "training.save_every_steps=7", "evaluation.control=none")
+    again = stillhouse("distill", path, "training.epochs=8", "training.save_every_steps=7", "evaluation.control=none")
     assert again.code == 0 and "alarm" not in again.err
     (told,) = [line for line in read_lines(run / "events.jsonl") if line["event"] == "alarm"]
     assert told["alarm"] == "end_never_learnt" and told["step"] == step
