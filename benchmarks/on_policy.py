@@ -36,7 +36,7 @@ from stillhouse.evaluation.language import DocumentSums, measure, say
 from stillhouse.models.generate import Sampling, sample, stop_ids_of
 from stillhouse.models.load import LoadedModel, load_causal_lm
 from stillhouse.models.tokenizers import end_of_turn
-from stillhouse.synthesis.answers import rouge_l
+from stillhouse.synthesis.rouge import rouge_l
 
 SYSTEM = "Answer in one short sentence."
 """Short answers come to an end: nothing is learnt of an end that was cut off."""
