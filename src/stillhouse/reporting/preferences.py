@@ -1,28 +1,17 @@
 """What the report, the card and the terminal say of which answers a model prefers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from stillhouse.core.results import EvaluationResult, Interval, Liking, PreferenceReading, PreferenceResult
 from stillhouse.reporting import formatting
 from stillhouse.reporting.verdicts import ROLE_ORDER, SHORT_TITLES
-from stillhouse.reporting.views import Cell, Row, Table
+from stillhouse.reporting.views import Cell, Row, Table, TableView
 
 LIKINGS: dict[Liking, str] = {"reward": "by its own reward", "likelihood": "by likelihood alone"}
 
 
-@dataclass(frozen=True)
-class PreferenceView:
-    """A section of the report."""
-
-    lines: Sequence[str]
-    table: Table
-
-
-def preference_view(result: EvaluationResult) -> PreferenceView | None:
+def preference_view(result: EvaluationResult) -> TableView | None:
     """The whole section; None where the data has no pairs of answers."""
     found = result.preferences
-    return None if found is None else PreferenceView(preference_lines(found), _table(found))
+    return None if found is None else TableView(preference_lines(found), _table(found))
 
 
 def preference_lines(found: PreferenceResult) -> list[str]:

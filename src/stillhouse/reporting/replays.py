@@ -1,28 +1,19 @@
 """What the report, the card and the terminal say of other data: what a student has forgotten of it, or kept by replay."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from stillhouse.core.results import EvaluationResult, Interval, OldDomain, ReplayResult, Role
 from stillhouse.reporting import formatting
 from stillhouse.reporting.verdicts import ROLE_ORDER, SHORT_TITLES
-from stillhouse.reporting.views import Cell, Row, Table
+from stillhouse.reporting.views import Cell, Row, Table, TableView
 
 METRICS = ("cross_entropy", "bits_per_byte", "forward_kl", "top1_agreement")
 
 
-@dataclass(frozen=True)
-class ReplayView:
-    """A section of the report."""
-
-    lines: Sequence[str]
-    table: Table
-
-
-def replay_view(result: EvaluationResult) -> ReplayView | None:
+def replay_view(result: EvaluationResult) -> TableView | None:
     """The whole section; None where no other data was looked at."""
     found = result.replay
-    return None if found is None else ReplayView(replay_lines(found), _table(found))
+    return None if found is None else TableView(replay_lines(found), _table(found))
 
 
 def replay_lines(found: ReplayResult) -> list[str]:

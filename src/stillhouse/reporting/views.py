@@ -78,6 +78,14 @@ class Table:
 
 
 @dataclass(frozen=True)
+class TableView:
+    """A section of the report: a few sentences, and a table."""
+
+    lines: Sequence[str]
+    table: Table
+
+
+@dataclass(frozen=True)
 class Writer:
     """What one model wrote for a sample: the beginning it shares with the teacher's text, then its own."""
 
