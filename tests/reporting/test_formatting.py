@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from stillhouse.core.results import Interval
@@ -79,3 +81,8 @@ def test_short_numbers_keep_small_learning_rates_readable():
 def test_clean_text_keeps_what_people_write_and_replaces_what_steers_machines():
     assert formatting.clean("naïve 日本語 👩‍🔬 हिन्दी\n\ttab") == "naïve 日本語 👩‍🔬 हिन्दी\n\ttab"
     assert formatting.clean("\x1b[31m \u202e \ud800 \x00 \u2028") == "\ufffd[31m \ufffd \ufffd \ufffd \ufffd"
+
+
+def test_what_one_document_cannot_bound_is_unknown():
+    assert formatting.interval_text(Interval(0.1111, -math.inf, math.inf), "share") == "11.11 % [unknown]"
+    assert "infinite" in formatting.interval_text(Interval(0.5, 0.25, math.inf), "nats"), "one end is still told"

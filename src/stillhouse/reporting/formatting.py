@@ -134,9 +134,11 @@ def value_text(interval: Interval, unit: str) -> str:
 
 
 def bounds_text(interval: Interval, unit: str) -> str:
-    """The bounds in brackets: `[69, 73]`; nothing for an exact value."""
+    """The bounds in brackets: `[69, 73]`; nothing for an exact value; `[unknown]` where one document is all there was."""
     if is_exact(interval):
         return ""
+    if math.isinf(interval.low) and math.isinf(interval.high):
+        return "[unknown]"
     interval = scaled(interval, unit)
     places = places_for(interval)
     return f"[{number(interval.low, places)}, {number(interval.high, places)}]"

@@ -159,7 +159,7 @@ def counted_documents(result: EvaluationResult) -> str:
     """What intervals are over, by its name; then, in brackets, each metric that is over something else."""
     held_out = result.held_out
     if result.task != "sentence_embedding":
-        return f"{formatting.count(held_out.documents)} held-out documents"
+        return f"{formatting.count(held_out.documents)} held-out document{'' if held_out.documents == 1 else 's'}"
     most = f"{formatting.count(held_out.documents)} held-out sentences"
     if held_out.answers is not None:
         most = f"{formatting.count(held_out.answers)} held-out pairs of sentences"

@@ -213,7 +213,8 @@ def report_view(
 def held_out_sentence(result: EvaluationResult) -> str:
     """What everything was measured on."""
     held_out, are_sentences = result.held_out, result.task == "sentence_embedding"
-    parts = [f"{formatting.count(held_out.documents)} held-out {'sentences' if are_sentences else 'documents'}"]
+    name = "sentence" if are_sentences else "document"
+    parts = [f"{formatting.count(held_out.documents)} held-out {name}{'' if held_out.documents == 1 else 's'}"]
     parts.append(f"{formatting.count(held_out.tokens)} tokens")
     if held_out.answers is not None:
         judged = "scored pairs beside them" if are_sentences else "of them judged"
