@@ -25,6 +25,7 @@ from stillhouse.commands.pipeline import at_work
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.config import parse_recipe
 from stillhouse.core.files import write_atomic
+from stillhouse.core.rouge import rouge_l_of_texts
 from stillhouse.data.chat_template import ChatTemplate
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import to_batch
@@ -46,7 +47,6 @@ from stillhouse.synthesis.judge import YesJudge
 from stillhouse.synthesis.ledger import Ledger
 from stillhouse.synthesis.records import Record
 from stillhouse.synthesis.rewards import Plain, Scoring
-from stillhouse.synthesis.rouge import rouge_l_of_texts
 from stillhouse.synthesis.sources import magpie_questions
 from stillhouse.synthesis.traces import Answers
 from stillhouse.teachers.writer import LocalWriter

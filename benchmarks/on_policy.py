@@ -27,6 +27,7 @@ from public_data import json_lines, write_jsonl
 from seeds import seconds_per_step, trained
 from transformers import PreTrainedModel
 
+from stillhouse.core.rouge import rouge_l
 from stillhouse.core.signals import FactoredLogits
 from stillhouse.data.chat_template import ChatTemplate
 from stillhouse.data.examples import Example
@@ -36,7 +37,6 @@ from stillhouse.evaluation.language import DocumentSums, measure, say
 from stillhouse.models.generate import Sampling, sample, stop_ids_of
 from stillhouse.models.load import LoadedModel, load_causal_lm
 from stillhouse.models.tokenizers import end_of_turn
-from stillhouse.synthesis.rouge import rouge_l
 
 SYSTEM = "Answer in one short sentence."
 """Short answers come to an end: nothing is learnt of an end that was cut off."""

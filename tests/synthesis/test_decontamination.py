@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.rouge import words_of
 from stillhouse.synthesis.filters import run_filters
 from stillhouse.synthesis.filters.decontamination import DecontaminationConfig, index, runs
 from stillhouse.synthesis.records import Record
-from stillhouse.synthesis.rouge import words_of
 
 LONG = "When the old fox had crossed the frozen river three times it sat down and waited for the moon to rise"
 MIDDLE = "How many mice does a red fox eat in a week?"

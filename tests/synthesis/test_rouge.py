@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse.synthesis.rouge import NovelTexts, longest_common, rouge_l_of_texts, words_of
+from stillhouse.core.rouge import longest_common, rouge_l_of_texts, words_of
+from stillhouse.synthesis.rouge import NovelTexts
 
 WORDS = st.lists(
     st.sampled_from(["the", "a", "fox", "ran", "over", "hill", "and", "saw", "red", "house", "7"]), max_size=14

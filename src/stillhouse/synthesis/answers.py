@@ -9,10 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.core.files import json_line, read_lines, write_atomic
 from stillhouse.core.progress import SILENT, Progress, working
+from stillhouse.core.rouge import rouge_l
 from stillhouse.data.asked import Asked
 from stillhouse.models.beams import beam_search
 from stillhouse.models.generate import sample
-from stillhouse.synthesis.rouge import rouge_l
 from stillhouse.teachers.answering import Answering
 
 ANSWERS = "answers.jsonl"

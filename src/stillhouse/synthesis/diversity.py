@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stillhouse.core.rouge import words_of
 from stillhouse.synthesis.filters.duplicates import near_duplicates, part_of
 from stillhouse.synthesis.records import Record
-from stillhouse.synthesis.rouge import words_of
 
 Embed = Callable[[Sequence[str]], NDArray[np.floating[Any]]]
 """A row for each text, of any length."""

@@ -13,6 +13,7 @@ from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.files import fingerprint
 from stillhouse.core.plugins import check_function_name, load_function
 from stillhouse.core.progress import SILENT, Progress
+from stillhouse.core.rouge import rouge_l_of_texts
 from stillhouse.models.generate import Sampling
 from stillhouse.models.load import (
     check_serves,
@@ -26,7 +27,6 @@ from stillhouse.synthesis.judge import PROMPTS, JudgeBy, PairJudge, RatingJudge,
 from stillhouse.synthesis.ledger import Ledger
 from stillhouse.synthesis.records import Ask, Record
 from stillhouse.synthesis.reward_models import ImplicitReward, ModelReward, TextForm, remembered
-from stillhouse.synthesis.rouge import rouge_l_of_texts
 from stillhouse.teachers.writer import LocalWriter, Writer
 
 

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
+from stillhouse.core.rouge import rouge_l_of_texts, words_of
 from stillhouse.synthesis.checkers import result_of
 from stillhouse.synthesis.filters.core import FilterSettings, NamedFilter, asked_as
 from stillhouse.synthesis.records import Record
-from stillhouse.synthesis.rouge import rouge_l_of_texts, words_of
 
 
 class AgreementConfig(FilterSettings):

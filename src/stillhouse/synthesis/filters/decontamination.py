@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
+from stillhouse.core.rouge import words_of
 from stillhouse.data.tables import read_records, split_documents
 from stillhouse.synthesis.filters.core import FilterSettings, NamedFilter, each, quoted, turns
 from stillhouse.synthesis.records import Record
-from stillhouse.synthesis.rouge import words_of
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv")
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
+from stillhouse.core.rouge import words_of
 from stillhouse.synthesis.filters.core import FilterSettings, NamedFilter, asked_as, quoted, turns
 from stillhouse.synthesis.records import Record
-from stillhouse.synthesis.rouge import words_of
 
 Part = Literal["question", "answer", "all"]
 

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.faults import nearest
+from stillhouse.core.rouge import words_of
 from stillhouse.synthesis.filters.core import FilterSettings, NamedFilter, each, turns
 from stillhouse.synthesis.records import Record
-from stillhouse.synthesis.rouge import words_of
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 

@@ -7,9 +7,9 @@ from pydantic import PositiveInt, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import ModelError
+from stillhouse.core.rouge import words_of
 from stillhouse.synthesis.filters.core import FilterSettings, NamedFilter, each, turns
 from stillhouse.synthesis.records import Record
-from stillhouse.synthesis.rouge import words_of
 
 
 class LengthConfig(FilterSettings):

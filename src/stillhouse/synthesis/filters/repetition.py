@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
+from stillhouse.core.rouge import words_of
 from stillhouse.synthesis.filters.core import FilterSettings, NamedFilter, each, turns
 from stillhouse.synthesis.records import Record
-from stillhouse.synthesis.rouge import words_of
 
 MOST_OF_TOP: Mapping[int, float] = {2: 0.20, 3: 0.18, 4: 0.16}
 """The most of a text's characters that its most frequent run of n words may make up.

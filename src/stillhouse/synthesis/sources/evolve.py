@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.rouge import words_of
 from stillhouse.models.generate import Sampling
 from stillhouse.synthesis.records import Ask, Record, asking
-from stillhouse.synthesis.rouge import words_of
 from stillhouse.synthesis.sources.lists import one_item
 from stillhouse.synthesis.sources.magpie import asked
 

@@ -6,10 +6,11 @@ from random import Random
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.rouge import words_of
 from stillhouse.data.chat_template import ChatTemplate
 from stillhouse.models.generate import Sampling
 from stillhouse.synthesis.records import Ask, Record, asking
-from stillhouse.synthesis.rouge import NovelTexts, words_of
+from stillhouse.synthesis.rouge import NovelTexts
 from stillhouse.synthesis.sources.lists import list_items
 from stillhouse.teachers.writer import Request
 
