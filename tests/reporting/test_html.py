@@ -1,14 +1,12 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
-import stillhouse.reporting
 from stillhouse.core.results import Interval, Sample
 from stillhouse.reporting.charts import axis_over, curve_panels, dot_panel, layer_strip, ranges, round_values, trend
-from stillhouse.reporting.html import render_report, typeset, write_report
+from stillhouse.reporting.html import TEMPLATES, render_report, typeset, write_report
 
 HOSTILE = (
     "<script>alert('x')</script> \"quoted\" & {{ 7 * 7 }} \x1b[31m <img src=https://evil.example/x.png onerror=f()>"
@@ -246,7 +244,7 @@ def test_typesetting_touches_numbers_and_quotation_marks_only():
 
 
 def _palettes():
-    css = (Path(stillhouse.reporting.__file__).parent / "report.css").read_text()
+    css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     found = [
         dict(re.findall(r"--([a-z]+): (#[0-9a-f]{3,6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S)
     ]

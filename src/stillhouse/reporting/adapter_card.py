@@ -9,8 +9,8 @@ from stillhouse.core.results import EvaluationResult
 from stillhouse.core.task import Task
 from stillhouse.reporting.card import escaped, fenced, hub_id, metadata
 from stillhouse.reporting.html import write_whole
+from stillhouse.reporting.sources import learnt_sentence
 from stillhouse.reporting.verdicts import headline
-from stillhouse.reporting.views import learnt_sentence
 
 AUTO_CLASS: Mapping[Task, str] = {
     "causal_lm": "AutoModelForCausalLM",

@@ -13,8 +13,12 @@ from stillhouse.reporting import formatting
 from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.html import write_whole
+from stillhouse.reporting.layers import layers_sentence, start_distance
 from stillhouse.reporting.preferences import preference_lines
+from stillhouse.reporting.quality import held_out_sentence
 from stillhouse.reporting.replays import replay_lines
+from stillhouse.reporting.shapes import truncated
+from stillhouse.reporting.sources import learnt_sentence
 from stillhouse.reporting.verdicts import (
     OTHERS,
     SHORT_TITLES,
@@ -25,7 +29,6 @@ from stillhouse.reporting.verdicts import (
     num_judged,
     verdicts,
 )
-from stillhouse.reporting.views import held_out_sentence, layers_sentence, learnt_sentence, start_distance, truncated
 from stillhouse.reporting.written import written_view
 
 HUB_LICENCES = (

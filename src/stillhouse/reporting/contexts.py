@@ -1,32 +1,25 @@
 """What the report, the card and the terminal say of a student that learnt what its teacher alone had read."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from stillhouse.core.results import ContextResult, EvaluationResult, Kept, Reading, Role, StyleResult
 from stillhouse.reporting import formatting
+from stillhouse.reporting.shapes import Cell, Prose, Row, Table
 from stillhouse.reporting.verdicts import ROLE_ORDER, SHORT_TITLES
-from stillhouse.reporting.views import Cell, Row, Table
 
 METRICS = ("cross_entropy", "bits_per_byte", "forward_kl", "top1_agreement")
 TITLES = {"loss": "gain kept, by loss", "kl": "gain kept, by KL"}
 
 
-@dataclass(frozen=True)
-class ContextView:
-    """A section of the report."""
-
-    lines: Sequence[str]
-    tables: Sequence[Table]
-
-
-def context_view(result: EvaluationResult) -> ContextView | None:
+def context_view(result: EvaluationResult) -> Prose | None:
     """The whole section; None where teacher and student read the same."""
     found = result.context
     if found is None:
         return None
     tables = [_style_table(style) for style in found.styles]
-    return ContextView(context_lines(found), [*tables, *([_drift_table(found)] if found.drift else [])])
+    return Prose(
+        context_lines(found),
+        [*tables, *([_drift_table(found)] if found.drift else [])],
+        intro="Everywhere else on this page, the teacher has read its context, and nobody else has.",
+    )
 
 
 def context_lines(found: ContextResult) -> list[str]:

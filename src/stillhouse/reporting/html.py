@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.results import EvaluationResult
-from stillhouse.reporting.contexts import context_view
-from stillhouse.reporting.preferences import preference_view
-from stillhouse.reporting.replays import replay_view
-from stillhouse.reporting.rewards import reward_view, without_looks
-from stillhouse.reporting.views import report_view
-from stillhouse.reporting.written import written_view
+from stillhouse.reporting.account import Account
+from stillhouse.reporting.page import page_of
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(
@@ -49,34 +47,24 @@ def render_report(
     stages: Sequence[Mapping[str, Any]],
 ) -> str:
     """The report as one string of HTML."""
-    view = report_view(
-        title=title,
-        result=result,
-        curves=without_looks(curves),
-        recipe_yaml=recipe_yaml,
-        layers=layers,
-        data=data,
-        stages=stages,
-    )
+    page = page_of(Account(title, result, curves, recipe_yaml, layers, data, stages))
+    return rendered("report.html.jinja", page=page)
+
+
+def rendered(template: str, **values: object) -> str:
+    """One of our templates, with everything in it escaped that is not markup of ours."""
     # jinja2 is imported here so that the terminal's half of this package stays quick to import.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = typeset
-    return environment.get_template("report.html.jinja").render(
-        report=view,
-        context=context_view(result),
-        replay=replay_view(result),
-        preferences=preference_view(result),
-        written=written_view(data.get("written")),
-        reward=reward_view(data.get("reward") or {}, curves.get("student", ())),
-    )
+    return environment.get_template(template).render(**values)
 
 
 def typeset(text: str) -> str:

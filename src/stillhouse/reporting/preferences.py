@@ -2,16 +2,20 @@
 
 from stillhouse.core.results import EvaluationResult, Interval, Liking, PreferenceReading, PreferenceResult
 from stillhouse.reporting import formatting
+from stillhouse.reporting.shapes import Cell, Prose, Row, Table
 from stillhouse.reporting.verdicts import ROLE_ORDER, SHORT_TITLES
-from stillhouse.reporting.views import Cell, Row, Table, TableView
 
 LIKINGS: dict[Liking, str] = {"reward": "by its own reward", "likelihood": "by likelihood alone"}
+INTRO = (
+    "What counts tokens elsewhere on this page is of the chosen answers. A model's own reward for an answer is by how much "
+    "likelier it finds it than the model that it was before."
+)
 
 
-def preference_view(result: EvaluationResult) -> TableView | None:
+def preference_view(result: EvaluationResult) -> Prose | None:
     """The whole section; None where the data has no pairs of answers."""
     found = result.preferences
-    return None if found is None else TableView(preference_lines(found), _table(found))
+    return None if found is None else Prose(preference_lines(found), [_table(found)], intro=INTRO)
 
 
 def preference_lines(found: PreferenceResult) -> list[str]:

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 
 from stillhouse.core.results import EvaluationResult, Interval, OldDomain, ReplayResult, Role
 from stillhouse.reporting import formatting
+from stillhouse.reporting.shapes import Cell, Prose, Row, Table
 from stillhouse.reporting.verdicts import ROLE_ORDER, SHORT_TITLES
-from stillhouse.reporting.views import Cell, Row, Table, TableView
 
 METRICS = ("cross_entropy", "bits_per_byte", "forward_kl", "top1_agreement")
+INTRO = "A part of the data that was mixed in, or only measured on, which nobody trained on."
 
 
-def replay_view(result: EvaluationResult) -> TableView | None:
+def replay_view(result: EvaluationResult) -> Prose | None:
     """The whole section; None where no other data was looked at."""
     found = result.replay
-    return None if found is None else TableView(replay_lines(found), _table(found))
+    return None if found is None else Prose(replay_lines(found), [_table(found)], intro=INTRO)
 
 
 def replay_lines(found: ReplayResult) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from stillhouse.core.results import Interval
 from stillhouse.reporting import formatting
 from stillhouse.reporting.charts import CurvePanel, curve_panels
-from stillhouse.reporting.views import Cell, Row, Table
+from stillhouse.reporting.shapes import Cell, Row, Table
 
 MOST_ROWS = 12
 """Looks at the student that the table shows, first and last among them: the chart shows them all."""

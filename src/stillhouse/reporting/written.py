@@ -9,7 +9,7 @@ from typing import Any
 
 from stillhouse.core.results import Interval
 from stillhouse.reporting import formatting
-from stillhouse.reporting.views import Cell, Facts, Row, Table, truncated
+from stillhouse.reporting.shapes import Cell, Facts, Row, Table, truncated
 
 EXAMPLE_CHARACTERS = 400
 FACT_CHARACTERS = 200

@@ -1,0 +1,112 @@
+"""The sections of the report, in their order, each a function and a template.
+
+To add one: write a function that makes its content of an `Account`, or None where there is nothing to show, and add a line to
+SECTIONS. Sentences and tables need no template: return a `Prose`. Anything else gets a file in `templates/sections/`, which
+finds the content as `view`, and the charts and tables of `charts.html.jinja` as `charts`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from stillhouse.reporting import formatting
+from stillhouse.reporting.account import Account
+from stillhouse.reporting.advice import Advice, advise
+from stillhouse.reporting.charts import CurvePanel, curve_panels
+from stillhouse.reporting.contexts import context_view
+from stillhouse.reporting.costs import cost_view
+from stillhouse.reporting.environment import environment_view
+from stillhouse.reporting.layers import LayersView, layers_view
+from stillhouse.reporting.preferences import preference_view
+from stillhouse.reporting.quality import quality_view
+from stillhouse.reporting.replays import replay_view
+from stillhouse.reporting.rewards import RewardView, reward_view, without_looks
+from stillhouse.reporting.samples import samples_view
+from stillhouse.reporting.shapes import Facts, truncated
+from stillhouse.reporting.sources import data_facts
+from stillhouse.reporting.written import written_view
+
+RECIPE_CHARACTERS = 100_000
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section: its place in links, its heading, its word in the navigation, and how its content is made and laid out."""
+
+    name: str
+    title: str
+    link: str
+    view: Callable[[Account], object]
+    """Its content; nothing, such as None or an empty list, leaves the section out."""
+    template: str = "prose"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A section with its content."""
+
+    name: str
+    title: str
+    link: str
+    template: str
+    view: object
+
+
+def sections_of(account: Account) -> list[Shown]:
+    """Every section for which there is something to show."""
+    made = [(section, section.view(account)) for section in SECTIONS]
+    return [
+        Shown(one.name, one.title, one.link, f"sections/{one.template}.html.jinja", view) for one, view in made if view
+    ]
+
+
+def _curves(account: Account) -> list[CurvePanel]:
+    return curve_panels(without_looks(account.curves))
+
+
+def _reward(account: Account) -> RewardView | None:
+    return reward_view(account.data.get("reward") or {}, account.curves.get("student", ()))
+
+
+def _layers(account: Account) -> LayersView | None:
+    return layers_view(account.layers) if account.layers else None
+
+
+def _data(account: Account) -> list[Facts]:
+    return data_facts(account.data, account.result)
+
+
+def _recipe(account: Account) -> str:
+    return truncated(formatting.clean(account.recipe_yaml), RECIPE_CHARACTERS)[0]
+
+
+def _advice(account: Account) -> list[Advice]:
+    curves = without_looks(account.curves)
+    return advise(account.result, curves=curves, data=account.data, stages=account.stages)
+
+
+SECTIONS: Sequence[Section] = (
+    Section("quality", "Quality", "Quality", lambda account: quality_view(account.result), "quality"),
+    Section("context", "What the teacher alone had read", "Context", lambda account: context_view(account.result)),
+    Section("replay", "On the replayed data", "Replay", lambda account: replay_view(account.result)),
+    Section(
+        "preferences", "Which answers are preferred", "Preferences", lambda account: preference_view(account.result)
+    ),
+    # Behaviour and similarity go here: what a student does, then how alike it is inside.
+    Section("samples", "Samples", "Samples", lambda account: samples_view(account.result.samples), "samples"),
+    Section("cost", "Cost", "Cost", lambda account: cost_view(account.result)),
+    Section("training", "Training", "Training", _curves, "training"),
+    Section("reward", "Reward", "Reward", _reward, "reward"),
+    Section("layers", "Layers kept", "Layers", _layers, "layers"),
+    Section("data", "Data and labels", "Data", _data, "data"),
+    Section(
+        "written",
+        "What the teacher wrote, and what was kept",
+        "Written",
+        lambda account: written_view(account.data.get("written")),
+        "written",
+    ),
+    Section("recipe", "Recipe", "Recipe", _recipe, "recipe"),
+    Section("environment", "Environment", "Environment", environment_view, "environment"),
+    Section("next", "What to do next", "Next", _advice, "next"),
+)
+"""In the order in which they are read."""
