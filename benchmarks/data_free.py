@@ -44,11 +44,11 @@ from stillhouse.synthesis.filters import account_of, build_filters, default_filt
 from stillhouse.synthesis.filters.decontamination import DecontaminationConfig
 from stillhouse.synthesis.flow import converse, row_of
 from stillhouse.synthesis.judge import YesJudge
-from stillhouse.synthesis.ledger import Ledger
 from stillhouse.synthesis.records import Record
 from stillhouse.synthesis.rewards import Plain, Scoring
 from stillhouse.synthesis.sources import magpie_questions
 from stillhouse.synthesis.traces import Answers
+from stillhouse.teachers.ledger import Ledger
 from stillhouse.teachers.writer import LocalWriter
 
 Row = dict[str, Any]

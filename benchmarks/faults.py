@@ -11,8 +11,8 @@ from pathlib import Path
 from stillhouse.core.errors import RunError
 from stillhouse.core.files import read_lines
 from stillhouse.models.generate import Sampling
-from stillhouse.synthesis.ledger import Ledger
 from stillhouse.teachers import BudgetConfig, RemoteWriter, RemoteWriterConfig, Request
+from stillhouse.teachers.ledger import Ledger
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "teachers"))
 from fault_server import FaultServer

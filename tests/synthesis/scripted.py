@@ -1,6 +1,6 @@
 """A writer whose replies are known, and the ledger before it."""
 
-from stillhouse.synthesis.ledger import Ledger
+from stillhouse.teachers.ledger import Ledger
 from stillhouse.teachers.writer import Reply
 
 

@@ -12,6 +12,8 @@ from pydantic import TypeAdapter
 
 from stillhouse.core.config import Config, parse_recipe
 from stillhouse.core.errors import ModelError, RecipeError, StillhouseError
+from stillhouse.data.refusals import OPENINGS, refusal_in
+from stillhouse.data.repetition import loop_at_end, repeated_share, top_share
 from stillhouse.synthesis.config import MagpieConfig
 from stillhouse.synthesis.filters import (
     FilterConfig,
@@ -28,8 +30,8 @@ from stillhouse.synthesis.filters.keywords import SELF_INSTRUCT, KeywordsConfig
 from stillhouse.synthesis.filters.language import LanguageConfig, ScriptConfig
 from stillhouse.synthesis.filters.leakage import LeakageConfig
 from stillhouse.synthesis.filters.length import LengthConfig, UnfinishedConfig
-from stillhouse.synthesis.filters.refusals import OPENINGS, RefusalsConfig, refusal_in
-from stillhouse.synthesis.filters.repetition import RepetitionConfig, loop_at_end, repeated_share, top_share
+from stillhouse.synthesis.filters.refusals import RefusalsConfig
+from stillhouse.synthesis.filters.repetition import RepetitionConfig
 from stillhouse.synthesis.records import Record
 
 GUIDE = Path(__file__).parents[2] / "docs" / "filters.md"
@@ -368,13 +370,13 @@ def test_languages():
 
 
 def test_a_missing_package_is_said_with_two_ways_out(monkeypatch):
-    from stillhouse.synthesis.filters import language
+    from stillhouse.data import languages
 
-    language.identifier.cache_clear()
-    monkeypatch.setattr(language, "find_spec", lambda name: None)
+    languages.identifier.cache_clear()
+    monkeypatch.setattr(languages, "find_spec", lambda name: None)
     with pytest.raises(StillhouseError, match=r"stillhouse\[language\].*or use the filter `script`"):
         LanguageConfig(languages=("en",)).build()
-    language.identifier.cache_clear()
+    languages.identifier.cache_clear()
 
 
 # Agreement.

@@ -12,8 +12,8 @@ import pytest
 from stillhouse.core.config import parse_recipe
 from stillhouse.core.errors import ModelError, RecipeError, RunError
 from stillhouse.models.generate import Sampling
-from stillhouse.synthesis.ledger import Ledger
 from stillhouse.teachers import RemoteWriter, RemoteWriterConfig, Request, Writer, remote_calls
+from stillhouse.teachers.ledger import Ledger
 
 from .fault_server import CHARGED, FAULTS, FaultServer, echo
 

@@ -24,9 +24,9 @@ from stillhouse.models.load import (
     source_fingerprint,
 )
 from stillhouse.synthesis.judge import PROMPTS, JudgeBy, PairJudge, RatingJudge, YesJudge
-from stillhouse.synthesis.ledger import Ledger
 from stillhouse.synthesis.records import Ask, Record
 from stillhouse.synthesis.reward_models import ImplicitReward, ModelReward, TextForm, remembered
+from stillhouse.teachers.ledger import Ledger
 from stillhouse.teachers.writer import LocalWriter, Writer
 
 

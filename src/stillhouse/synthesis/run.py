@@ -11,8 +11,8 @@ from stillhouse.core.files import write_atomic
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.synthesis.filters.core import account_of
 from stillhouse.synthesis.flow import CARD, DROPPED, write_records
-from stillhouse.synthesis.ledger import Ledger
 from stillhouse.synthesis.records import Ask, Record
+from stillhouse.teachers.ledger import Ledger
 from stillhouse.teachers.writer import Writer
 
 LEDGER = "ledger.jsonl"

@@ -2,8 +2,6 @@
 
 import unicodedata
 from collections.abc import Callable
-from functools import cache
-from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -12,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.faults import nearest
 from stillhouse.core.rouge import words_of
+from stillhouse.data.languages import identifier
 from stillhouse.synthesis.filters.core import FilterSettings, NamedFilter, each, turns
 from stillhouse.synthesis.records import Record
 
@@ -57,7 +56,7 @@ class LanguageConfig(FilterSettings):
         Raises:
             StillhouseError: if `py3langid` is missing, or does not know a language.
         """
-        identify = identifier()
+        identify = _identifier()
         known = sorted(identify.labels)
         for language in self.languages:
             if language not in known:
@@ -78,21 +77,19 @@ class LanguageConfig(FilterSettings):
         return ""
 
 
-@cache
-def identifier() -> Any:
-    """The model of `py3langid`, whose probabilities add up to one.
+def _identifier() -> Any:
+    """The model of `py3langid`.
 
     Raises:
         StillhouseError: if it is not installed.
     """
-    if find_spec("py3langid") is None:
+    found = identifier()
+    if found is None:
         raise StillhouseError(
             "filter language needs py3langid, which is not installed here. Install it (pip install 'stillhouse[language]'), or "
             "use the filter `script`, which looks at letters only and needs nothing."
         )
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return found
 
 
 class ScriptConfig(FilterSettings):

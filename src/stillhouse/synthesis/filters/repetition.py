@@ -1,6 +1,5 @@
 """Texts that say the same again and again."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -8,6 +7,7 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.rouge import words_of
+from stillhouse.data.repetition import loop_at_end, repeated_share, top_share
 from stillhouse.synthesis.filters.core import FilterSettings, NamedFilter, each, turns
 from stillhouse.synthesis.records import Record
 
@@ -22,7 +22,6 @@ MOST_LINES, MOST_LINE_CHARACTERS = 0.30, 0.20
 """The most of the lines, and of their characters, that may be repeats of a line before. The same source."""
 TOP_FROM_WORDS = 50
 """Gopher's texts have at least so many words. In a shorter one any two words make up a large share."""
-LONGEST_PERIOD_WORDS = 40
 
 Share = Annotated[float, Field(gt=0)]
 
@@ -62,16 +61,6 @@ class RepetitionConfig(FilterSettings):
         return ""
 
 
-def loop_at_end(found: Sequence[str], *, times: int) -> int:
-    """The number of words that the text goes on repeating at its end, at least so many times; 0 where it does not."""
-    for period in range(1, min(LONGEST_PERIOD_WORDS, len(found) // times) + 1):
-        length = period * times * (2 if period == 1 else 1)
-        tail = found[-length:]
-        if len(tail) == length and tail[period:] == tail[:-period]:
-            return period
-    return 0
-
-
 def _lines_shares(text: str) -> list[tuple[str, float, float]]:
     lines = [line.strip() for line in text.split("\n") if words_of(line)]
     repeated = [line for place, line in enumerate(lines) if line in lines[:place]]
@@ -87,24 +76,3 @@ def _run_shares(found: Sequence[str]) -> list[tuple[int, float, float]]:
         *((size, top_share(found, size), most) for size, most in tops.items()),
         *((size, repeated_share(found, size), most) for size, most in MOST_OF_REPEATED.items()),
     ]
-
-
-def top_share(found: Sequence[str], size: int) -> float:
-    """What share of all letters is in the most frequent run of `size` words, counted as often as it comes."""
-    runs = Counter(zip(*(found[start:] for start in range(size)), strict=False))
-    letters = sum(map(len, found))
-    most = max((count * sum(map(len, run)) for run, count in runs.items() if count > 1), default=0)
-    return min(1.0, most / letters) if letters else 0.0
-
-
-def repeated_share(found: Sequence[str], size: int) -> float:
-    """What share of all letters is in runs of `size` words that came before; a letter counts once."""
-    seen: set[tuple[str, ...]] = set()
-    again: set[int] = set()
-    for start in range(len(found) - size + 1):
-        run = tuple(found[start : start + size])
-        if run in seen:
-            again.update(range(start, start + size))
-        seen.add(run)
-    letters = sum(map(len, found))
-    return sum(len(found[place]) for place in again) / letters if letters else 0.0

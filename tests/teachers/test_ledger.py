@@ -4,8 +4,8 @@ import pytest
 
 from stillhouse.models.generate import Sampling
 from stillhouse.models.load import LoadedModel
-from stillhouse.synthesis.ledger import Ledger
 from stillhouse.synthesis.records import Record, asking
+from stillhouse.teachers.ledger import Ledger
 from stillhouse.teachers.writer import LocalWriter, Request
 
 SAMPLING = Sampling(max_new_tokens=5)
