@@ -9,9 +9,12 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from stillhouse.core.errors import DataError, StaleError
+from pydantic import ValidationInfo, field_validator
+
+from stillhouse.core.config import Config
+from stillhouse.core.errors import StaleError
 from stillhouse.core.files import json_line, read_lines, write_atomic
-from stillhouse.core.lexical import says
+from stillhouse.core.lexical import answer_words, says
 
 Mix = Literal["distractors", "retrieved", "removed", "contradiction", "none"]
 """How a context came about: the gold passage among hard distractors, whatever the retriever found, the same with all taken out
@@ -28,24 +31,50 @@ INSTRUCTION = (
 )
 
 
-@dataclass(frozen=True)
-class Template:
+class Template(Config):
     """How a context is written out, and what is answered where it does not tell."""
 
     instruction: str = INSTRUCTION
-    """`{abstention}` in it becomes the abstention."""
+    """What comes before the passages; `{abstention}` in it becomes the abstention."""
     passage: str = "[{number}] {text}"
+    """Each passage."""
     question: str = "Question: {question}"
+    """The question, behind the passages."""
     nothing: str = "(There is no passage.)"
-    """In the place of passages where there are none."""
+    """What stands in the place of passages where there are none."""
     abstention: str = ABSTENTION
+    """What is learnt where the passages do not tell."""
     disagreement: str = DISAGREEMENT
-    """`{first}` and `{second}` become what two passages say, in their order, each with its citation."""
+    """What is learnt where two of them contradict each other: `{first}` and `{second}` become what they say, with citations."""
+
+    @field_validator("passage", "question", "disagreement")
+    @classmethod
+    def _shows_all(cls, value: str, info: ValidationInfo) -> str:
+        slots = _SLOTS[str(info.field_name)]
+        missing = [slot for slot in slots if f"{{{slot}}}" not in value]
+        if missing:
+            raise ValueError(f"{value!r} is without {{{missing[0]}}}. Put it in.")
+        try:
+            value.format(**dict.fromkeys(slots, ""))
+        except (KeyError, IndexError, ValueError):
+            known = ", ".join(f"{{{slot}}}" for slot in slots)
+            raise ValueError(f"{value!r} has other braces than {known}. Write those twice.") from None
+        return value
+
+    @field_validator("abstention")
+    @classmethod
+    def _says_something(cls, value: str) -> str:
+        if not answer_words(value):
+            raise ValueError("it is empty. Say what is answered where the passages do not tell.")
+        return value
 
     @cached_property
     def fingerprint(self) -> str:
         """Changes where anything that is read or learnt changes."""
-        return _hash(asdict(self))
+        return _hash(self.model_dump(mode="json"))
+
+
+_SLOTS = {"passage": ("number", "text"), "question": ("question",), "disagreement": ("first", "second")}
 
 
 @dataclass(frozen=True)
@@ -248,29 +277,3 @@ def cut(text: str, *, characters: int) -> str:
     if not text[characters].isspace() and any(sign.isspace() for sign in kept.strip()):
         kept = kept.rsplit(None, 1)[0]
     return kept.rstrip()
-
-
-def check_template(template: Template) -> None:
-    """Refuse one that shows no passage or no question.
-
-    Raises:
-        DataError: naming the key.
-    """
-    needs = {
-        "passage": ("{text}", "{number}"),
-        "question": ("{question}",),
-        "disagreement": ("{first}", "{second}"),
-    }
-    for name, slots in needs.items():
-        written = getattr(template, name)
-        for slot in slots:
-            if slot not in written:
-                raise DataError(f"data.template.{name} is {written!r}, without {slot}. Put it in.")
-        try:
-            written.format(**{slot.strip("{}"): "" for slot in slots})
-        except (KeyError, IndexError, ValueError):
-            raise DataError(
-                f"data.template.{name} is {written!r}. Its slots are {', '.join(slots)}; write other braces twice."
-            ) from None
-    if not template.abstention.strip():
-        raise DataError("data.template.abstention is empty. Say what is answered where the passages do not tell.")
