@@ -94,9 +94,8 @@ def test_the_student_and_its_control_have_learnt_and_differ(finished):
     assert losses(finished.folder)[-1] < losses(finished.folder)[0]
 
 
-def test_a_second_run_writes_nothing_loads_no_model_and_says_the_same(finished, monkeypatch):
+def test_a_second_run_writes_nothing_loads_no_model_and_says_the_same(finished, no_model):
     before = files_in(finished.folder)
-    monkeypatch.setattr("stillhouse.commands.parts.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     again = stillhouse("distill", finished.recipe)
     assert (again.code, again.out) == (0, finished.said.out)
     assert files_in(finished.folder) == before

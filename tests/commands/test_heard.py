@@ -132,7 +132,7 @@ def test_the_teacher_answers_the_prompts_in_its_own_template(heard, tmp_path):
 
 def test_where_the_teachers_answers_cannot_be_read_the_datas_are_learnt_or_nothing_is(heard, tmp_path, monkeypatch):
     path = heard(source={**MIXED, "otherwise": "teacher"})
-    written = "stillhouse.commands.pipeline.write_answers"
+    written = "stillhouse.commands.stages.answering.write_answers"
 
     def silent(model, tokenizer, asked, *, folder, **options):
         outcome = write_answers(model, tokenizer, asked, folder=folder, **options)

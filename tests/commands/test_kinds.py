@@ -154,9 +154,8 @@ def test_what_was_kept_is_measured_in_the_tasks_headline_metric(done):
     assert {model.role for model in result.models} == {"teacher", "student_before", "student", *controls}
 
 
-def test_a_second_run_of_any_kind_writes_nothing_loads_no_model_and_says_the_same(done, monkeypatch):
+def test_a_second_run_of_any_kind_writes_nothing_loads_no_model_and_says_the_same(done, no_model):
     before = files_in(done.run)
-    monkeypatch.setattr("stillhouse.commands.parts.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     again = stillhouse("distill", done.recipe)
     assert (again.code, again.out) == (0, done.said.out)
     assert files_in(done.run) == before

@@ -123,7 +123,7 @@ def test_the_control_trains_the_same_adapter_from_the_same_start(lora_recipe, tm
         started[checkpoints.name] = learning, student.state_dict().keys()
         return train(student, rows, checkpoints=checkpoints, **options)
 
-    monkeypatch.setattr("stillhouse.commands.pipeline.train", noted)
+    monkeypatch.setattr("stillhouse.commands.stages.arms.train", noted)
     path = lora_recipe()
     pipeline = pipeline_of(path, tmp_path / "run")
     with pipeline.run.open(pipeline.recipe):
@@ -157,7 +157,7 @@ def test_a_student_that_is_its_own_teacher_is_held_once(lora_recipe, tmp_path, t
         held.append(_bytes_held())
         return train(*args, **options)
 
-    monkeypatch.setattr("stillhouse.commands.pipeline.train", noted)
+    monkeypatch.setattr("stillhouse.commands.stages.arms.train", noted)
     for own in (True, False):
         run = tmp_path / f"run-{own}"
         pipeline = pipeline_of(lora_recipe(own=own, run=str(run)), run)

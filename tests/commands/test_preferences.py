@@ -105,9 +105,8 @@ def test_a_reward_is_what_the_saved_models_say(done):
     assert any(reading.margin.value == pytest.approx(value, rel=1e-3) for value in wanted.values())
 
 
-def test_a_second_run_does_nothing_and_says_the_same(done, monkeypatch):
+def test_a_second_run_does_nothing_and_says_the_same(done, no_model):
     path, _, said = done
-    monkeypatch.setattr("stillhouse.commands.parts.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     assert stillhouse("distill", path).out == said.out
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stillhouse.commands.parts import Parts
+from stillhouse.commands.parts.students import start
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.progress import working
@@ -64,10 +65,10 @@ def weighed_by(parts: Parts) -> Weighed:
     """What the student before training, and where an objective reads it the teacher, give each answer to learn from. Models are
     loaded one after the other, and none but the teacher stays."""
     pairs, reads_rewards = _pairs(parts), any(chosen.reads_rewards for chosen in parts.recipe.objectives)
-    start = parts.start()
-    with adapter_off(start):
-        reference = _said(parts, start, pairs, "the student before training")
-    del start
+    student = start(parts)
+    with adapter_off(student):
+        reference = _said(parts, student, pairs, "the student before training")
+    del student
     source = parts.recipe.teacher.reference
     if source is None or not reads_rewards:
         return Weighed(reference)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from stillhouse.commands.alarm_log import sound
 from stillhouse.commands.metrics_log import last_saved_step
 from stillhouse.commands.parts import Parts
+from stillhouse.commands.parts.held_out import held_out_examples, held_out_in_context
 from stillhouse.core.batch import Batch
 from stillhouse.core.files import append_line, json_line, read_lines, write_atomic
 from stillhouse.core.progress import Progress
@@ -178,8 +179,8 @@ def reward_watch(
 
 def documents_of(parts: Parts) -> list[tuple[Example, Example]]:
     """Held-out documents as the student reads them, and as the teacher does."""
-    ours = parts.held_out_examples
-    theirs = ours if parts.in_context is None else list(parts.in_context.teacher_reads)
+    ours, in_context = held_out_examples(parts), held_out_in_context(parts)
+    theirs = ours if in_context is None else list(in_context.teacher_reads)
     return [(one, other) for one, other in zip(ours, theirs, strict=True) if any(one.weights[1:])]
 
 
@@ -201,7 +202,7 @@ def _conversations(data: ChatDataConfig, path: Path, sampling: Sampling) -> Iter
 
 
 def _beginnings(parts: Parts, sampling: Sampling) -> Iterator[Question]:
-    for example in parts.held_out_examples:
+    for example in held_out_examples(parts):
         given = max(1, min(PROMPT_TOKENS, len(example.ids) // 2))
         begins, goes_on = (str(parts.tokenizer.decode(list(ids))) for ids in (example.ids[:given], example.ids[given:]))
         record = Record(text=begins, lineage={"reference": goes_on})

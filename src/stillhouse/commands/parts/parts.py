@@ -1,0 +1,224 @@
+"""The parts of one recipe, each made when it is first asked for: models, tokenizers, data, and what they are known by."""
+
+from functools import cached_property
+from pathlib import Path
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from stillhouse.commands.checks import tokenizer_source
+from stillhouse.commands.parts.identity import data_fingerprint, student_fingerprint
+from stillhouse.commands.parts.learnt import rows_of, with_answers
+from stillhouse.commands.parts.replay import read_replayed
+from stillhouse.commands.recipe import Recipe
+from stillhouse.commands.sources import askable
+from stillhouse.core.alignment import CommonOutcomes
+from stillhouse.core.files import fingerprint, fingerprint_files
+from stillhouse.core.progress import Progress
+from stillhouse.core.run import RunFolder
+from stillhouse.core.signals import Pooling
+from stillhouse.data.asked import Asked
+from stillhouse.data.prepare import Prepared, prepare
+from stillhouse.data.replay import Replayed
+from stillhouse.data.rowset import RowSet
+from stillhouse.models.generate import stop_ids_of
+from stillhouse.models.labels import answers_of
+from stillhouse.models.load import (
+    LoadedModel,
+    display_name,
+    load_config,
+    load_model,
+    load_tokenizer,
+    source_fingerprint,
+)
+from stillhouse.models.token_bytes import common_outcomes
+from stillhouse.models.tokenizers import end_of_turn
+from stillhouse.synthesis import ANSWERS, SYNTHETIC, answered_by, read_answers
+from stillhouse.synthesis.config import PromptSynthesisConfig
+from stillhouse.training.sources import OfflineConfig, answering_of
+
+
+class Parts:
+    """What a recipe's stages work with."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, progress: Progress) -> None:
+        self.recipe, self.run, self.progress = recipe, run, progress
+
+    # The teacher, and how both read.
+
+    @cached_property
+    def teacher(self) -> LoadedModel:
+        """The teacher, loaded; a classifier's answers are those of the data."""
+        labels = self.labels
+        self.progress.say(f"loading the teacher, {display_name(self.recipe.teacher.model)}")
+        return load_model(self.recipe.teacher.model, self.recipe.task, labels=labels)
+
+    @cached_property
+    def teacher_config(self) -> PretrainedConfig:
+        """The teacher's shape, without its weights."""
+        return load_config(self.recipe.teacher.model)
+
+    @cached_property
+    def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer."""
+        return load_tokenizer(self.recipe.teacher.model)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The student's tokenizer: the teacher's, unless it is a checkpoint with one of its own."""
+        return load_tokenizer(tokenizer_source(self.recipe))
+
+    @property
+    def crosses(self) -> bool:
+        """Whether teacher and student read a text in other tokens, and so each in its own."""
+        return tokenizer_source(self.recipe) != self.recipe.teacher.model
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether the data is cut for both tokenizers."""
+        return self.crosses or any(chosen.compares_spans for chosen in self.recipe.objectives)
+
+    @property
+    def other_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The teacher's tokenizer where the data is cut for both; None where one cut serves."""
+        return self.teacher_tokenizer if self.is_paired else None
+
+    @cached_property
+    def common(self) -> CommonOutcomes | None:
+        """What both vocabularies can begin, where the data is cut for both."""
+        if not self.is_paired:
+            return None
+        ours, theirs = end_of_turn(self.tokenizer), end_of_turn(self.teacher_tokenizer)
+        pairs: list[tuple[int, int]] = []
+        if self.recipe.data.kind == "chat" and ours is not None and theirs is not None:
+            pairs = [(ours, theirs)]
+        return common_outcomes(self.tokenizer, self.teacher_tokenizer, pairs=pairs)
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How embeddings are pooled; None where none are."""
+        return self.teacher.pooling if self.recipe.task == "sentence_embedding" else None
+
+    @property
+    def _names_answers(self) -> bool:
+        return self.recipe.task in ("sequence_classification", "token_classification")
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """What classes or tags are called, where there are any."""
+        return self.data.labels if self._names_answers else None
+
+    @property
+    def num_answers(self) -> int:
+        """Rows of a head that mean something: the tokenizer's tokens, or the classes."""
+        if self.recipe.task in ("causal_lm", "masked_lm", "sentence_embedding"):
+            return len(self.tokenizer)
+        return max(1, len(self.data.labels))
+
+    def stop_ids(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> set[int]:
+        """All tokens that end an answer: the model's own, and the one that the data ends with; in the tokens of this tokenizer,
+        or of the student's."""
+        speaks = tokenizer or self.tokenizer
+        ends = end_of_turn(speaks) if self.recipe.data.kind == "chat" else speaks.eos_token_id
+        return stop_ids_of(model) | ({ends} if isinstance(ends, int) else set())
+
+    # Where the data lies, and what is read of it.
+
+    @property
+    def documents(self) -> Path:
+        """Where the teacher's own text is written, or its conversations."""
+        wanted = self.recipe.synthesis
+        by_prompts = wanted is None or isinstance(wanted, PromptSynthesisConfig)
+        return self.run.data / ("documents.jsonl" if by_prompts else SYNTHETIC)
+
+    @property
+    def data_path(self) -> Path:
+        """Where the training text comes from."""
+        return self.recipe.data.path or self.documents
+
+    @property
+    def rewritten(self) -> Path:
+        """Where the conversations are in which the teacher answers."""
+        return self.run.data / "conversations.jsonl"
+
+    @property
+    def answers(self) -> Path:
+        """Where the teacher's answers to the data's prompts are written."""
+        return self.run.path / "answers" / ANSWERS
+
+    @cached_property
+    def data(self) -> Prepared:
+        """Rows to train on, and rows held out."""
+        source = self.recipe.source
+        seed, answers = self.recipe.training.seed, answers_of(self.teacher_config) if self._names_answers else ()
+        return prepare(
+            self.recipe.data,
+            self.tokenizer,
+            path=self.data_path,
+            seed=seed,
+            answers=answers,
+            teacher_tokenizer=self.other_tokenizer,
+            rewritten=self.rewritten if self.recipe.history is not None and self.rewritten.exists() else None,
+            answer_tokens=0 if isinstance(source, OfflineConfig) else source.sampling.max_new_tokens,
+        )
+
+    def read_anew(self) -> None:
+        """Forget the data as it was read before the teacher answered in it."""
+        for name in ("data", "asked"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def replayed(self) -> Replayed | None:
+        """Other data to mix in and to judge by, where the recipe asks for it."""
+        return read_replayed(self.recipe, self.data_path, self.tokenizer, teacher_tokenizer=self.other_tokenizer)
+
+    # What is asked and answered.
+
+    @cached_property
+    def asked(self) -> list[Asked]:
+        """What student or teacher is asked, where the recipe lets it answer."""
+        at_last = answering_of(self.recipe.source) is not None
+        return askable(self.data.asked, max_tokens=self.recipe.data.sequence_tokens, at_last=at_last)
+
+    @cached_property
+    def taught(self) -> list[Asked]:
+        """What is asked with the teacher's answers, of which those are empty that cannot be read in the student's tokens."""
+        return answered_by(self.asked, read_answers(self.answers))
+
+    @cached_property
+    def answered(self) -> list[Asked]:
+        """What is asked, with the answers to learn that the student does not write: the data's, or the teacher's."""
+        if answering_of(self.recipe.source) is None:
+            return self.asked
+        return with_answers(self.asked, self.taught, keeps_all=self.recipe.source.kind == "mixed", file=self.answers)
+
+    @cached_property
+    def learnt(self) -> RowSet:
+        """What a student learns that writes nothing itself."""
+        if self.recipe.source.kind != "teacher":
+            return self.data.train
+        return rows_of(self.answered, is_paired=self.is_paired, row_tokens=self.recipe.data.sequence_tokens)
+
+    # What they are known by.
+
+    @cached_property
+    def teacher_fingerprint(self) -> str:
+        """Hash of the teacher's files."""
+        return source_fingerprint(self.recipe.teacher.model)
+
+    @cached_property
+    def student_fingerprint(self) -> str:
+        """Hash of the student's recipe, and of the files beside the teacher's that it is made from."""
+        return student_fingerprint(self.recipe)
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Hash of the data and of everything that turns it into tokens."""
+        read_by = [self.tokenizer] if self.is_paired else []
+        return data_fingerprint(self.recipe, self.data_path, teacher=self.teacher_fingerprint, read_by=read_by)
+
+    @cached_property
+    def learnt_fingerprint(self) -> str:
+        """Hash of the data, and of what the teacher answered."""
+        if answering_of(self.recipe.source) is None:
+            return self.data_fingerprint
+        return fingerprint([self.data_fingerprint, fingerprint_files([self.answers])])

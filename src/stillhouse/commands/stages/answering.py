@@ -1,0 +1,38 @@
+"""A stage: the teacher answers the prompts to train on."""
+
+from dataclasses import asdict
+from typing import Any
+
+from stillhouse.commands.sources import said_of_answers
+from stillhouse.commands.stages.workshop import Workshop
+from stillhouse.commands.stages.writing import write
+from stillhouse.synthesis import write_answers
+from stillhouse.training.sources import answering_of
+
+
+def answer(shop: Workshop) -> dict[str, Any]:
+    """The teacher's answers to the prompts to train on, where the recipe asks for them; never to those held out."""
+    wanted, parts = answering_of(shop.recipe.source), shop.parts
+    write(shop)
+    if wanted is None:
+        return {}
+
+    def work() -> dict[str, Any]:
+        outcome = write_answers(
+            parts.teacher.model,
+            parts.teacher_tokenizer,
+            parts.asked,
+            folder=parts.answers.parent,
+            answering=wanted,
+            stop_ids=parts.stop_ids(parts.teacher.model, parts.teacher_tokenizer),
+            vocab_size=len(parts.teacher_tokenizer),
+            max_tokens=shop.recipe.data.sequence_tokens,
+            progress=shop.progress,
+        )
+        shop.progress.say(said_of_answers(outcome))
+        if unread := sum(not one.answered for one in parts.taught):
+            shop.progress.say(f"left out: {unread:,} prompts whose answers cannot be read in the student's tokens")
+        return asdict(outcome)
+
+    made_from = [parts.data_fingerprint, wanted]
+    return shop.once("answer", "the teacher answers", made_from=made_from, work=work, makes=[parts.answers])

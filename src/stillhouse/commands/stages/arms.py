@@ -1,0 +1,147 @@
+"""One arm of the comparison, the student or a control: from its first step to its folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from stillhouse.commands.adapters import ADAPTER_FOLDER, named
+from stillhouse.commands.alarm_log import LogLine, alarming
+from stillhouse.commands.parts.replay import mixed, replay_terms
+from stillhouse.commands.parts.students import adapter_base, in_full, save
+from stillhouse.commands.recipe import Recipe
+from stillhouse.commands.replays import account_of, said_of
+from stillhouse.commands.reward_watch import RewardWatch, reward_watch
+from stillhouse.commands.stages.rows import rows_of_arm
+from stillhouse.commands.stages.workshop import Workshop
+from stillhouse.core.files import atomic_path, remove
+from stillhouse.core.protocols import Teacher
+from stillhouse.core.results import Role
+from stillhouse.data.rowset import RowSet
+from stillhouse.kernels.terms import Term
+from stillhouse.models.adapters import adapter_config, merge_adapter, save_adapter, trainable_count
+from stillhouse.models.anatomy import parameter_count
+from stillhouse.students.config import FromLayersConfig
+from stillhouse.students.distilbert import freeze_position_embeddings
+from stillhouse.students.lora import frozen_hash
+from stillhouse.students.projections import Projections
+from stillhouse.training import train
+from stillhouse.training.mixing import MixedRows
+from stillhouse.training.sources import OfflineConfig, TeacherSourceConfig
+from stillhouse.training.terms import Scheduled
+from stillhouse.training.trainer import Schedule, as_many_steps
+from stillhouse.training.watch import Watch
+
+
+def train_arm(
+    shop: Workshop,
+    arm: Role,
+    student: PreTrainedModel,
+    terms: Sequence[Term | Scheduled],
+    *,
+    teacher: Teacher | None,
+    projections: Projections | None = None,
+) -> dict[str, Any]:
+    """Train this arm, save it, and say what it took."""
+    checkpoints = shop.run.path / "checkpoints" / arm
+    if _keeps_positions(shop.recipe) and arm != "control_from_scratch":  # whose positions nobody has learnt yet
+        freeze_position_embeddings(student)
+    frozen = frozen_hash(student) if adapter_config(student) else None
+    log_line, watch = _watched(shop, arm, checkpoints)
+    rows = _with_replay(shop, rows_of_arm(shop, arm, student, checkpoints=checkpoints, watch=watch))
+    told = _told_of_replay(shop, rows)
+    trained = train(
+        student,
+        rows,
+        terms=terms,
+        teacher=teacher,
+        vocab_size=shop.parts.num_answers,
+        schedule=_schedule(shop, arm),
+        checkpoints=checkpoints,
+        pooling=shop.parts.pooling,
+        projections=projections,
+        common=shop.parts.common,
+        log_line=log_line,
+        watch=watch,
+        replay_terms=replay_terms(shop.recipe),
+        inspect=_inspector(shop, arm, checkpoints),
+        progress=shop.progress,
+        title=arm.replace("_", " ") + " learns",
+    )
+    assert frozen is None or frozen == frozen_hash(trained), "what is frozen has changed"
+    trained = in_full(shop.parts, trained)
+    account = _save_adapter(shop, trained, arm)
+    save(shop.parts, trained, arm)
+    _forget(checkpoints)
+    return {**_last_step(shop, arm), **account, **told}
+
+
+def _keeps_positions(recipe: Recipe) -> bool:
+    return isinstance(recipe.student, FromLayersConfig) and recipe.student.freeze_position_embeddings
+
+
+def _watched(shop: Workshop, arm: Role, checkpoints: Path) -> tuple[LogLine, Watch | None]:
+    """Where its numbers go; a student that writes its own answers is listened to, and its alarms are said."""
+    log_line, source = shop.metrics.arm(arm, checkpoints), shop.recipe.source
+    if arm != "student" or isinstance(source, OfflineConfig | TeacherSourceConfig):
+        return log_line, None
+    most_tokens = source.sampling.max_new_tokens
+    return alarming(log_line, shop.run, shop.progress, arm=arm, most_tokens=most_tokens), Watch()
+
+
+def _with_replay(shop: Workshop, rows: RowSet) -> RowSet:
+    return mixed(rows, shop.recipe, shop.parts.replayed)
+
+
+def _told_of_replay(shop: Workshop, rows: RowSet) -> Mapping[str, Any]:
+    if not isinstance(rows, MixedRows):
+        return {}
+    account = account_of(rows)
+    shop.progress.say(said_of(account))
+    return {"replay": account}
+
+
+def _inspector(shop: Workshop, arm: Role, checkpoints: Path) -> RewardWatch | None:
+    wanted = shop.recipe.watched_reward
+    if arm != "student" or wanted is None:
+        return None
+    return reward_watch(wanted, shop.parts, shop.run, shop.progress, checkpoints=checkpoints)
+
+
+def _schedule(shop: Workshop, arm: Role) -> Schedule:
+    """The recipe's, for as many steps as the student makes: the teacher may have answered a prompt more than once."""
+    schedule = shop.recipe.training
+    if arm == "student" or shop.recipe.source.kind != "teacher":
+        return schedule
+    of_these, of_those = (_with_replay(shop, rows) for rows in (shop.parts.learnt, shop.parts.data.train))
+    return as_many_steps(schedule, len(of_these), on=len(of_those))
+
+
+def _save_adapter(shop: Workshop, trained: PreTrainedModel, arm: Role) -> dict[str, Any]:
+    """What an arm's adapter is, kept where it is the student's, and then merged into the weights that it was trained on."""
+    if adapter_config(trained) is None:
+        return {}
+    account: dict[str, Any] = {
+        "trainable_parameters": trainable_count(trained),
+        "parameters": parameter_count(trained),
+    }
+    if arm == "student":
+        base = adapter_base(shop.parts)
+        with atomic_path(shop.run.path / ADAPTER_FOLDER) as part:
+            account["disk_bytes"] = save_adapter(trained, part, base=base)
+        account |= {"base": base, **named(shop.recipe.student.lora)}
+    merge_adapter(trained)
+    return {"adapter": account}
+
+
+def _forget(checkpoints: Path) -> None:
+    """They are several times the student's size, and of no use any more."""
+    remove(checkpoints)
+    if checkpoints.parent.is_dir() and not any(checkpoints.parent.iterdir()):
+        remove(checkpoints.parent)
+
+
+def _last_step(shop: Workshop, arm: Role) -> dict[str, Any]:
+    last = [line for line in shop.run.metric_lines() if line.get("arm") == arm][-1]
+    return {"steps": last["step"], "tokens": last["tokens"], "final_loss": last["loss"]}

@@ -1,0 +1,124 @@
+"""A stage: teacher, student, student before training and controls on the held-out data."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from stillhouse.commands.parts import Parts
+from stillhouse.commands.parts.held_out import (
+    held_out_elsewhere,
+    held_out_examples,
+    held_out_in_context,
+    held_out_in_other_tokens,
+)
+from stillhouse.commands.parts.students import saved
+from stillhouse.commands.preferences import load_reference
+from stillhouse.commands.stages.training import CONTROL_ROLES, train, train_controls
+from stillhouse.commands.stages.workshop import Workshop
+from stillhouse.core.batch import Batch
+from stillhouse.core.results import EvaluationResult, Role
+from stillhouse.core.task import Task
+from stillhouse.data.preferences import PreferenceRows
+from stillhouse.data.rowset import RowSet
+from stillhouse.evaluation import Contestant, ScoredBatches, evaluate_embeddings, evaluate_encoders
+from stillhouse.evaluation import evaluate as evaluate_language_models
+from stillhouse.evaluation.preferences import HeldOutPairs
+from stillhouse.models.load import display_name
+
+DOCUMENTS_PER_BATCH = 32
+"""Documents in one batch of an evaluation: each has a row of its own, as long as the longest."""
+
+
+def evaluate(shop: Workshop) -> EvaluationResult:
+    """Teacher, student, student before training and controls on the held-out data."""
+    train(shop)
+    train_controls(shop)
+
+    def work() -> dict[str, Any]:
+        result = JUDGES[shop.recipe.task](shop.parts, contestants(shop))
+        shop.metrics.evaluation(result)
+        shop.run.forget("report")
+        return {"result": result.to_dict()}
+
+    done = shop.once("evaluate", "everyone is measured", made_from=everything(shop), work=work)
+    return EvaluationResult.from_dict(done["result"])
+
+
+def everything(shop: Workshop) -> list[Any]:
+    """The data, and all of the recipe but where it is at work."""
+    return [
+        shop.parts.data_fingerprint,
+        shop.parts.student_fingerprint,
+        shop.recipe.model_dump(mode="json", exclude={"run": True, "synthesis": {"writer"}}),
+    ]
+
+
+def contestants(shop: Workshop) -> list[Contestant]:
+    """Whoever is measured: the teacher first, the student last."""
+    teacher, name = shop.parts.teacher, display_name(shop.recipe.teacher.model)
+    roles: tuple[Role, ...] = ("student_before", *CONTROL_ROLES[shop.recipe.control], "student")
+    own = [Contestant(role, role, saved(shop.parts, role), shop.run.path / role) for role in roles]
+    return [Contestant("teacher", name, teacher.model, teacher.folder), *own]
+
+
+# Who judges: one function for each kind of answer. What is measured of language models besides has its line in the first.
+
+
+def _judge_language_models(parts: Parts, models: list[Contestant]) -> EvaluationResult:
+    return evaluate_language_models(
+        models,
+        held_out_examples(parts),
+        parts.tokenizer,
+        num_samples=parts.recipe.evaluation.samples,
+        teacher_reads=held_out_in_other_tokens(parts),
+        in_context=held_out_in_context(parts),
+        elsewhere=held_out_elsewhere(parts),
+        preferences=_held_out_pairs(parts),
+        progress=parts.progress,
+    )
+
+
+def _held_out_pairs(parts: Parts) -> HeldOutPairs | None:
+    """The pairs held out, and what tells the teacher's own rewards; None for other data."""
+    rows, source = parts.data.held_out, parts.recipe.teacher.reference
+    if not isinstance(rows, PreferenceRows):
+        return None
+    return HeldOutPairs(rows.pairs, None if source is None else partial(load_reference, source))
+
+
+def _judge_embeddings(parts: Parts, models: list[Contestant]) -> EvaluationResult:
+    assert parts.pooling is not None
+    pairs = [
+        ScoredBatches(found.name, _batches(found.first), _batches(found.second), found.scores)
+        for found in parts.data.pairs
+    ]
+    held_out = _batches(parts.data.held_out)
+    return evaluate_embeddings(models, held_out, pooling=parts.pooling, pairs=pairs, progress=parts.progress)
+
+
+def _judge_encoders(parts: Parts, models: list[Contestant]) -> EvaluationResult:
+    task = parts.recipe.task
+    return evaluate_encoders(
+        models,
+        _batches(parts.data.held_out),
+        task=task,
+        vocab_size=parts.num_answers if task == "masked_lm" else None,
+        tags=parts.data.labels if task == "token_classification" else (),
+        documents=parts.data.held_out_documents,
+        progress=parts.progress,
+    )
+
+
+def _batches(rows: RowSet) -> list[Batch]:
+    """All rows, for an evaluation."""
+    return list(rows.batches(DOCUMENTS_PER_BATCH))
+
+
+JUDGES: Mapping[Task, Callable[[Parts, list[Contestant]], EvaluationResult]] = {
+    "causal_lm": _judge_language_models,
+    "sentence_embedding": _judge_embeddings,
+    "masked_lm": _judge_encoders,
+    "sequence_classification": _judge_encoders,
+    "token_classification": _judge_encoders,
+    "regression": _judge_encoders,
+}

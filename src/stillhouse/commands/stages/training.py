@@ -1,0 +1,103 @@
+"""Two stages: the student learns from its teacher, and the controls learn without."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from stillhouse.commands.adapters import ADAPTER_FOLDER
+from stillhouse.commands.labels import spoken_temperature
+from stillhouse.commands.parts.matching import projections, terms_of
+from stillhouse.commands.parts.students import start
+from stillhouse.commands.recipe import HARD_OBJECTIVE
+from stillhouse.commands.stages.answering import answer
+from stillhouse.commands.stages.arms import train_arm
+from stillhouse.commands.stages.beginning import make_student
+from stillhouse.commands.stages.labelling import label
+from stillhouse.commands.stages.weighing import weigh
+from stillhouse.commands.stages.workshop import Workshop
+from stillhouse.core.protocols import Teacher
+from stillhouse.core.results import Role
+from stillhouse.kernels.terms import Term
+from stillhouse.labelling.config import SparseConfig
+from stillhouse.models.anatomy import num_layers
+from stillhouse.students.build import randomised
+from stillhouse.students.projections import FILE_NAME as PROJECTIONS
+from stillhouse.teachers import LocalTeacher, SelfTeacher, SelfTeacherConfig, StoredTeacher
+from stillhouse.training.sources import OfflineConfig
+
+CONTROL_ROLES: Mapping[str, tuple[Role, ...]] = {
+    "none": (),
+    "hard_labels": ("control_hard_labels",),
+    "from_scratch": ("control_from_scratch",),
+    "both": ("control_hard_labels", "control_from_scratch"),
+}
+
+
+def train(shop: Workshop) -> dict[str, Any]:
+    """The student, trained by the recipe's objectives, and the projections that it was trained with."""
+    answer(shop)
+    makes = [shop.run.student, *(shop.run.path / name for name in made_beside_the_student(shop))]
+    if not shop.run.is_done("train", makes=makes):  # labels have served once it is done, and may be gone
+        label(shop)
+        weigh(shop)
+    make_student(shop)
+
+    def work() -> dict[str, Any]:
+        student = start(shop.parts)
+        terms = terms_of(shop.parts, student_layers=num_layers(student))
+        maps = projections(shop.parts, student, terms)
+        done = train_arm(shop, "student", student, terms, teacher=_signals(shop, student), projections=maps)
+        beside = [ADAPTER_FOLDER] if "adapter" in done else []
+        if maps.maps:
+            maps.save(shop.run.path)
+            beside.append(PROJECTIONS)
+        return {**done, "beside": beside} if beside else done
+
+    made_from = [*_arms_are_made_from(shop), shop.recipe.objectives, shop.recipe.labels]
+    return shop.once("train", "the student learns", made_from=made_from, work=work, makes=makes)
+
+
+def made_beside_the_student(shop: Workshop) -> list[str]:
+    """Names of files that were written with the student when it was trained."""
+    return list(shop.run.stages().get("train", {}).get("beside", ()))
+
+
+def _arms_are_made_from(shop: Workshop) -> list[Any]:
+    source = [] if isinstance(shop.recipe.source, OfflineConfig) else [shop.recipe.source]
+    return [shop.parts.learnt_fingerprint, shop.parts.student_fingerprint, shop.recipe.training, *source]
+
+
+def _signals(shop: Workshop, student: PreTrainedModel) -> Teacher:
+    """Whoever says what the student is to match: a new kind of teacher has its case here."""
+    labels = shop.recipe.labels
+    if labels is None and isinstance(shop.recipe.teacher, SelfTeacherConfig):
+        return SelfTeacher(student)
+    if labels is None:
+        return LocalTeacher(shop.parts.teacher.model)
+    return StoredTeacher(
+        shop.run.labels,
+        made_from=shop.parts.learnt_fingerprint,
+        temperature=spoken_temperature(shop.recipe.objectives),
+        tail=labels.tail if isinstance(labels, SparseConfig) else "bucket",
+    )
+
+
+def train_controls(shop: Workshop) -> None:
+    """The same architecture on the same texts and steps, without the teacher's signals."""
+    for role in CONTROL_ROLES[shop.recipe.control]:
+        _train_control(shop, role)
+
+
+def _train_control(shop: Workshop, role: Role) -> None:
+    hard = HARD_OBJECTIVE[shop.recipe.task]
+    assert hard is not None, "a recipe whose data has nothing to learn from has no control"
+
+    def work() -> dict[str, Any]:
+        student = start(shop.parts)
+        if role == "control_from_scratch":
+            student = randomised(student, seed=shop.recipe.training.seed)
+        return train_arm(shop, role, student, [Term(hard)], teacher=None)
+
+    title, makes = "the control learns without the teacher", [shop.run.path / role]
+    shop.once(role, title, made_from=_arms_are_made_from(shop), work=work, makes=makes)

@@ -1,0 +1,43 @@
+"""What every stage is given: one recipe at work in one run folder."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stillhouse.commands.metrics_log import MetricsLog
+from stillhouse.commands.parts import Parts
+from stillhouse.commands.parts.identity import plain
+from stillhouse.commands.recipe import Recipe
+from stillhouse.core.files import fingerprint
+from stillhouse.core.progress import Progress
+from stillhouse.core.run import RunFolder
+
+
+class Workshop:
+    """A recipe, its run folder, the parts that it is made of, and the log of its numbers."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, progress: Progress) -> None:
+        self.recipe, self.run, self.progress = recipe, run, progress
+        self.parts, self.metrics = Parts(recipe, run, progress), MetricsLog(run)
+
+    def once(
+        self,
+        name: str,
+        title: str,
+        *,
+        made_from: list[Any],
+        work: Callable[[], dict[str, Any]],
+        makes: Sequence[Path] = (),
+    ) -> dict[str, Any]:
+        """Do a stage under this title, unless it is done: what it returned, now or then.
+
+        Raises:
+            StaleError: if it was done from something else than now.
+        """
+
+        def announced() -> dict[str, Any]:
+            self.progress.stage(name, title)
+            return work()
+
+        made_from_hash = fingerprint([plain(part) for part in made_from])
+        return self.run.stage(name, made_from=made_from_hash, work=announced, makes=makes)

@@ -1,0 +1,81 @@
+"""The first stage: the teacher writes the training text, whole conversations, or its own answers into those of the data."""
+
+from dataclasses import asdict
+from typing import Any
+
+from stillhouse.commands.parts.checking import conversations
+from stillhouse.commands.stages.workshop import Workshop
+from stillhouse.commands.synthesis import DataFreeConfig, made_from, write_data
+from stillhouse.synthesis import filled_templates, rewrite, synthesize
+from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
+
+
+def write(shop: Workshop) -> dict[str, Any]:
+    """The teacher writes the training text, or its own answers into it."""
+    if shop.recipe.history is not None:
+        return _rewrite(shop, shop.recipe.history)
+    match shop.recipe.synthesis:
+        case None:
+            return {}
+        case PromptSynthesisConfig() as wanted:
+            return _write_from_templates(shop, wanted)
+        case wanted:
+            return _write_from_nothing(shop, wanted)
+
+
+def _write_from_templates(shop: Workshop, wanted: PromptSynthesisConfig) -> dict[str, Any]:
+    """Texts, each to a prompt that templates and slots make."""
+    parts = shop.parts
+
+    def work() -> dict[str, Any]:
+        outcome = synthesize(
+            parts.teacher.model,
+            parts.teacher_tokenizer,
+            prompts=filled_templates(wanted.templates, wanted.slots, seed=wanted.seed),
+            folder=shop.run.data,
+            num_tokens=wanted.tokens,
+            sampling=wanted.sampling,
+            batch_size=wanted.batch_size,
+            seed=wanted.seed,
+            progress=shop.progress,
+        )
+        return asdict(outcome)
+
+    made_from = [parts.teacher_fingerprint, wanted]
+    return shop.once("synthesize", "the teacher writes", made_from=made_from, work=work, makes=[parts.documents])
+
+
+def _write_from_nothing(shop: Workshop, wanted: DataFreeConfig) -> dict[str, Any]:
+    """Conversations, or texts."""
+    return shop.once(
+        "synthesize",
+        "the teacher writes",
+        made_from=made_from(shop.parts, wanted),
+        work=lambda: write_data(shop.parts, wanted, progress=shop.progress),
+        makes=[shop.parts.documents],
+    )
+
+
+def _rewrite(shop: Workshop, wanted: HistoryConfig) -> dict[str, Any]:
+    """The conversations to train on, with the teacher's answers in the place of the data's."""
+    parts = shop.parts
+
+    def work() -> dict[str, Any]:
+        outcome = rewrite(
+            parts.teacher.model,
+            parts.teacher_tokenizer,
+            conversations(parts),
+            file=parts.rewritten,
+            max_tokens=shop.recipe.data.sequence_tokens,
+            sampling=wanted.sampling,
+            batch_size=wanted.batch_size,
+            seed=wanted.seed,
+            progress=shop.progress,
+        )
+        for reason, number in outcome.kept.items():
+            shop.progress.say(f"{number:,} of {outcome.conversations:,} conversations stay as they are: {reason}")
+        parts.read_anew()
+        return asdict(outcome)
+
+    made_from, makes = [parts.data_fingerprint], [parts.rewritten]
+    return shop.once("history", "the teacher answers anew", made_from=made_from, work=work, makes=makes)
