@@ -15,6 +15,7 @@ from stillhouse.objectives import (
     FEATURES,
     POLICIES,
     PREFERENCES,
+    RANKINGS,
     SPANS,
     AnyObjective,
     FeatureObjective,
@@ -26,7 +27,7 @@ from stillhouse.training.config import ObjectiveConfig
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in sorted((DOCS / "objectives").glob("*.md"))}
-ENTRIES: Mapping[str, AnyObjective] = {**CATALOGUE, **FEATURES, **SPANS, **POLICIES, **PREFERENCES}
+ENTRIES: Mapping[str, AnyObjective] = {**CATALOGUE, **FEATURES, **SPANS, **POLICIES, **PREFERENCES, **RANKINGS}
 BLOCKS = [
     (page, from_yaml(block))
     for page, text in TEXTS.items()

@@ -11,6 +11,7 @@ from stillhouse.objectives import (
     FEATURES,
     POLICIES,
     PREFERENCES,
+    RANKINGS,
     SPANS,
     alpha_beta,
     decoupled_kd,
@@ -25,6 +26,7 @@ from stillhouse.objectives import (
     objective,
     policy,
     preference,
+    ranking,
     relations,
     responses,
     spans,
@@ -107,8 +109,18 @@ def test_every_objective_of_pairs_is_in_the_catalogue_under_its_own_name():
         assert "arXiv:" in entry.source
 
 
+def test_every_objective_of_rankings_is_in_the_catalogue_under_its_own_name():
+    firsts = ("student_scores", "batch_scores")
+    assert set(RANKINGS) == set().union(*(public_objectives(ranking, first) for first in firsts))
+    assert len(RANKINGS) == 4
+    for name, entry in RANKINGS.items():
+        assert (entry.name, entry.function.__name__) == (name, name)
+        assert entry.reads_teacher == (name != "info_nce")
+        assert "arXiv:" in entry.source
+
+
 def test_no_name_is_in_two_families():
-    assert names() == (*CATALOGUE, *FEATURES, *SPANS, *POLICIES, *PREFERENCES)
+    assert names() == (*CATALOGUE, *FEATURES, *SPANS, *POLICIES, *PREFERENCES, *RANKINGS)
     assert len(set(names())) == len(names())
     assert all(objective(name).name == name for name in names())
 
@@ -146,7 +158,7 @@ def test_parameters_leave_the_source_as_it_was(name):
 
 def test_only_objectives_of_hard_answers_and_of_pairs_do_without_a_teacher():
     without = [name for name in names() if not objective(name).reads_teacher]
-    assert without == [*HARD_LABELS, "squared_error", *PREFERENCES]
+    assert without == [*HARD_LABELS, "squared_error", *PREFERENCES, "info_nce"]
 
 
 @pytest.mark.parametrize("name", FEATURES)

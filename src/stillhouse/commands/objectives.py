@@ -13,6 +13,7 @@ from stillhouse.objectives import (
     FEATURES,
     POLICIES,
     PREFERENCES,
+    RANKINGS,
     SPANS,
     AnyObjective,
     FeatureObjective,
@@ -37,6 +38,8 @@ READS = {
     "spans": "spans of text, by their own tokens",
     "pairs": "pairs of answers",
     "pairs_and_rewards": "pairs of answers, by how much one is better",
+    "scores": "scores of a question's passages",
+    "batch_scores": "scores of all passages of a batch",
     "draws": "own answers, the drawn tokens",
     "draws_and_distributions": "own answers, whole distributions",
 }
@@ -66,6 +69,7 @@ def _show_all() -> None:
         "What it answers in other tokens": SPANS,
         "What it draws": POLICIES,
         "What it prefers": PREFERENCES,
+        "What it finds": RANKINGS,
     }
     for title, entries in families.items():
         _print(title, style="bold")
@@ -111,7 +115,7 @@ def _show_one(name: str) -> None:
 
 def _explanation(name: str) -> list[str]:
     """The paragraphs of the function's own words, without what is only for programmers and what is shown beside them."""
-    families: tuple[Mapping[str, AnyObjective], ...] = (CATALOGUE, FEATURES, SPANS, POLICIES, PREFERENCES)
+    families: tuple[Mapping[str, AnyObjective], ...] = (CATALOGUE, FEATURES, SPANS, POLICIES, PREFERENCES, RANKINGS)
     (known,) = (family[name] for family in families if name in family)
     words = re.split(r"^(?:Raises|Source):", inspect.getdoc(known.function) or "", maxsplit=1, flags=re.MULTILINE)[0]
     return [" ".join(paragraph.split()) for paragraph in words.strip().split("\n\n")]

@@ -26,6 +26,7 @@ from stillhouse.objectives import (
     FeatureObjective,
     Objective,
     PreferenceObjective,
+    RankingObjective,
     SpanObjective,
     objective,
 )
@@ -302,6 +303,8 @@ def _misfit(chosen: AnyObjective, kind: str, task: Task) -> str:
     if isinstance(chosen, PreferenceObjective):
         pairs = kind == "preferences"
         return "" if pairs else f"{chosen.name} learns from pairs of answers, which data of kind {kind!r} has none of."
+    if isinstance(chosen, RankingObjective):
+        return f"{chosen.name} learns from how passages rank, which data of kind {kind!r} says nothing of."
     if kind == "preferences" and not isinstance(chosen, Objective):
         return (
             f"{chosen.name} does not learn from data of kind 'preferences', whose chosen answers are learnt token by token. "

@@ -1,6 +1,13 @@
 """Which objectives can learn from which stored signal."""
 
-from stillhouse.objectives import AnyObjective, FeatureObjective, PolicyObjective, PreferenceObjective, SpanObjective
+from stillhouse.objectives import (
+    AnyObjective,
+    FeatureObjective,
+    PolicyObjective,
+    PreferenceObjective,
+    RankingObjective,
+    SpanObjective,
+)
 from stillhouse.objectives.sparse import StoredAnswer, refusal
 
 _IN_PART: dict[str, StoredAnswer] = {"sparse": "sparse", "sampled": "sampled"}
@@ -19,6 +26,8 @@ def why_not(chosen: AnyObjective, signal: str) -> str | None:
         )
     if isinstance(chosen, PreferenceObjective):
         return f"{chosen.name} learns from pairs of answers, which no label is of. Leave labels out."
+    if isinstance(chosen, RankingObjective):
+        return f"{chosen.name} learns from how passages rank, which no label is of. Leave labels out."
     return refusal(chosen, stored=_IN_PART[signal]) if signal in _IN_PART else None
 
 

@@ -1,10 +1,10 @@
 """Objectives: what a student is asked to match, as pure functions, and a catalogue of them by name.
 
-Five families. Objectives of **logits** compare answers, and give one number per position. Objectives of **features**
+Six families. Objectives of **logits** compare answers, and give one number per position. Objectives of **features**
 compare what happens inside, and give one number per token or per document. Objectives across tokenizers compare answers in
 other tokens, and give one number per **span** of text. **Policy** gradients learn from tokens that the student drew, and
-give one number per token. **Preferences** learn from two answers to one prompt, and give one number per pair. Conventions,
-the same for all:
+give one number per token. **Preferences** learn from two answers to one prompt, and give one number per pair. **Rankings**
+learn from how passages rank for a question, and give one number per question. Conventions, the same for all:
 
 - **Order.** The student comes first, then what it is compared with. p is the teacher, q the student.
 - **One number each.** `[*batch, vocab]` in, `[*batch]` out; `[*tokens, hidden]` in, `[*tokens]` out: no reduction, no
@@ -32,12 +32,14 @@ from stillhouse.objectives.catalogue import (
     FEATURES,
     POLICIES,
     PREFERENCES,
+    RANKINGS,
     SPANS,
     AnyObjective,
     BoundFeatureObjective,
     BoundObjective,
     BoundPolicyObjective,
     BoundPreferenceObjective,
+    BoundRankingObjective,
     BoundSpanObjective,
     FeatureObjective,
     FeatureSignal,
@@ -45,6 +47,8 @@ from stillhouse.objectives.catalogue import (
     OutcomeKind,
     PolicyObjective,
     PreferenceObjective,
+    RankingObjective,
+    RankingSignal,
     Signal,
     SpanObjective,
     Unit,
@@ -79,6 +83,7 @@ from stillhouse.objectives.logprobs import to_logprobs
 from stillhouse.objectives.policy import Draws, minillm, sampled_reverse_kl, sums_after
 from stillhouse.objectives.preference import AnswerPairs, dpo, reward_kl, reward_mse
 from stillhouse.objectives.ramps import AdaptiveRamp, Pace, Ramp, RampShape
+from stillhouse.objectives.ranking import info_nce, listwise_kl, margin_mse, score_mse
 from stillhouse.objectives.relations import (
     multi_head_relation_kl,
     relation_scores,
@@ -94,6 +99,7 @@ __all__ = [
     "FEATURES",
     "POLICIES",
     "PREFERENCES",
+    "RANKINGS",
     "SPANS",
     "AdaptiveRamp",
     "AnswerPairs",
@@ -102,6 +108,7 @@ __all__ = [
     "BoundObjective",
     "BoundPolicyObjective",
     "BoundPreferenceObjective",
+    "BoundRankingObjective",
     "BoundSpanObjective",
     "Divergence",
     "Draws",
@@ -116,6 +123,8 @@ __all__ = [
     "PreferenceObjective",
     "Ramp",
     "RampShape",
+    "RankingObjective",
+    "RankingSignal",
     "Reading",
     "Signal",
     "SpanObjective",
@@ -133,11 +142,14 @@ __all__ = [
     "gram_mse",
     "hidden_cosine",
     "hidden_mse",
+    "info_nce",
     "jsd",
     "layer_pairs",
     "linear_cka",
     "linear_cka_similarity",
+    "listwise_kl",
     "logit_mse",
+    "margin_mse",
     "minillm",
     "multi_head_relation_kl",
     "names",
@@ -149,6 +161,7 @@ __all__ = [
     "reward_kl",
     "reward_mse",
     "sampled_reverse_kl",
+    "score_mse",
     "skewed_forward_kl",
     "skewed_reverse_kl",
     "sorted_mass",

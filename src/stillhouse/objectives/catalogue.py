@@ -38,6 +38,7 @@ from stillhouse.objectives.features import (
 from stillhouse.objectives.layer_maps import LayerMap, LayerPairs, layer_pairs
 from stillhouse.objectives.policy import Draws, minillm, sampled_reverse_kl
 from stillhouse.objectives.preference import AnswerPairs, dpo, reward_kl, reward_mse
+from stillhouse.objectives.ranking import info_nce, listwise_kl, margin_mse, score_mse
 from stillhouse.objectives.relations import multi_head_relation_kl, value_relation_kl
 from stillhouse.objectives.responses import adaptive_kl, centred_logit_mse, decoupled_kd, logit_mse, taid
 from stillhouse.objectives.spans import span_forward_kl, span_hybrid, span_reverse_kl, span_sorted_mass
@@ -90,6 +91,17 @@ BoundPolicyObjective = Callable[[Draws], Tensor]
 
 BoundPreferenceObjective = Callable[[AnswerPairs], Tensor]
 """Pairs of answers -> one number per pair."""
+
+BoundRankingObjective = Callable[..., Tensor]
+"""What the ranking's signal says -> one number per question."""
+
+RankingSignal = Literal["scores", "batch_scores"]
+"""What an objective of rankings reads, and so what its function takes:
+
+- `scores`: the student's of a question's candidates and the teacher's, both [queries, candidates], the positive first.
+- `batch_scores`: the student's of all passages of the batch, [queries, docs]; which one answers, [queries]; and which count,
+  [queries, docs].
+"""
 
 BoundFeatureObjective = Callable[..., Tensor]
 """What the feature signal says -> one number per unit."""
@@ -466,7 +478,51 @@ class PreferenceObjective(_Parametrised):
         return self.with_parameters(**parameters).function
 
 
-AnyObjective = Objective | FeatureObjective | SpanObjective | PolicyObjective | PreferenceObjective
+@dataclass(frozen=True)
+class RankingObjective(_Parametrised):
+    """What a retriever learns from how passages rank for a question."""
+
+    name: str
+    function: Callable[..., Tensor]
+    reads: RankingSignal
+    summary: str
+    """When to choose it."""
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the teacher's scores must be there."""
+        return self.reads == "scores"
+
+    @property
+    def cost(self) -> str:
+        """What must be had beside the student's own embeddings."""
+        return (
+            "The teacher's scores, once over the candidates." if self.reads_teacher else "Many questions in one batch."
+        )
+
+    @property
+    def unit(self) -> Literal["question"]:
+        """What there is one number for."""
+        return "question"
+
+    def with_parameters(self, **parameters: object) -> "RankingObjective":
+        """This objective with some of its defaults replaced.
+
+        Raises: ValueError, at once, for an unknown parameter, for one that is no number, and for one out of range.
+        """
+        fixed = replace(self, function=self._with(parameters))
+        fixed.function(*_NO_RANKINGS[self.reads])  # as for logits: runs the function's own range checks
+        return fixed
+
+    def bind(self, **parameters: object) -> BoundRankingObjective:
+        """The objective as a recipe asks for it.
+
+        Raises: ValueError, before any model is loaded, for a parameter that it cannot have.
+        """
+        return self.with_parameters(**parameters).function
+
+
+AnyObjective = Objective | FeatureObjective | SpanObjective | PolicyObjective | PreferenceObjective | RankingObjective
 
 
 def objective(name: str, **parameters: object) -> AnyObjective:
@@ -484,17 +540,21 @@ def objective(name: str, **parameters: object) -> AnyObjective:
         return POLICIES[name].with_parameters(**parameters)
     if name in PREFERENCES:
         return PREFERENCES[name].with_parameters(**parameters)
+    if name in RANKINGS:
+        return RANKINGS[name].with_parameters(**parameters)
     (nearest,) = get_close_matches(name.lower(), names(), n=1, cutoff=0.0)
     raise ValueError(f"There is no objective {name!r}. Did you mean {nearest!r}? Known: {', '.join(names())}.")
 
 
 def names() -> tuple[str, ...]:
-    """The names of all objectives: of logits, of features, across tokenizers, of draws, then of pairs, in the order of the
-    catalogue."""
-    return (*CATALOGUE, *FEATURES, *SPANS, *POLICIES, *PREFERENCES)
+    """The names of all objectives: of logits, of features, across tokenizers, of draws, of pairs, then of rankings, in the
+    order of the catalogue."""
+    return (*CATALOGUE, *FEATURES, *SPANS, *POLICIES, *PREFERENCES, *RANKINGS)
 
 
-Named = TypeVar("Named", Objective, FeatureObjective, SpanObjective, PolicyObjective, PreferenceObjective)
+Named = TypeVar(
+    "Named", Objective, FeatureObjective, SpanObjective, PolicyObjective, PreferenceObjective, RankingObjective
+)
 
 
 def _known_parameters(parameters: Mapping[str, float]) -> str:
@@ -515,6 +575,11 @@ _NO_READING = Reading(torch.zeros(0, 1), *(torch.zeros(length, dtype=torch.long)
 _NO_NUMBERS, _NO_IDS = torch.zeros(0), torch.zeros(0, dtype=torch.long)
 _NO_DRAWS = Draws(_NO_NUMBERS, _NO_NUMBERS, _NO_NUMBERS, _NO_IDS, _NO_IDS.bool(), _NO_NUMBERS)
 _NO_PAIRS = AnswerPairs(*(torch.zeros(0, 2) for _ in range(4)))
+_NO_SCORES = torch.zeros(0, 2)
+_NO_RANKINGS: Mapping[RankingSignal, tuple[Tensor, ...]] = {
+    "scores": (_NO_SCORES, _NO_SCORES),
+    "batch_scores": (_NO_SCORES, _NO_IDS, _NO_SCORES.bool()),
+}
 _NO_STATES, _NO_DOCUMENTS, _NO_HEADS = torch.zeros(0, 1), torch.zeros(0, 1, 1), torch.zeros(0, 1, 1, 0)
 _NO_RELATIONS = (_NO_HEADS, _NO_HEADS, torch.zeros(0, 1, 1, dtype=torch.bool))
 _NO_FEATURES: Mapping[FeatureSignal, tuple[Tensor, ...]] = {
@@ -631,4 +696,16 @@ PREFERENCES: Mapping[str, PreferenceObjective] = _by_name([
         "The same as odds: less pull from pairs that the teacher is sure of."),
 ])
 """Objectives of pairs of answers: every one by name."""
+
+RANKINGS: Mapping[str, RankingObjective] = _by_name([
+    RankingObjective("margin_mse", margin_mse, "scores",
+        "First choice for a cross-encoder's logits: by how much the right passage leads each other one."),
+    RankingObjective("listwise_kl", listwise_kl, "scores",
+        "Long lists of candidates: which of them the teacher may mean, as a distribution."),
+    RankingObjective("score_mse", score_mse, "scores",
+        "Scores that are to mean the same from one question to the next."),
+    RankingObjective("info_nce", info_nce, "batch_scores",
+        "Beside a teacher or without one: the right passage among all of the batch."),
+])
+"""Objectives of rankings: every one by name."""
 # fmt: on

@@ -20,6 +20,7 @@ from stillhouse.objectives import (
     PreferenceObjective,
     Ramp,
     RampShape,
+    RankingObjective,
     SpanObjective,
     objective,
 )
@@ -102,6 +103,10 @@ class ObjectiveConfig(Config):
     @model_validator(mode="after")
     def _is_in_the_catalogue(self) -> "ObjectiveConfig":
         chosen = objective(self.name)
+        if isinstance(chosen, RankingObjective):
+            raise ValueError(
+                f"{self.name} learns from how passages rank for a question. Use data: {{kind: retrieval}}, or leave it out."
+            )
         known = ["name", "weight", *_own_keys(chosen), *chosen.parameters]
         # A resolved recipe writes every default out, also where it means nothing.
         given = [key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default]
@@ -203,7 +208,7 @@ def _own_keys(chosen: AnyObjective) -> list[str]:
     """What can be said about this kind of objective beside its name, weight and parameters."""
     if isinstance(chosen, FeatureObjective):
         return ["temperature"] if chosen.is_dual else ["layers"] if chosen.reads_layers else []
-    if isinstance(chosen, PolicyObjective | PreferenceObjective):
+    if isinstance(chosen, PolicyObjective | PreferenceObjective | RankingObjective):
         return []
     if isinstance(chosen, SpanObjective):
         return ["temperature"]
