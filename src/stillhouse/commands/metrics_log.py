@@ -8,6 +8,7 @@ from typing import Any
 from stillhouse.core.files import json_line, write_atomic
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
+from stillhouse.core.suites import SuiteResult
 from stillhouse.training.trainer import latest_checkpoint
 
 
@@ -40,7 +41,7 @@ class MetricsLog:
     def evaluation(self, result: EvaluationResult) -> None:
         """One line a model and metric, in the place of those that an evaluation cut short may have left; what was measured on
         replayed data says so."""
-        self._keep(lambda line: "evaluated" not in line)
+        self._keep(lambda line: "evaluated" not in line or "suite" in line)
         for model in result.models:
             for metric, interval in model.metrics.items():
                 numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
@@ -48,6 +49,12 @@ class MetricsLog:
         for old in result.replay.models if result.replay else ():
             for metric, interval in old.metrics.items():
                 self.run.log(evaluated=old.role, metric=metric, on="replay", **asdict(interval))
+
+    def suite(self, name: str, result: SuiteResult) -> None:
+        """Every number of one suite, in the place of those that were there."""
+        self._keep(lambda line: line.get("suite") != name)
+        for number in result.numbers():
+            self.run.log(**number.line(name))
 
     def _keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
         """Write the file anew with these lines only, and return them."""

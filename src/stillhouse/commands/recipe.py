@@ -1,6 +1,6 @@
 """A whole recipe, and what must be true of its parts together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +17,11 @@ from stillhouse.commands.sources import (
     teacher_source_faults,
 )
 from stillhouse.core.config import Config
+from stillhouse.core.suites import ALWAYS, SuiteName
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
 from stillhouse.data.replay import ReplayDataConfig
+from stillhouse.evaluation.suites import SUITES
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.objectives import (
     AnyObjective,
@@ -60,6 +62,9 @@ class EvaluationConfig(Config):
     control: Control | None = None
     """The same architecture on the same budget without teacher signals: from the same start (`hard_labels`), from random
     weights (`from_scratch`), `both`, or `none`. If left out: `hard_labels` where the data has something to learn from."""
+    suites: tuple[SuiteName, ...] = ALWAYS
+    """What is measured: `language` (how held-out data is predicted or answered) and `cost` always are, named or not; the
+    others where they are named."""
     samples: int = Field(default=3, ge=0)
     """Held-out beginnings that every language model continues, for reading."""
     reward: RewardWatchConfig | None = None
@@ -129,6 +134,13 @@ class Recipe(Config):
             raise ValueError(
                 f"evaluation.reward scores what a language model answers, but data is of kind {self.data.kind!r}. Leave it out."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _suites_suit_the_task(self) -> "Recipe":
+        faults = list(suite_faults(self.evaluation, task=self.task, kind=self.data.kind))
+        if faults:
+            raise ValueError(" ".join(faults))
         return self
 
     @model_validator(mode="after")
@@ -282,6 +294,15 @@ class Recipe(Config):
                 "Leave it out, or say none."
             )
         return self
+
+
+def suite_faults(evaluation: EvaluationConfig, *, task: Task, kind: str) -> Iterator[str]:
+    """What is asked to be measured of models that it says nothing about, and settings of what is not measured at all."""
+    for name, suite in SUITES.items():
+        if name in evaluation.suites and task not in suite.tasks:
+            yield f"evaluation.suites names {name!r}, which says nothing of data of kind {kind!r}. Leave it out."
+        if name not in evaluation.suites and getattr(evaluation, name, None) is not None:
+            yield f"evaluation.{name} is given, but evaluation.suites does not name {name!r}. Add it there, or leave this out."
 
 
 def synthesis_fault(synthesis: SynthesisConfig | None, kind: str) -> str:

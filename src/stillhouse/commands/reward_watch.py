@@ -14,16 +14,14 @@ from stillhouse.commands.alarm_log import sound
 from stillhouse.commands.metrics_log import last_saved_step
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.parts.held_out import held_out_examples, held_out_in_context
+from stillhouse.commands.questions import held_out_questions
 from stillhouse.core.batch import Batch
 from stillhouse.core.files import append_line, json_line, read_lines, write_atomic
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import FactoredLogits
-from stillhouse.data.asked import PROMPT_TOKENS
-from stillhouse.data.config import ChatDataConfig
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import to_batch
-from stillhouse.data.prepare import chat_sides
 from stillhouse.models.generate import Sampling
 from stillhouse.models.isolation import evaluating
 from stillhouse.models.load import LoadedModel
@@ -185,28 +183,14 @@ def documents_of(parts: Parts) -> list[tuple[Example, Example]]:
 
 
 def questions_of(parts: Parts, sampling: Sampling) -> list[Question]:
-    """Held-out prompts: conversations up to their last answer, or how texts begin."""
-    if isinstance(parts.recipe.data, ChatDataConfig):
-        return list(_conversations(parts.recipe.data, parts.data_path, sampling))
-    return list(_beginnings(parts, sampling))
-
-
-def _conversations(data: ChatDataConfig, path: Path, sampling: Sampling) -> Iterator[Question]:
-    for one in chat_sides(data, path)[1]:
-        messages = [] if one.segments else one.messages
-        last = next((n for n in reversed(range(len(messages))) if messages[n]["role"] == "assistant"), 0)
-        plain = tuple({"role": m["role"], "content": m["content"]} for m in messages[:last])
-        if plain and plain[-1]["role"] == "user" and all(m["role"] in ("system", "user", "assistant") for m in plain):
-            lineage = {"reference": messages[last]["content"]}
-            yield Question(Request(seed="watch", sampling=sampling, messages=plain), Record(plain, lineage=lineage))
-
-
-def _beginnings(parts: Parts, sampling: Sampling) -> Iterator[Question]:
-    for example in held_out_examples(parts):
-        given = max(1, min(PROMPT_TOKENS, len(example.ids) // 2))
-        begins, goes_on = (str(parts.tokenizer.decode(list(ids))) for ids in (example.ids[:given], example.ids[given:]))
-        record = Record(text=begins, lineage={"reference": goes_on})
-        yield Question(Request(seed="watch", sampling=sampling, prefix=begins), record)
+    """Held-out prompts: conversations up to their last answer, prompts, or how texts begin."""
+    return [
+        Question(
+            Request(seed="watch", sampling=sampling, messages=one.messages, prefix=one.prefix),
+            Record(one.messages, text=one.prefix or "", lineage={"reference": one.reference}),
+        )
+        for one in held_out_questions(parts)
+    ]
 
 
 def _inspections(lines: Sequence[Mapping[str, Any]]) -> Iterator[Inspected]:

@@ -325,6 +325,8 @@ class EvaluationResult:
     """Where other data is replayed, or only measured on."""
     preferences: PreferenceResult | None = None
     """Where the data has pairs of answers; the other numbers are then of the chosen ones."""
+    suites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What else the recipe asked for, by its name in `core/suites.py`, each as its own `to_dict` says it."""
 
     def model(self, role: Role) -> ModelResult | None:
         """The model in this role, if it was measured."""
@@ -360,6 +362,7 @@ class EvaluationResult:
             context=_context_result(values["context"]) if values.get("context") else None,
             replay=_replay_result(values["replay"]) if values.get("replay") else None,
             preferences=_preference_result(values["preferences"]) if values.get("preferences") else None,
+            suites=dict(values.get("suites", {})),
         )
 
 

@@ -2,11 +2,26 @@
 
 from stillhouse.commands.parts.learnt import examples_of
 from stillhouse.commands.parts.parts import Parts
+from stillhouse.core.batch import Batch
 from stillhouse.data.context import ContextRows
 from stillhouse.data.examples import Example
 from stillhouse.data.paired import PairedRows
+from stillhouse.data.rowset import RowSet
 from stillhouse.evaluation import Elsewhere, OwnTokens
 from stillhouse.evaluation.context import InContext
+
+DOCUMENTS_PER_BATCH = 32
+"""Documents in one batch of an evaluation: each has a row of its own, as long as the longest."""
+
+
+def batches_of(rows: RowSet) -> list[Batch]:
+    """All rows, for an evaluation."""
+    return list(rows.batches(DOCUMENTS_PER_BATCH))
+
+
+def held_out_batches(parts: Parts) -> list[Batch]:
+    """Held-out rows of any model that predicts no text."""
+    return batches_of(parts.data.held_out)
 
 
 def held_out_examples(parts: Parts) -> list[Example]:

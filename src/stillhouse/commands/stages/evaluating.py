@@ -1,11 +1,14 @@
 """A stage: teacher, student, student before training and controls on the held-out data."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.parts.held_out import (
+    batches_of,
+    held_out_batches,
     held_out_elsewhere,
     held_out_examples,
     held_out_in_context,
@@ -13,20 +16,17 @@ from stillhouse.commands.parts.held_out import (
 )
 from stillhouse.commands.parts.students import saved
 from stillhouse.commands.preferences import load_reference
+from stillhouse.commands.stages.suites import measure_suites
 from stillhouse.commands.stages.training import CONTROL_ROLES, train, train_controls
 from stillhouse.commands.stages.workshop import Workshop
-from stillhouse.core.batch import Batch
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.core.task import Task
 from stillhouse.data.preferences import PreferenceRows
-from stillhouse.data.rowset import RowSet
 from stillhouse.evaluation import Contestant, ScoredBatches, evaluate_embeddings, evaluate_encoders
 from stillhouse.evaluation import evaluate as evaluate_language_models
 from stillhouse.evaluation.preferences import HeldOutPairs
+from stillhouse.evaluation.suites import SUITES
 from stillhouse.models.load import display_name
-
-DOCUMENTS_PER_BATCH = 32
-"""Documents in one batch of an evaluation: each has a row of its own, as long as the longest."""
 
 
 def evaluate(shop: Workshop) -> EvaluationResult:
@@ -41,15 +41,17 @@ def evaluate(shop: Workshop) -> EvaluationResult:
         return {"result": result.to_dict()}
 
     done = shop.once("evaluate", "everyone is measured", made_from=everything(shop), work=work)
-    return EvaluationResult.from_dict(done["result"])
+    suites = measure_suites(shop, partial(contestants, shop), made_from=everything(shop))
+    return replace(EvaluationResult.from_dict(done["result"]), suites=suites)
 
 
 def everything(shop: Workshop) -> list[Any]:
-    """The data, and all of the recipe but where it is at work."""
+    """The data, and all of the recipe but where it is at work, and what it asks for in suites: each has its own stage."""
+    suites = {"suites", *SUITES}
     return [
         shop.parts.data_fingerprint,
         shop.parts.student_fingerprint,
-        shop.recipe.model_dump(mode="json", exclude={"run": True, "synthesis": {"writer"}}),
+        shop.recipe.model_dump(mode="json", exclude={"run": True, "synthesis": {"writer"}, "evaluation": suites}),
     ]
 
 
@@ -89,10 +91,10 @@ def _held_out_pairs(parts: Parts) -> HeldOutPairs | None:
 def _judge_embeddings(parts: Parts, models: list[Contestant]) -> EvaluationResult:
     assert parts.pooling is not None
     pairs = [
-        ScoredBatches(found.name, _batches(found.first), _batches(found.second), found.scores)
+        ScoredBatches(found.name, batches_of(found.first), batches_of(found.second), found.scores)
         for found in parts.data.pairs
     ]
-    held_out = _batches(parts.data.held_out)
+    held_out = held_out_batches(parts)
     return evaluate_embeddings(models, held_out, pooling=parts.pooling, pairs=pairs, progress=parts.progress)
 
 
@@ -100,18 +102,13 @@ def _judge_encoders(parts: Parts, models: list[Contestant]) -> EvaluationResult:
     task = parts.recipe.task
     return evaluate_encoders(
         models,
-        _batches(parts.data.held_out),
+        held_out_batches(parts),
         task=task,
         vocab_size=parts.num_answers if task == "masked_lm" else None,
         tags=parts.data.labels if task == "token_classification" else (),
         documents=parts.data.held_out_documents,
         progress=parts.progress,
     )
-
-
-def _batches(rows: RowSet) -> list[Batch]:
-    """All rows, for an evaluation."""
-    return list(rows.batches(DOCUMENTS_PER_BATCH))
 
 
 JUDGES: Mapping[Task, Callable[[Parts, list[Contestant]], EvaluationResult]] = {
