@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillhouse.core.errors import ModelError
+from stillhouse.core.files import fingerprint_files
+from stillhouse.models.load import source_fingerprint
 
 Similarity = Literal["cosine", "dot"]
 """How two embeddings are compared: by direction alone, or by direction and length."""
@@ -110,3 +112,12 @@ def load_embedder(
     """
     model = load_sentence_model(source, max_tokens=max_tokens)
     return SentenceEmbedder(model, similarity=similarity, dimensions=dimensions, batch_size=batch_size)
+
+
+def model_fingerprint(source: str) -> str:
+    """Hash of a model's files, those in its modules' folders too; of a hub id, as `source_fingerprint`."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        return source_fingerprint(source)
+    kept = (".safetensors", ".json", ".txt", ".model")
+    return fingerprint_files(file for file in path.rglob("*") if file.suffix in kept)

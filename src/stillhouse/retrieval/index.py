@@ -9,13 +9,14 @@ index/
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stillhouse.core.errors import DataError, StaleError
 from stillhouse.core.files import atomic_path, json_line, read_lines, size_on_disk, write_atomic
@@ -102,6 +103,15 @@ class DenseIndex:
         for scores in self.vectors.scores(queries[start : start + QUERIES_AT_ONCE]):
             places = best(scores, k)
             yield as_hits([self.passages[place].id for place in places], scores[places].tolist())
+
+    def pair_scores(self, queries: Sequence[str], ids: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        """The score of each of these passages, as many a query: [queries, passages]."""
+        places = {passage.id: place for place, passage in enumerate(self.passages)}
+        found = []
+        for query, wanted in zip(self.embedder.queries(queries), ids, strict=True):
+            rows = [self.vectors.vectors(places[one], places[one] + 1)[0] for one in wanted]
+            found.append(np.stack(rows) @ query)
+        return np.asarray(found, dtype=np.float64)
 
     def _from_graph(self, queries: Vectors, k: int) -> list[list[Hit]]:
         found = []
@@ -278,3 +288,27 @@ class Hybrid:
                 scores[hit.id] = scores.get(hit.id, 0.0) + weight / (self.smoothing + hit.rank)
         ordered = sorted(scores, key=lambda one: (-scores[one], one))[:k]
         return as_hits(ordered, [scores[one] for one in ordered])
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """What others find, in the order of a teacher that reads question and passage together."""
+
+    retriever: Retriever
+    score: Callable[[Sequence[tuple[str, str]]], Sequence[float] | NDArray[np.float32]]
+    """From pairs of question and passage to scores."""
+    texts: Mapping[str, str]
+    """Each passage's text by its id."""
+    depth: int = 50
+    """How many candidates are read."""
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """The best `k` of the candidates; there are no more than `depth` of them."""
+        candidates = self.retriever.search(queries, self.depth)
+        pairs = [(query, self.texts[hit.id]) for query, hits in zip(queries, candidates, strict=True) for hit in hits]
+        scores = iter(self.score(pairs))
+        return [self._ordered(hits, [float(next(scores)) for _ in hits], k) for hits in candidates]
+
+    def _ordered(self, hits: Sequence[Hit], scores: Sequence[float], k: int) -> list[Hit]:
+        order = sorted(range(len(hits)), key=lambda place: (-scores[place], hits[place].rank))[:k]
+        return as_hits([hits[place].id for place in order], [scores[place] for place in order])

@@ -1,0 +1,388 @@
+"""How a retriever learns: weighted objectives over one forward pass, as a loss of sentence-transformers' own trainer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from sentence_transformers import CrossEncoderTrainer, SentenceTransformerTrainer
+from sentence_transformers.base.losses.merged_forward import embed_columns
+from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
+from sentence_transformers.sentence_transformer import SentenceTransformerTrainingArguments
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers.trainer_callback import PrinterCallback
+
+from stillhouse.core.errors import ModelError
+from stillhouse.core.progress import SILENT, Progress
+from stillhouse.objectives import FeatureObjective, RankingObjective, objective
+from stillhouse.retrieval.embed import Similarity
+from stillhouse.retrieval.mining import TrainingRow
+from stillhouse.students.projections import FILE_NAME, Projections
+from stillhouse.training.trainer import LogLine, Schedule, _refuse_nan, _Steps, latest_checkpoint, rate_share
+
+
+@dataclass(frozen=True)
+class RankingTerm:
+    """One objective of rankings or of embeddings, and its weight in the total.
+
+    Raises:
+        ValueError: for an unknown name or parameter, a value out of range, or an objective of another family.
+    """
+
+    name: str
+    weight: float = 1.0
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        found = objective(self.name)
+        if not self._is_of_rankings(found):
+            raise ValueError(
+                f"{self.name} does not compare rankings or embeddings of passages. Use margin_mse, listwise_kl, score_mse, "
+                "info_nce, embedding_mse or embedding_cosine."
+            )
+        _ = self.function
+
+    @staticmethod
+    def _is_of_rankings(found: Any) -> bool:
+        if isinstance(found, FeatureObjective):
+            return found.reads == "embeddings"
+        return isinstance(found, RankingObjective)
+
+    @property
+    def reads(self) -> str:
+        """What it reads: `scores`, `batch_scores` or `embeddings`."""
+        return str(objective(self.name).reads)
+
+    @cached_property
+    def function(self) -> Any:
+        """The pure function, with its parameters."""
+        found: Any = objective(self.name)
+        return found.bind(**self.parameters)
+
+
+@dataclass(frozen=True)
+class RankingTargets:
+    """What is known of each row before the student is asked. Rows and texts go by number."""
+
+    teacher_scores: Float[Tensor, "rows candidates"]
+    passages: Int[Tensor, "rows candidates"]
+    """Which passage each candidate is; those that say the same words have the same number."""
+    answers: tuple[frozenset[int], ...]
+    """Of each row's question, the passages that answer it."""
+    query_embeddings: Float[Tensor, "rows teacher_width"] | None = None
+    """The teacher's, where an objective reads embeddings."""
+    passage_embeddings: Float[Tensor, "passages teacher_width"] | None = None
+    """The teacher's, by the passage's number."""
+
+
+def targets_of(
+    rows: Sequence[TrainingRow],
+    *,
+    same_text: Mapping[str, Sequence[str]],
+    query_embeddings: Tensor | None = None,
+    embeddings_by_id: Mapping[str, Tensor] | None = None,
+) -> RankingTargets:
+    """The rows' targets, as tensors."""
+    numbers: dict[str, int] = {}
+
+    def number(passage: str) -> int:
+        first = same_text.get(passage, (passage,))[0]
+        return numbers.setdefault(first, len(numbers))
+
+    passages = torch.tensor([[number(one) for one in row.passages] for row in rows])
+    answers = tuple(frozenset(number(one) for one in row.question.relevant) for row in rows)
+    embedded = None
+    if embeddings_by_id is not None:
+        embedded = torch.stack([embeddings_by_id[name] for name in numbers])
+    scores = torch.tensor([row.scores for row in rows])
+    return RankingTargets(scores, passages, answers, query_embeddings, embedded)
+
+
+def columns_of(rows: Sequence[TrainingRow], texts: Mapping[str, str]) -> dict[str, list[Any]]:
+    """What sentence-transformers reads: the question, each candidate's text, and the row's number as its label."""
+    width = len(rows[0].passages)
+    columns: dict[str, list[Any]] = {"query": [row.question.text for row in rows]}
+    for place in range(width):
+        columns[f"passage_{place}"] = [texts[row.passages[place]] for row in rows]
+    columns["label"] = list(range(len(rows)))
+    return columns
+
+
+class _Parts(nn.Module):
+    """A loss in parts: each objective's own mean, as it is, and times its weight."""
+
+    def __init__(self, model: Any, terms: Sequence[RankingTerm], targets: RankingTargets) -> None:
+        super().__init__()
+        self.model, self.terms, self.targets = model, tuple(terms), targets
+        self.means: dict[str, list[float]] = {term.name: [] for term in terms}
+        self.tokens = 0
+
+    def _weighted(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for name, value in values.items():
+            self.means[name].append(float(value.detach()))
+        return {term.name: term.weight * values[term.name] for term in self.terms}
+
+    def take_means(self) -> dict[str, float]:
+        """Each objective's mean since this was last asked."""
+        found = {name: sum(values) / len(values) for name, values in self.means.items() if values}
+        self.means = {name: [] for name in self.means}
+        return found
+
+    def take_tokens(self) -> int:
+        """Tokens that were read since this was last asked."""
+        found, self.tokens = self.tokens, 0
+        return found
+
+
+class RetrieverLoss(_Parts):
+    """Objectives over the embeddings of questions and their candidates.
+
+    With `dimensions`, each objective is averaged over embeddings of these widths and the whole one. A narrower embedding is the
+    first numbers of the whole one, of length 1 again only where the similarity is the cosine: the objective stays what it is.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        terms: Sequence[RankingTerm],
+        targets: RankingTargets,
+        *,
+        similarity: Similarity,
+        dimensions: Sequence[int] = (),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, terms, targets)
+        whole = model.get_embedding_dimension()
+        self.similarity, self.widths = similarity, (whole, *(width for width in dimensions if width != whole))
+        if max(self.widths) > whole:
+            raise ModelError(
+                f"training.dimensions names {max(self.widths)}, but the student's embeddings have {whole}."
+            )
+        teacher = None if targets.query_embeddings is None else targets.query_embeddings.shape[1]
+        maps = {str(width): (width, teacher) for width in self.widths} if teacher else {}
+        self.projections = Projections(maps, seed=seed)
+
+    def forward(
+        self, sentence_features: Sequence[dict[str, Tensor]], labels: Int[Tensor, " queries"]
+    ) -> dict[str, Tensor]:
+        """Each objective's mean over the batch's questions, times its weight."""
+        self.tokens += sum(_num_tokens(features) for features in sentence_features)
+        queries, *documents = embed_columns(self.model, sentence_features)
+        return self._weighted(self.values(queries, torch.stack(documents, dim=1), labels.cpu()))
+
+    def values(
+        self,
+        queries: Float[Tensor, "queries width"],
+        documents: Float[Tensor, "queries candidates width"],
+        rows: Int[Tensor, " queries"],
+    ) -> dict[str, Tensor]:
+        """Each objective's mean over questions and widths, of embeddings as the model puts them out."""
+        found: dict[str, list[Tensor]] = {term.name: [] for term in self.terms}
+        for width in self.widths:
+            ours = queries[..., :width], documents[..., :width]
+            compared = (_unit(ours[0]), _unit(ours[1])) if self.similarity == "cosine" else ours
+            for term in self.terms:
+                found[term.name].append(self._value(term, ours, compared, rows, str(width)).mean())
+        return {name: torch.stack(values).mean() for name, values in found.items()}
+
+    def _value(
+        self, term: RankingTerm, raw: tuple[Tensor, Tensor], compared: tuple[Tensor, Tensor], rows: Tensor, width: str
+    ) -> Tensor:
+        queries, documents = compared
+        if term.reads == "scores":
+            scores = torch.einsum("qw,qcw->qc", queries, documents)
+            return torch.as_tensor(term.function(scores, self.targets.teacher_scores[rows].to(scores.device)))
+        if term.reads == "batch_scores":
+            flat = documents.flatten(0, 1)  # the candidates of the first question, then of the second
+            positives = torch.arange(len(queries)) * documents.shape[1]
+            counted = self._counted(rows, positives)
+            device = queries.device
+            return torch.as_tensor(term.function(queries @ flat.T, positives.to(device), counted.to(device)))
+        return self._embedding_distance(term, raw, rows, width)
+
+    def _counted(self, rows: Tensor, positives: Tensor) -> Bool[Tensor, "queries docs"]:
+        """Which of the batch's passages count against each question: its own positive, all that does not answer it, and of
+        passages that say the same words only one."""
+        numbers = self.targets.passages[rows].flatten().tolist()
+        first = [numbers.index(number) == place for place, number in enumerate(numbers)]
+        counted = torch.zeros(len(rows), len(numbers), dtype=torch.bool)
+        for place, row in enumerate(rows.tolist()):
+            answers = self.targets.answers[row]
+            own = numbers[int(positives[place])]
+            for other, number in enumerate(numbers):
+                counted[place, other] = first[other] and number not in answers and number != own
+            counted[place, positives[place]] = True
+        return counted
+
+    def _embedding_distance(self, term: RankingTerm, raw: tuple[Tensor, Tensor], rows: Tensor, width: str) -> Tensor:
+        """Of each question, and of its candidates, from what the teacher makes of them; half of it is about questions."""
+        queries, documents = (self.projections(width, one) for one in raw)
+        teacher = self.targets
+        assert teacher.query_embeddings is not None and teacher.passage_embeddings is not None, "no embeddings to match"
+        theirs = teacher.query_embeddings[rows], teacher.passage_embeddings[teacher.passages[rows]]
+        of_queries = term.function(queries, theirs[0].to(queries.device))
+        of_documents = term.function(documents, theirs[1].to(queries.device)).mean(-1)
+        return torch.as_tensor((of_queries + of_documents) / 2)
+
+
+class RerankerLoss(_Parts):
+    """Objectives over a cross-encoder's raw logits of a question with each of its candidates."""
+
+    def forward(
+        self,
+        inputs: Sequence[Sequence[str]],
+        labels: Int[Tensor, " queries"],
+        prompt: str | None = None,
+        task: str | None = None,
+    ) -> dict[str, Tensor]:
+        """Each objective's mean over the batch's questions, times its weight."""
+        queries, *candidates = inputs
+        pairs = [(query, texts[number]) for number, query in enumerate(queries) for texts in candidates]
+        features = self.model.preprocess(pairs, prompt=prompt, task=task)
+        self.tokens += _num_tokens(features)
+        device = self.model.device
+        features = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in features.items()}
+        scores = self.model(features)["scores"].view(len(queries), len(candidates))
+        teacher = self.targets.teacher_scores[labels.cpu()].to(device)
+        return self._weighted({term.name: term.function(scores, teacher).mean() for term in self.terms})
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return nn.functional.normalize(vectors, dim=-1)
+
+
+def _num_tokens(features: Mapping[str, Any]) -> int:
+    mask = features.get("attention_mask")
+    return int(features["input_ids"].numel() if mask is None else mask.sum())
+
+
+class _Kept:
+    """What both trainers do otherwise than sentence-transformers' own: a cosine that starts above 0, one line a step, and
+    checkpoints with the projections and without a model card."""
+
+    loss: Any
+    model: Any
+    log_line: LogLine | None
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Ours is written once, at the end."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """The Trainer's own warm-up spends its first step at 0."""
+        this: Any = self
+        warmup = this.args.get_warmup_steps(num_training_steps)
+        this.lr_scheduler = LambdaLR(
+            optimizer or this.optimizer, lambda step: rate_share(step, warmup=warmup, total=num_training_steps)
+        )
+        return this.lr_scheduler  # type: ignore[no-any-return]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Also one line of numbers of our own.
+
+        Raises:
+            ModelError: if a number of this step is none, before anything of it is saved.
+        """
+        this: Any = self
+        super().log(logs, start_time)  # type: ignore[misc]
+        if "loss" not in logs:
+            return
+        means = this.loss.take_means()
+        _refuse_nan({**means, "gradient_norm": logs["grad_norm"]}, step=this.state.global_step)
+        if self.log_line is not None and this.is_world_process_zero():
+            line = {"step": this.state.global_step, "tokens": this.loss.take_tokens(), **means}
+            rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
+            self.log_line({**line, **rates})
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        assert output_dir is not None
+        self.model.save_pretrained(output_dir, create_model_card=False)
+        projections = getattr(self.loss, "projections", None)
+        if projections is not None and projections.maps:
+            projections.save(Path(output_dir))
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(checkpoint_path)  # type: ignore[misc]
+        if (Path(checkpoint_path) / FILE_NAME).exists():
+            self.loss.projections.load_state_dict(Projections.load(Path(checkpoint_path)).state_dict())
+
+
+class _RetrieverTrainer(_Kept, SentenceTransformerTrainer):
+    log_line: LogLine | None = None
+
+
+class _RerankerTrainer(_Kept, CrossEncoderTrainer):
+    log_line: LogLine | None = None
+
+
+def train_ranker(
+    student: Any,
+    rows: Sequence[TrainingRow],
+    *,
+    texts: Mapping[str, str],
+    loss: RetrieverLoss | RerankerLoss,
+    schedule: Schedule,
+    checkpoints: Path,
+    log_line: LogLine | None = None,
+    progress: Progress = SILENT,
+    title: str = "the student learns",
+) -> Any:
+    """Train a bi-encoder or a cross-encoder in place, by sentence-transformers' trainer, and return it. Started again after a
+    kill, it goes on from the last whole checkpoint and, on CPU, ends with the same weights bit for bit.
+
+    In-batch negatives are those of a micro-batch: `rows_per_micro_batch` says how many questions see each other.
+    """
+    from datasets import Dataset
+
+    reranks = isinstance(loss, RerankerLoss)
+    kind = CrossEncoderTrainingArguments if reranks else SentenceTransformerTrainingArguments
+    trainer_class = _RerankerTrainer if reranks else _RetrieverTrainer
+    columns = columns_of(rows, texts)
+    trainer: Any = trainer_class(
+        model=student,
+        args=kind(**_arguments(schedule, checkpoints), **({} if reranks else _columns(student, columns))),
+        train_dataset=Dataset.from_dict(columns),
+        loss=loss,
+        callbacks=[_Steps(progress, title)],
+    )
+    trainer.log_line = log_line
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
+    finally:
+        progress.finish()
+    return student.eval()
+
+
+def _columns(student: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's own prompts, and which encoder reads what where it has two."""
+    roles = {name: "query" if name == "query" else "document" for name in columns if name != "label"}
+    prompts = {name: student.prompts.get(role) for name, role in roles.items()}
+    said: dict[str, Any] = {"prompts": {name: prompt for name, prompt in prompts.items() if prompt}}
+    if any(type(module).__name__ == "Router" for module in student.children()):
+        said["router_mapping"] = roles
+    return said
+
+
+def _arguments(schedule: Schedule, checkpoints: Path) -> dict[str, Any]:
+    return {
+        "output_dir": str(checkpoints),
+        "num_train_epochs": schedule.epochs,
+        "learning_rate": schedule.learning_rate,
+        "per_device_train_batch_size": schedule.rows_per_micro_batch,
+        "gradient_accumulation_steps": schedule.rows_per_step // schedule.rows_per_micro_batch,
+        "warmup_steps": schedule.warmup_share,
+        "weight_decay": schedule.weight_decay,
+        "max_grad_norm": schedule.max_gradient_norm,
+        "save_steps": schedule.save_every_steps,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "seed": schedule.seed,
+        "data_seed": schedule.seed,
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
