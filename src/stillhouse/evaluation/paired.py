@@ -61,8 +61,10 @@ def is_worth_keeping(teacher: Sampled) -> bool:
 def flips(*, teacher: Sums, model: Sums) -> Flips:
     """Which answers changed; each side is 1 where it is right and 0 where it is wrong, question by question."""
     theirs, ours = np.asarray(teacher) > 0.5, np.asarray(model) > 0.5
-    counts = [int(np.sum(both)) for both in (theirs & ours, theirs & ~ours, ~theirs & ours, ~theirs & ~ours)]
-    return Flips(*counts, p_value=mcnemar(lost=counts[1], won=counts[2]))
+    both, lost, won, neither = (
+        int(np.sum(some)) for some in (theirs & ours, theirs & ~ours, ~theirs & ours, ~theirs & ~ours)
+    )
+    return Flips(both, lost, won, neither, p_value=mcnemar(lost=lost, won=won))
 
 
 def mcnemar(*, lost: int, won: int) -> float:
