@@ -20,7 +20,7 @@ from stillhouse.core.results import EvaluationResult
 
 from .conftest import TEXTS, files_in, stillhouse
 
-STAGES = ["synthesize", "label", "student", "train", "control_hard_labels", "evaluate", "report"]
+STAGES = ["synthesize", "label", "student", "train", "control_hard_labels", "contamination", "evaluate", "report"]
 
 
 def stages_done(folder):

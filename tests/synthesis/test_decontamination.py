@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.rouge import words_of
+from stillhouse.data.overlap import index, runs
 from stillhouse.synthesis.filters import run_filters
-from stillhouse.synthesis.filters.decontamination import DecontaminationConfig, index, runs
+from stillhouse.synthesis.filters.decontamination import DecontaminationConfig
 from stillhouse.synthesis.records import Record
 
 LONG = "When the old fox had crossed the frozen river three times it sat down and waited for the moon to rise"

@@ -18,6 +18,7 @@ from stillhouse.commands.stages import (
     weighing,
     writing,
 )
+from stillhouse.commands.stages.suites import check_suites
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.commands.synthesis import check_synthesis
 from stillhouse.core.progress import Progress
@@ -37,6 +38,7 @@ class Pipeline(Workshop):
         check_engine(self.recipe.source, has_adapter=self.recipe.student.lora is not None)
         if self.recipe.watched_reward is not None:
             check_reward(self.recipe.watched_reward.reward, key="evaluation.reward.reward")
+        check_suites(self.recipe.evaluation)
         check_models(self.recipe)
         check_reference(self.recipe)
         check_synthesis(self.recipe)

@@ -21,7 +21,9 @@ from stillhouse.core.suites import ALWAYS, SuiteName
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, TextDataConfig
 from stillhouse.data.replay import ReplayDataConfig
+from stillhouse.evaluation.similarity import SimilarityConfig
 from stillhouse.evaluation.suites import SUITES
+from stillhouse.evaluation.tasks.config import TaskConfig
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.objectives import (
     AnyObjective,
@@ -65,6 +67,11 @@ class EvaluationConfig(Config):
     suites: tuple[SuiteName, ...] = ALWAYS
     """What is measured: `language` (how held-out data is predicted or answered) and `cost` always are, named or not; the
     others where they are named."""
+    tasks: tuple[TaskConfig, ...] | None = None
+    """Questions with right answers, from files of your own: multiple choice, minimal pairs, answers to be found by a pattern,
+    texts like a reference, stereotypes, gaps between groups, and tasks of lm-eval. For the suite `tasks`."""
+    similarity: SimilarityConfig | None = None
+    """By which model, and on how much, answers are compared. For the suite `similarity`."""
     samples: int = Field(default=3, ge=0)
     """Held-out beginnings that every language model continues, for reading."""
     reward: RewardWatchConfig | None = None
@@ -301,6 +308,8 @@ def suite_faults(evaluation: EvaluationConfig, *, task: Task, kind: str) -> Iter
     for name, suite in SUITES.items():
         if name in evaluation.suites and task not in suite.tasks:
             yield f"evaluation.suites names {name!r}, which says nothing of data of kind {kind!r}. Leave it out."
+        if name == "tasks" and name in evaluation.suites and not evaluation.tasks:
+            yield "evaluation.suites names 'tasks', but evaluation.tasks has none. Give it some, or leave the suite out."
         if name not in evaluation.suites and getattr(evaluation, name, None) is not None:
             yield f"evaluation.{name} is given, but evaluation.suites does not name {name!r}. Add it there, or leave this out."
 

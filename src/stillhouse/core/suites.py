@@ -1,16 +1,16 @@
 """Suites: what can be measured beside how held-out text is predicted, each by its name in a recipe.
 
-A new suite is a line here, one in `evaluation/suites.py`, and one in `reporting/suites.py`; a section of settings, where it has
-any, is a field of its name in `EvaluationConfig`.
+A new suite is a name here, a line in `core/suite_results.py`, one in `evaluation/suites.py`, and a section in
+`reporting/sections.py`; its settings, where it has any, are a field of its name in `EvaluationConfig`.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from stillhouse.core.results import EvaluationResult, Interval
+from stillhouse.core.results import Interval
 
-SuiteName = Literal["language", "cost"]
+SuiteName = Literal["language", "cost", "tasks", "similarity", "calibration"]
 
 ALWAYS: tuple[SuiteName, ...] = ("language", "cost")
 """Measured in every evaluation: how held-out data is predicted or answered, and what that costs."""
@@ -46,12 +46,3 @@ class SuiteResult(Protocol):
 
     def numbers(self) -> Iterable[Number]:
         """Every number of it."""
-
-
-RESULTS: Mapping[str, type[SuiteResult]] = {}
-"""What a suite's result is read into, by its name."""
-
-
-def found_by(result: EvaluationResult) -> dict[str, SuiteResult]:
-    """What every suite of an evaluation found, by its name; one that this version does not know is left out."""
-    return {name: RESULTS[name].from_dict(values) for name, values in result.suites.items() if name in RESULTS}

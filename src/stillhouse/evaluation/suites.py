@@ -1,67 +1,17 @@
-"""The suites that a recipe can name, and what each of them is given."""
+"""The suites that a recipe can name."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import get_args
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from stillhouse.core.batch import Batch
-from stillhouse.core.progress import SILENT, Progress
-from stillhouse.core.results import Role
-from stillhouse.core.suites import SuiteResult
 from stillhouse.core.task import Task
-from stillhouse.data.examples import Example
-from stillhouse.evaluation.asking import Question
-from stillhouse.evaluation.compare import Contestant
+from stillhouse.evaluation.bench import Suite
+from stillhouse.evaluation.confidence import calibration
+from stillhouse.evaluation.similarity import similarity
+from stillhouse.evaluation.tasks.suite import check_suite, files_of, measure_tasks
 
-
-@dataclass(frozen=True)
-class Bench:
-    """Who is judged, on what, and where a suite may keep what it has done so far. One contestant is the teacher, one the
-    student."""
-
-    contestants: Sequence[Contestant]
-    task: Task
-    tokenizer: PreTrainedTokenizerBase
-    """Of every model but the teacher."""
-    teacher_tokenizer: PreTrainedTokenizerBase
-    """The same one, or another that cuts text into other tokens."""
-    folder: Path
-    """Outlives a kill; a suite keeps its files in a folder of its name, and need not begin anew."""
-    questions: Sequence[Question] = ()
-    """Held-out prompts of a language model: conversations up to their last answer, prompts, or how texts begin."""
-    examples: Sequence[Example] = ()
-    """Held-out documents of a language model, in the student's tokens."""
-    teacher_reads: Sequence[Example] | None = None
-    """The same as the teacher reads them, one by one: in tokens of its own, or with its context. None where it is the same."""
-    batches: Sequence[Batch] = ()
-    """Held-out rows of any other model."""
-    progress: Progress = SILENT
-
-    @cached_property
-    def models(self) -> dict[Role, PreTrainedModel]:
-        """Every model by its role."""
-        return {contestant.role: contestant.model for contestant in self.contestants}
-
-    def reads_with(self, role: Role) -> PreTrainedTokenizerBase:
-        """The tokenizer of the model in this role."""
-        return self.teacher_tokenizer if role == "teacher" else self.tokenizer
-
-
-@dataclass(frozen=True)
-class Suite:
-    """One kind of measurement."""
-
-    title: str
-    """What the terminal says while it runs."""
-    tasks: Collection[Task]
-    """What models it is about."""
-    measure: Callable[[Bench, Any], SuiteResult]
-    """The work: what is to be judged, and the section of the recipe's evaluation that has the suite's name, or None."""
-
-
-SUITES: Mapping[str, Suite] = {}
+SUITES: Mapping[str, Suite] = {
+    "tasks": Suite("everyone is asked", ["causal_lm"], measure_tasks, files_of, check_suite),
+    "similarity": Suite("everyone is held beside the teacher", get_args(Task), similarity),
+    "calibration": Suite("is anyone as sure as right", ["causal_lm", "sequence_classification"], calibration),
+}
 """By the names that a recipe calls them."""

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from stillhouse.core.measures import MEASURES
 from stillhouse.core.results import METRICS, Interval, Metric
 
 EMPTY = "n/a"
@@ -15,8 +16,8 @@ MOST_PLACES = 4
 
 
 def describe(name: str) -> Metric:
-    """The metric of this name; one that METRICS does not know keeps its own name and says nothing else."""
-    return METRICS.get(name) or Metric(name.replace("_", " "), "", "higher", "")
+    """The metric of this name; one that nothing is known of keeps its own name and says nothing else."""
+    return METRICS.get(name) or MEASURES.get(name) or Metric(name.replace("_", " "), "", "higher", "")
 
 
 def number(value: float, places: int = 0) -> str:

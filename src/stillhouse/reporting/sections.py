@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from stillhouse.reporting import formatting
 from stillhouse.reporting.account import Account
 from stillhouse.reporting.advice import Advice, advise
+from stillhouse.reporting.calibrations import calibration_view
 from stillhouse.reporting.charts import CurvePanel, curve_panels
 from stillhouse.reporting.contexts import context_view
 from stillhouse.reporting.costs import cost_view
 from stillhouse.reporting.environment import environment_view
 from stillhouse.reporting.layers import LayersView, layers_view
+from stillhouse.reporting.likeness import similarity_view
 from stillhouse.reporting.preferences import preference_view
 from stillhouse.reporting.quality import quality_view
 from stillhouse.reporting.replays import replay_view
@@ -23,6 +25,7 @@ from stillhouse.reporting.rewards import RewardView, reward_view, without_looks
 from stillhouse.reporting.samples import samples_view
 from stillhouse.reporting.shapes import Facts, truncated
 from stillhouse.reporting.sources import data_facts
+from stillhouse.reporting.tasks import tasks_view
 from stillhouse.reporting.written import written_view
 
 RECIPE_CHARACTERS = 100_000
@@ -91,7 +94,10 @@ SECTIONS: Sequence[Section] = (
     Section(
         "preferences", "Which answers are preferred", "Preferences", lambda account: preference_view(account.result)
     ),
-    # Behaviour and similarity go here: what a student does, then how alike it is inside.
+    Section("tasks", "Questions and answers", "Tasks", tasks_view),
+    # Behaviour goes here: what a student does.
+    Section("similarity", "How alike to the teacher", "Similarity", similarity_view, "similarity"),
+    Section("calibration", "As sure as right", "Calibration", calibration_view, "calibration"),
     Section("samples", "Samples", "Samples", lambda account: samples_view(account.result.samples), "samples"),
     Section("cost", "Cost", "Cost", lambda account: cost_view(account.result)),
     Section("training", "Training", "Training", _curves, "training"),

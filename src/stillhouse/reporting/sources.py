@@ -5,7 +5,7 @@ from typing import Any
 
 from stillhouse.core.results import EvaluationResult
 from stillhouse.reporting import formatting
-from stillhouse.reporting.shapes import Facts, words
+from stillhouse.reporting.shapes import Facts, truncated, words
 
 
 def data_facts(data: Mapping[str, Any], result: EvaluationResult) -> list[Facts]:
@@ -16,6 +16,7 @@ def data_facts(data: Mapping[str, Any], result: EvaluationResult) -> list[Facts]
         Facts("Replayed", _replayed_facts(data.get("replay") or {})),
         Facts("What learnt", _learnt_facts(data.get("adapter") or {})),
         Facts("Held out", _held_out_facts(result)),
+        Facts("Seen in training, too", _contamination_facts(data.get("contamination") or {})),
         Facts("Teacher's signals", _label_facts(data.get("labels") or {})),
     ]
     return [group for group in groups if group.items]
@@ -75,6 +76,25 @@ def _held_out_facts(result: EvaluationResult) -> list[tuple[str, str]]:
         facts.append(("scored pairs" if are_sentences else "judged tokens", formatting.count(held_out.answers)))
     if held_out.bytes is not None:
         facts.append(("text", formatting.si(held_out.bytes, "B")))
+    return facts
+
+
+def _contamination_facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of each set of texts to judge by, how many have a run of words in common with the training data."""
+    facts = []
+    for one in found.get("sets", ()):
+        told = f"{formatting.count(one['found'])} of {formatting.count(one['looked_for'])}"
+        if one["looked_for"]:
+            told += f", {formatting.percent(one['found'] / one['looked_for'], 1)}"
+        if short := one["texts"] - one["looked_for"]:
+            told += f"; {formatting.count(short)} too short to tell"
+        facts.append((truncated(formatting.one_line(one["name"]), 40)[0], told))
+        if one["example"]:
+            facts.append(("such as", truncated(formatting.one_line(one["example"]), 90)[0]))
+    if facts:
+        facts.append(
+            ("counted", f"{found['words']} words in a row, or all of a text from {found['shortest']} words on")
+        )
     return facts
 
 

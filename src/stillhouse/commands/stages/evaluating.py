@@ -16,6 +16,7 @@ from stillhouse.commands.parts.held_out import (
 )
 from stillhouse.commands.parts.students import saved
 from stillhouse.commands.preferences import load_reference
+from stillhouse.commands.stages.contamination import contamination
 from stillhouse.commands.stages.suites import measure_suites
 from stillhouse.commands.stages.training import CONTROL_ROLES, train, train_controls
 from stillhouse.commands.stages.workshop import Workshop
@@ -33,6 +34,7 @@ def evaluate(shop: Workshop) -> EvaluationResult:
     """Teacher, student, student before training and controls on the held-out data."""
     train(shop)
     train_controls(shop)
+    contamination(shop, made_from=everything(shop))
 
     def work() -> dict[str, Any]:
         result = JUDGES[shop.recipe.task](shop.parts, contestants(shop))

@@ -85,6 +85,8 @@ def _data_account(shop: Workshop, stages: Mapping[str, dict[str, Any]]) -> dict[
         account["synthesised"] = {n: done[n] for n in ("documents", "tokens", "seconds", "dropped")}
     if "label" in stages:
         account["labels"] = {name: stages["label"][name] for name in ("signal", "bytes", "bytes_per_token", "seconds")}
+    if "contamination" in stages:
+        account["contamination"] = {n: stages["contamination"][n] for n in ("words", "shortest", "sets")}
     if replayed is not None:
         counts = {"documents": replayed.num_documents, "held_out": replayed.num_held_out}
         account["replay"] = {**counts, **stages["train"].get("replay", {})}

@@ -12,10 +12,14 @@ from stillhouse.commands.parts.held_out import (
     held_out_in_other_tokens,
 )
 from stillhouse.commands.questions import held_out_questions
+from stillhouse.commands.recipe import EvaluationConfig
 from stillhouse.commands.stages.workshop import Workshop
-from stillhouse.core.suites import ALWAYS, RESULTS
+from stillhouse.core.files import fingerprint_files
+from stillhouse.core.suite_results import RESULTS
+from stillhouse.core.suites import ALWAYS
 from stillhouse.evaluation import Contestant
-from stillhouse.evaluation.suites import SUITES, Bench
+from stillhouse.evaluation.bench import Bench
+from stillhouse.evaluation.suites import SUITES
 
 FOLDER = "evaluation"
 """Where suites keep what they have done so far, and what models answered."""
@@ -27,6 +31,16 @@ def measure_suites(
     """What every suite of the recipe found, by its name. Models are loaded only for what is not done yet."""
     load = cache(contestants)
     return {name: _measured(shop, name, load, made_from) for name in suites_of(shop.recipe.evaluation.suites)}
+
+
+def check_suites(evaluation: EvaluationConfig) -> None:
+    """Find what is wrong with the suites' settings and the files that they name.
+
+    Raises:
+        StillhouseError: naming file and row.
+    """
+    for name in suites_of(evaluation.suites):
+        SUITES[name].check(getattr(evaluation, name, None))
 
 
 def suites_of(names: Iterable[str]) -> list[str]:
@@ -46,7 +60,9 @@ def _measured(
         shop.run.forget("report")
         return {"result": found.to_dict()}
 
-    done = shop.once(name, suite.title, made_from=[*made_from, settings], work=work)
+    files = list(suite.files(settings))
+    known = [*made_from, settings, *([fingerprint_files(files)] if files else [])]
+    done = shop.once(name, suite.title, made_from=known, work=work)
     return RESULTS[name].from_dict(done["result"]).to_dict()
 
 

@@ -1,6 +1,6 @@
 """Records that have a piece of an evaluation set in them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,14 +8,12 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.rouge import words_of
+from stillhouse.data.overlap import Grams, index, runs
 from stillhouse.data.tables import read_records, split_documents
 from stillhouse.synthesis.filters.core import FilterSettings, NamedFilter, each, quoted, turns
 from stillhouse.synthesis.records import Record
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv")
-
-Grams = Mapping[int, Mapping[tuple[str, ...], str]]
-"""By their number of words, runs of words and where they stand."""
 
 
 class DecontaminationConfig(FilterSettings):
@@ -67,28 +65,6 @@ def _texts_in(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _texts_in(inner)
-
-
-def index(
-    texts: Sequence[tuple[str, str]], *, size: int, shortest: int
-) -> tuple[dict[int, dict[tuple[str, ...], str]], dict[tuple[str, ...], str]]:
-    """Runs of words by their length, and whole texts; each with where it stands first."""
-    grams: dict[int, dict[tuple[str, ...], str]] = {}
-    whole: dict[tuple[str, ...], str] = {}
-    for where, text in texts:
-        found = words_of(text)
-        length = min(size, len(found))
-        if length >= min(shortest, size):
-            for run in runs(found, length):
-                grams.setdefault(length, {}).setdefault(run, where)
-        elif length > 1:  # a single word is a label or a name
-            whole.setdefault(tuple(found), where)
-    return grams, whole
-
-
-def runs(found: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
-    """Every run of so many words."""
-    return (tuple(found[start : start + size]) for start in range(len(found) - size + 1))
 
 
 def _reason(record: Record, grams: Grams, whole: Mapping[tuple[str, ...], str]) -> str:

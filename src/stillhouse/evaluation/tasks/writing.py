@@ -1,0 +1,104 @@
+"""Tasks in which a model writes: what it wrote, held against what would be right."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from stillhouse.core.measures import TaskResult
+from stillhouse.core.results import Role
+from stillhouse.evaluation.intervals import Statistic, Sums
+from stillhouse.evaluation.paired import scored
+from stillhouse.evaluation.tasks.config import AnswersConfig, GenerationConfig
+from stillhouse.evaluation.tasks.groups import gap_statistics, group_scores
+from stillhouse.evaluation.tasks.rows import Prompted
+from stillhouse.evaluation.tasks.text_scores import mean, text_statistics
+
+Said = Sequence[tuple[str, bool] | None]
+"""What a model wrote after each prompt, and whether it came to an end; None where it had no room."""
+
+
+def until(text: str, stops: Sequence[str]) -> str:
+    """A text before the first of these."""
+    ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def found_answer(task: AnswersConfig, text: str) -> str | None:
+    """What the pattern finds in a text, with thousands written together; None where it finds nothing."""
+    matches = list(re.finditer(task.pattern, text, re.IGNORECASE if task.ignore_case else 0))
+    if not matches:
+        return None
+    match = matches[0 if task.which == "first" else -1]
+    found = next((group for group in match.groups() if group is not None), match.group())
+    found = re.sub(r"(?<=\d),(?=\d{3}\b)", "", found).strip().rstrip(".")
+    return found.casefold() if task.ignore_case else found
+
+
+def answers(task: AnswersConfig, rows: Sequence[Prompted], said: Mapping[Role, Said]) -> TaskResult:
+    """How often the right answer is found in what was written, and how often any is."""
+    rows, texts, notes = _that_all_read(rows, said, task)
+    found = {role: [found_answer(task, text) for text in own] for role, own in texts.items()}
+    right = [{_expected(task, reference) for reference in row.references} for row in rows]
+    hits = {
+        role: np.array([float(one in golds) for one, golds in zip(own, right, strict=True)])
+        for role, own in found.items()
+    }
+    groups = [row.group for row in rows]
+    gaps = gap_statistics(hits, groups)
+    statistics: dict[Role, dict[str, Statistic]] = {
+        role: {"accuracy": mean(hits[role]), "answered": mean([float(one is not None) for one in own])} | gaps[role]
+        for role, own in found.items()
+    }
+    return TaskResult(
+        task.title,
+        "answers",
+        len(rows),
+        "accuracy",
+        scored(statistics, num_examples=len(rows), hits=hits, kept=("accuracy",)),
+        notes=[f"the {task.which} match of {task.pattern}", *notes],
+        groups=group_scores("accuracy", hits, groups),
+    )
+
+
+def _expected(task: AnswersConfig, reference: str) -> str:
+    found = found_answer(task, reference)
+    if found is not None:
+        return found
+    return reference.strip().casefold() if task.ignore_case else reference.strip()
+
+
+def generation(task: GenerationConfig, rows: Sequence[Prompted], said: Mapping[Role, Said]) -> TaskResult:
+    """How like the references that is which was written."""
+    rows, texts, notes = _that_all_read(rows, said, task)
+    references = [row.references for row in rows]
+    made = {role: text_statistics(task, own, references) for role, own in texts.items()}
+    signatures = next(iter(made.values()))[1]
+    lengths: dict[Role, Sums] = {
+        role: np.array([float(len(text.split())) for text in own]) for role, own in texts.items()
+    }
+    statistics = {role: found | {"answer_words": mean(lengths[role])} for role, (found, _) in made.items()}
+    headline = next(iter(next(iter(statistics.values()))))
+    measured = [name for name in statistics[next(iter(statistics))] if name != "answer_words"]
+    return TaskResult(
+        task.title,
+        "generation",
+        len(rows),
+        headline,
+        scored(statistics, num_examples=len(rows), kept=measured),
+        notes=[*signatures, *notes],
+    )
+
+
+def _that_all_read(
+    rows: Sequence[Prompted], said: Mapping[Role, Said], task: AnswersConfig | GenerationConfig
+) -> tuple[list[Prompted], dict[Role, list[str]], list[str]]:
+    """The rows that every model had room for, what each wrote, and what is to be said of the others."""
+    fits = [all(own[place] is not None for own in said.values()) for place in range(len(rows))]
+    kept = [row for row, fit in zip(rows, fits, strict=True) if fit]
+    whole = {role: [one for one, fit in zip(own, fits, strict=True) if fit and one] for role, own in said.items()}
+    notes = [f"left out: {len(rows) - len(kept)} longer than a model reads"] if len(kept) < len(rows) else []
+    for role, own in whole.items():
+        if cut := sum(not ended and until(text, task.stop) == text for text, ended in own):
+            notes.append(f"cut off at {task.max_new_tokens} tokens: {cut} of {len(own)} ({role.replace('_', ' ')})")
+    return kept, {role: [until(text, task.stop).strip() for text, _ in own] for role, own in whole.items()}, notes

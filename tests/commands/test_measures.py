@@ -1,0 +1,64 @@
+"""A recipe that asks for everything, from beginning to end, and what is refused before a model is loaded."""
+
+import json
+
+from stillhouse.core.files import read_lines
+from stillhouse.core.results import EvaluationResult
+from stillhouse.core.run import RunFolder
+from stillhouse.core.suite_results import found_by
+
+from .conftest import assert_refused, stillhouse, write_rows
+
+PAIRS = [
+    {"sentence_good": f"the fox ran {n}", "sentence_bad": f"the fox run {n}", "kind": "ab"[n % 2]} for n in range(6)
+]
+ASKED = [{"question": f"the girl {n}", "answer": "the girl sang again and again to the sea"} for n in range(4)]
+
+
+def _suites(folder):
+    pairs, asked = write_rows(folder / "pairs.jsonl", PAIRS), write_rows(folder / "asked.jsonl", ASKED)
+    return {
+        "control": "none",
+        "samples": 0,
+        "suites": ["tasks", "similarity", "calibration"],
+        "similarity": {"prompts": 2, "max_new_tokens": 4},
+        "tasks": [
+            {"kind": "minimal_pairs", "path": str(pairs), "groups": "kind"},
+            {"kind": "generation", "path": str(asked), "metrics": ["f1"], "max_new_tokens": 4},
+        ],
+    }
+
+
+def test_everything_is_measured_logged_and_shown(recipe, texts_file, tmp_path):
+    path = recipe({"synthesis": None, "data.path": str(texts_file), "labels": None, "evaluation": _suites(tmp_path)})
+    said = stillhouse("distill", path)
+    assert said.code == 0, said.err
+    run = tmp_path / "run"
+    stages = RunFolder(run).stages()
+    suites = {name: stages[name]["result"] for name in ("tasks", "similarity", "calibration")}
+    result = EvaluationResult.from_dict({**stages["evaluate"]["result"], "suites": suites})
+    found = found_by(result)
+    assert [task.name for task in found["tasks"].tasks] == ["pairs", "asked"]
+    assert found["similarity"].divergences[0].metrics["forward_kl"].value == 0
+    assert [len(one.cka) for one in found["similarity"].layers] == [5, 5]
+    assert [one["name"] for one in stages["contamination"]["sets"]] == ["held out", "pairs", "asked"]
+    lines = [line for line in read_lines(run / "metrics.jsonl") if "suite" in line]
+    assert {line["suite"] for line in lines} == set(suites)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert all(f'id="{name}"' in page for name in suites)
+    assert "Seen in training, too" in page
+    again = stillhouse("distill", path)  # nothing is measured twice
+    assert (again.code, RunFolder(run).stages()) == (0, stages)
+
+
+def test_a_fault_in_a_task_is_found_before_a_model_is_loaded(recipe, texts_file, tmp_path, no_model):
+    evaluation = _suites(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"sentence_good": "a"}) + "\n", encoding="utf-8")
+    said = stillhouse("distill", recipe({"synthesis": None, "data.path": str(texts_file), "evaluation": evaluation}))
+    assert_refused(said, "pairs.jsonl, line 1 has no 'sentence_bad'", "evaluation.tasks")
+
+
+def test_tasks_that_no_suite_asks_for_are_refused(recipe, texts_file, tmp_path, no_model):
+    evaluation = {**_suites(tmp_path), "suites": ["similarity"]}
+    said = stillhouse("distill", recipe({"synthesis": None, "data.path": str(texts_file), "evaluation": evaluation}))
+    assert_refused(said, "evaluation.suites does not name 'tasks'")
