@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
+import importlib.util
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,20 @@ def _seldom_timed() -> Iterator[None]:
             patch.setattr(f"stillhouse.evaluation.{module}.DOCUMENT_REPEATS", 1)
         patch.setattr("stillhouse.evaluation.cost.DECODE_TOKENS", 4)
         yield
+
+
+def _module(path: Path) -> Any:
+    """A file of another folder of tests, which none of them can import."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+FAULT_SERVER = _module(Path(__file__).parents[1] / "teachers" / "fault_server.py")
+"""`FaultServer` and what it can answer."""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,18 @@ def test_a_dry_run_shows_five_examples_and_the_estimate_and_keeps_nothing(data_f
     assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml"}
 
 
+def test_a_recipe_may_ask_for_kept_records(data_free, tmp_path):
+    synthesis = {name: value for name, value in MAGPIE.items() if name != "number"}
+    said = stillhouse("synthesize", data_free({**synthesis, "kept": 9, "most": 60}))
+    assert said.code == 0, said.err
+    data = tmp_path / "run" / "data"
+    card = json.loads((data / "card.json").read_text())
+    assert len(read_lines(data / "synthetic.jsonl")) == card["counts"]["kept"] == 9
+    assert 9 < card["counts"]["asked"] <= 60 and card["source"]["kept"] == 9
+    questions = [line for line in read_lines(data / "ledger.jsonl") if line["key"]]
+    assert len(questions) == len({line["key"] for line in questions})
+
+
 def test_a_real_kill_while_the_teacher_writes_gives_the_same_data(data_free, tmp_path, processes):
     path = data_free()
     assert stillhouse("synthesize", path, f"run={tmp_path / 'whole'}").code == 0
@@ -130,7 +142,14 @@ def test_a_real_kill_while_the_teacher_writes_gives_the_same_data(data_free, tmp
     [
         ({"kind": "magpy", "number": 5}, DATA, "synthesis.kind: 'magpy' is not known. Did you mean 'magpie'?"),
         ({"kind": "magpie", "number": 0}, DATA, "synthesis.number: 0 came, but it should be greater than 0."),
-        ({"kind": "magpie"}, DATA, "synthesis.number: it must be given."),
+        ({"kind": "magpie"}, DATA, "give number (of questions) or kept (of records that filters leave)."),
+        ({"kind": "magpie", "number": 5, "kept": 5}, DATA, "number is 5 and kept is 5. Give one"),
+        ({"kind": "magpie", "kept": 5, "most": 4}, DATA, "most is 4: the most questions that are asked"),
+        (
+            {"kind": "magpie", "number": 5, "most": 9},
+            DATA,
+            "until `kept` records are, and no fewer than these. Leave it",
+        ),
         ({"kind": "magpie", "number": 5, "topic": "x"}, DATA, "synthesis.topic: there is no such key."),
         (MAGPIE, {"kind": "text"}, "synthesis of kind magpie writes conversations for data of kind chat"),
         ({"kind": "continue", "number": 5}, DATA, "synthesis of kind continue writes text for data of kind text"),

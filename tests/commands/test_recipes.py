@@ -17,7 +17,7 @@ from stillhouse.core.task import Task
 from stillhouse.core.yaml_text import from_yaml
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig
 
-from .conftest import CHATS, KINDS, PAIRS_OF_ANSWERS, SaveTeacher, stillhouse, write_rows
+from .conftest import CHATS, FAULT_SERVER, KINDS, PAIRS_OF_ANSWERS, SaveTeacher, stillhouse, write_rows
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
@@ -73,14 +73,19 @@ def tiny_teacher(
     return make
 
 
-def tiny(recipe: Recipe, teacher: Path, texts_file: Path, folder: Path, *, student: Path) -> dict[str, Any]:
+def tiny(
+    recipe: Recipe, teacher: Path, texts_file: Path, folder: Path, *, student: Path, server: str
+) -> dict[str, Any]:
     """What makes two steps on little data of a recipe's many on much; its objectives stay as they are."""
     changes = {"run": folder / "run", "teacher.model": teacher, "training.epochs": 1, "evaluation.samples": 1}
+    if recipe.teacher.kind == "remote":
+        changes |= {"teacher.model": "tiny", "teacher.base_url": server, "teacher.key_env": "null"}
     changes |= {f"data.{key}": value for key, value in ROWS.items()}
     rows_per_step = 2 if recipe.task == "causal_lm" else 9
     changes |= dict.fromkeys(("training.rows_per_step", "training.rows_per_micro_batch"), rows_per_step)
     if recipe.synthesis is not None and recipe.data.kind == "chat":
-        changes |= {"data.sequence_tokens": 128, "synthesis.number": 24, "synthesis.sampling.max_new_tokens": 40}
+        number = "kept" if recipe.synthesis.kept else "number"
+        changes |= {"data.sequence_tokens": 128, f"synthesis.{number}": 24, "synthesis.sampling.max_new_tokens": 40}
         changes |= {"synthesis.answers.sampling.max_new_tokens": 16, "synthesis.batch_size": 8}
         changes["synthesis.filters"] = [{"name": "duplicates"}]  # what a random model says, others would drop
         if recipe.synthesis.choose is not None:
@@ -131,8 +136,9 @@ def in_context(folder: Path, teacher: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_goes_the_whole_way(name, tiny_teacher, texts_file, tmp_path, student_folder):
     recipe = load_recipe(Recipe, RECIPES[name])
-    changes = tiny(recipe, tiny_teacher(recipe), texts_file, tmp_path, student=student_folder)
-    said = stillhouse("distill", RECIPES[name], *(f"{key}={value}" for key, value in changes.items()))
+    with FAULT_SERVER.FaultServer(answer=FAULT_SERVER.in_words, share=0.1, faults=("500", "drop")) as server:
+        changes = tiny(recipe, tiny_teacher(recipe), texts_file, tmp_path, student=student_folder, server=server.url)
+        said = stillhouse("distill", RECIPES[name], *(f"{key}={value}" for key, value in changes.items()))
     assert said.code == 0, said.err
     run = tmp_path / "run"
     assert {path.name for path in (run / "student").iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}

@@ -31,6 +31,40 @@ def echo(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+WORDS = [
+    "the",
+    "fox",
+    "ran",
+    "to",
+    "the",
+    "hill",
+    "and",
+    "the",
+    "girl",
+    "sang",
+    "in",
+    "the",
+    "garden",
+    "by",
+    "the",
+    "sea",
+]
+
+
+def in_words(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Some words that depend on what was asked and on its seed: a list of questions where a list is wanted."""
+    asked = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+    draw = Random(f"{asked} {body['seed']}")
+
+    def some() -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(3, 7)))
+
+    said = "\n".join(f"{n}. who {some()}?" for n in range(1, 6)) if "numbered list" in asked else f"{some()}."
+    text = {"message": {"role": "assistant", "content": said}} if "messages" in body else {"text": f" {said}"}
+    usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(said.split())}
+    return {"model": body["model"], "choices": [{"index": 0, "finish_reason": "stop", **text}], "usage": usage}
+
+
 class FaultServer:
     """Answers, and at a `share` of attempts fails instead. A context: it stops with the block.
 

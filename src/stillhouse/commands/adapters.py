@@ -12,7 +12,7 @@ from stillhouse.models.load import untrained
 from stillhouse.objectives import objective
 from stillhouse.students.config import CheckpointConfig, LoraConfig, StudentConfig
 from stillhouse.students.lora import add_adapter, check_bitsandbytes
-from stillhouse.teachers import LocalTeacherConfig, SelfTeacherConfig
+from stillhouse.teachers import SelfTeacherConfig, TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
 
 ADAPTER_FOLDER = "adapter"
@@ -21,7 +21,7 @@ ADAPTER_FOLDER = "adapter"
 
 def adapter_faults(
     student: StudentConfig,
-    teacher: LocalTeacherConfig | SelfTeacherConfig,
+    teacher: TeacherConfig,
     *,
     control: str,
     data: DataConfig,

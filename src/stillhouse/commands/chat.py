@@ -31,6 +31,7 @@ from stillhouse.models.load import (
     vocabulary_fingerprint,
 )
 from stillhouse.reporting.formatting import clean, count, one_line, percent, significant
+from stillhouse.teachers import RemoteTeacherConfig
 
 COMMANDS = ("/diff", "/system", "/reset", "/help", "/quit")
 HELP = """/diff          where the two part along the student's last answer; /diff teacher: along the teacher's
@@ -88,6 +89,12 @@ def _sources(run: str | None, teacher: str | None, student: str | None) -> dict[
         )
     if student is None and not folder.student.is_dir():
         raise RunError(f"{run!r} has no student yet. First: stillhouse train {folder.recipe}")
+    if teacher is None and isinstance(recipe.teacher, RemoteTeacherConfig):
+        raise ModelError(
+            f"the teacher of {run!r} is behind an API, and chat shows models of this machine. Name one for the student to "
+            "answer "
+            f"beside, such as what it was before training: --teacher {folder.path / 'student_before'}"
+        )
     return {"teacher": teacher or recipe.teacher.model, "student": student or str(folder.student)}
 
 

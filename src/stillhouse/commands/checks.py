@@ -39,6 +39,7 @@ from stillhouse.students.build import changed_config
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig, StudentConfig
 from stillhouse.students.distilbert import check_bert, distilbert_config, freeze_position_embeddings
 from stillhouse.students.layer_choice import check_keep
+from stillhouse.teachers import RemoteTeacherConfig
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.features import FeatureTerm
 
@@ -50,6 +51,9 @@ def check_models(recipe: Recipe) -> None:
     Raises:
         ModelError: naming the key of the recipe.
     """
+    if isinstance(recipe.teacher, RemoteTeacherConfig):
+        _check_student_alone(recipe, recipe.teacher)
+        return
     teacher = recipe.teacher.model
     teacher_config = load_config(teacher)
     check_serves(teacher_config, recipe.task, source=teacher)
@@ -78,9 +82,49 @@ def check_models(recipe: Recipe) -> None:
             raise ModelError(f"objectives: {named}") from None
 
 
+def _check_student_alone(recipe: Recipe, teacher: RemoteTeacherConfig) -> None:
+    """Refuse a student that cannot be made without a teacher here, cannot read a row, or cannot read what the server tells."""
+    source = tokenizer_source(recipe)
+    tokenizer, config = load_tokenizer(source), student_config(recipe)
+    if recipe.student.lora is not None:
+        check_adapter(recipe.student.lora, config, recipe.task)
+    _check_head(config, len(tokenizer), owner="its own")
+    _check_row("student", config, recipe.data.sequence_tokens)
+    if recipe.labels is not None:
+        assert teacher.tokenizer is not None, "a recipe with labels names it"
+        if _vocabulary(teacher.tokenizer) != _vocabulary(source):
+            raise ModelError(
+                f"labels are learnt token by token, but the student's tokenizer ({source}) has another vocabulary than "
+                f"teacher.tokenizer ({teacher.tokenizer}). Choose a student with the teacher's tokenizer, or leave labels "
+                "out and "
+                "learn the teacher's texts with next_token."
+            )
+
+
+def student_config(recipe: Recipe) -> PretrainedConfig:
+    """The shape that a student has, or will have, that is made without a teacher in this process."""
+    match recipe.student:
+        case CheckpointConfig(model=model):
+            check_weights(model)
+            config = load_config(model)
+            check_serves(config, recipe.task, source=model)
+            check_head(model, config, recipe.task)
+            return config
+        case FromConfigConfig(config=str(source), changes=changes):
+            return changed_config(load_config(source), changes)
+    raise AssertionError("a recipe refuses a student that is made from a teacher behind an API")
+
+
 def tokenizer_source(recipe: Recipe) -> str:
-    """Where the student's tokenizer is: beside the teacher, unless the student is a checkpoint with another vocabulary."""
+    """Where the student's tokenizer is: beside the teacher, unless the student is a checkpoint with another vocabulary, or the
+    teacher is not here."""
     teacher, student = recipe.teacher.model, recipe.student
+    if isinstance(recipe.teacher, RemoteTeacherConfig):
+        match student:
+            case CheckpointConfig(model=model):
+                return model
+            case FromConfigConfig(tokenizer=tokenizer, config=str(config)):
+                return tokenizer or config
     if isinstance(student, CheckpointConfig) and _vocabulary(student.model) != _vocabulary(teacher):
         return student.model
     return teacher
@@ -93,6 +137,8 @@ def _vocabulary(source: str) -> str:
 
 def student_depth(recipe: Recipe) -> int:
     """How many layers the recipe's student has, or will have."""
+    if isinstance(recipe.teacher, RemoteTeacherConfig):
+        return num_layers(student_config(recipe))
     teacher = load_config(recipe.teacher.model)
     return _depth(recipe.student, _student_config(recipe.student, teacher, recipe.task))
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +13,7 @@ from rich.console import Console
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.recipe import Recipe
-from stillhouse.commands.synthesis import DataFreeConfig, Program, number_of, writer_of
+from stillhouse.commands.synthesis import DataFreeConfig, Program, by_whom, number_of, writer_of
 from stillhouse.core.config import load_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.progress import Progress
@@ -85,6 +86,7 @@ def _try(parts: Parts, wanted: DataFreeConfig, progress: Progress) -> list[str]:
     """One batch of questions, which takes hardly longer than a few of them and tells more; of a model that may cost money, no
     more than are shown.
     """
+    wanted = by_whom(parts.recipe, wanted)
     writer, total = writer_of(parts, wanted), number_of(wanted)
     tried = min(total, SHOWN if wanted.writer.kind == "remote" else max(SHOWN, wanted.batch_size))
     spent = list[Spent]()
@@ -97,7 +99,15 @@ def _try(parts: Parts, wanted: DataFreeConfig, progress: Progress) -> list[str]:
 
         made = write_synthetic(make, writer, folder=Path(folder), fewest=0, progress=progress)
     lines = [line for nth, record in enumerate(_first(made.records), start=1) for line in _example(nth, record)]
-    return lines + _estimate(spent[0], made.records, tried, total)
+    return lines + _estimate(spent[0], made.records, tried, _expected(wanted, made.records, tried, total))
+
+
+def _expected(wanted: DataFreeConfig, records: Sequence[Record], tried: int, most: int) -> int:
+    """Questions that it takes: where a number of kept records is wanted, as many as the share that is kept lets expect."""
+    if wanted.kept is None:
+        return most
+    share = sum(not record.dropped for record in records) / tried
+    return min(most, ceil(wanted.kept / share)) if share else most
 
 
 def _first(records: Sequence[Record]) -> list[Record]:

@@ -25,6 +25,7 @@ from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
 from stillhouse.synthesis.rewards import check_reward
+from stillhouse.teachers import RemoteTeacherConfig, RemoteWriter
 
 
 class Pipeline(Workshop):
@@ -32,9 +33,12 @@ class Pipeline(Workshop):
 
     def check(self) -> None:
         """Find what is wrong with teacher, student or data before any model is loaded or anything is written."""
-        check_weights(self.recipe.teacher.model)
-        if waits_for_unpacking(self.recipe.teacher.model):
-            self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
+        if isinstance(self.recipe.teacher, RemoteTeacherConfig):
+            RemoteWriter(self.recipe.teacher)  # whose client may not be installed
+        else:
+            check_weights(self.recipe.teacher.model)
+            if waits_for_unpacking(self.recipe.teacher.model):
+                self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
         check_engine(self.recipe.source, has_adapter=self.recipe.student.lora is not None)
         if self.recipe.watched_reward is not None:
             check_reward(self.recipe.watched_reward.reward, key="evaluation.reward.reward")

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from stillhouse.commands.adapters import adapter_faults
 from stillhouse.commands.labels import label_faults
+from stillhouse.commands.remote import asking_faults, labels_faults, objective_faults, student_faults
 from stillhouse.commands.replays import replay_faults
 from stillhouse.commands.sources import (
     answers_faults,
@@ -34,10 +35,10 @@ from stillhouse.objectives import (
     SpanObjective,
     objective,
 )
-from stillhouse.students.config import CheckpointConfig, StudentConfig
+from stillhouse.students.config import CheckpointConfig, FromConfigConfig, StudentConfig
 from stillhouse.synthesis.config import ConversationSynthesisConfig, HistoryConfig, SynthesisConfig
 from stillhouse.synthesis.rewards import RewardWatchConfig
-from stillhouse.teachers import TeacherConfig
+from stillhouse.teachers import RemoteTeacherConfig, TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.sources import OfflineConfig, SourceConfig, TeacherSourceConfig
 from stillhouse.training.trainer import Schedule
@@ -74,6 +75,8 @@ class EvaluationConfig(Config):
     """By which model, and on how much, answers are compared. For the suite `similarity`."""
     samples: int = Field(default=3, ge=0)
     """Held-out beginnings that every language model continues, for reading."""
+    teacher_answers: int = Field(default=32, ge=0)
+    """Of a teacher behind an API: held-out prompts that it is asked to answer, to measure the student beside its answers."""
     reward: RewardWatchConfig | None = None
     """A reward of the student's held-out answers, shown over training beside its agreement with the teacher. If left out:
     the one by which the training data was chosen, where there is one."""
@@ -111,6 +114,37 @@ class Recipe(Config):
         return self.model_copy(update={"teacher": teacher.model_copy(update={"model": student.model})})
 
     @model_validator(mode="after")
+    def _a_remote_teacher_can_say_it(self) -> "Recipe":
+        """Whatever needs a teacher in this process is refused before a request is sent."""
+        if not isinstance(self.teacher, RemoteTeacherConfig):
+            if isinstance(self.student, FromConfigConfig) and self.student.tokenizer is not None:
+                raise ValueError(
+                    "student.tokenizer is given, but a student of kind from_config has its teacher's, which is here. Leave "
+                    "it out."
+                )
+            return self
+        replays = self.replay is not None and self.replay.share > 0 and self.replay.learn == "objectives"
+        faults = [
+            *asking_faults(self.data, self.synthesis, self.source, rewrites=self.history is not None),
+            *student_faults(self.student),
+            *objective_faults(self.teacher, self.labels, self.objectives),
+            *labels_faults(self.teacher, self.labels, self.source, replays=replays),
+        ]
+        if self.evaluation.reward is not None:
+            faults.append(
+                "evaluation.reward is watched beside what a teacher in this process answers, in each look. Leave it out."
+            )
+        if others := sorted(set(self.evaluation.suites) - set(ALWAYS)):
+            faults.append(
+                f"evaluation.suites names {others[0]}, which asks a teacher in this process. Leave it out: what can be "
+                "measured "
+                "beside its answers is measured by evaluation.teacher_answers."
+            )
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
     def _there_is_text(self) -> "Recipe":
         if (self.synthesis is None) == (self.data.path is None):
             raise ValueError("give data.path or synthesis: exactly one of them says where the text comes from.")
@@ -125,12 +159,16 @@ class Recipe(Config):
     def control(self) -> Control:
         """Which controls the student is judged beside."""
         default: Control = "none" if HARD_OBJECTIVE[self.task] is None else "hard_labels"
+        if isinstance(self.teacher, RemoteTeacherConfig) and self.source.kind == "offline" and self.labels is None:
+            default = "none"  # the student itself learns what such a control would
         return self.evaluation.control or default
 
     @property
     def watched_reward(self) -> RewardWatchConfig | None:
         """The reward that is shown over training, if any."""
         chosen_by = getattr(getattr(self.synthesis, "choose", None), "reward", None)
+        if isinstance(self.teacher, RemoteTeacherConfig):
+            return None
         if self.evaluation.reward is not None or chosen_by is None:
             return self.evaluation.reward
         return RewardWatchConfig(reward=chosen_by)

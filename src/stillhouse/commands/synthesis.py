@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.recipe import Recipe
+from stillhouse.commands.remote import remote_teacher
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.files import fingerprint_files, json_line, write_atomic
 from stillhouse.core.progress import SILENT, Progress
@@ -17,16 +18,22 @@ from stillhouse.data.chat_template import ChatTemplate
 from stillhouse.models.load import display_name, load_tokenizer
 from stillhouse.synthesis import Written, converse, write_synthetic
 from stillhouse.synthesis.choosing import Chosen, check_choice
-from stillhouse.synthesis.config import ContinueConfig, ConversationSynthesisConfig, QuestionsConfig
+from stillhouse.synthesis.config import (
+    ContinueConfig,
+    ConversationSynthesisConfig,
+    QuestionsConfig,
+    TeacherWriterConfig,
+)
 from stillhouse.synthesis.diversity import before_and_after
 from stillhouse.synthesis.filters import NamedFilter, account_of, build_filters, run_filters
 from stillhouse.synthesis.flow import PREFERENCES, SYNTHETIC, write_texts
 from stillhouse.synthesis.licence import licence_of, said_about_outputs
-from stillhouse.synthesis.records import Ask, Record
+from stillhouse.synthesis.records import Ask, Record, Source
 from stillhouse.synthesis.rewards import Tools, reward_fingerprint
-from stillhouse.synthesis.run import said_of_reasons
+from stillhouse.synthesis.rounds import until_kept
+from stillhouse.synthesis.run import LEDGER, said_of_reasons
 from stillhouse.teachers.remote import RemoteWriter
-from stillhouse.teachers.remote_config import RemoteWriterConfig
+from stillhouse.teachers.remote_config import RemoteTeacherConfig, RemoteWriterConfig
 from stillhouse.teachers.writer import LocalWriter, Writer
 
 DataFreeConfig = ConversationSynthesisConfig | ContinueConfig
@@ -39,9 +46,9 @@ def check_synthesis(recipe: Recipe) -> None:
     Raises:
         StillhouseError: naming the key of the recipe.
     """
-    wanted = recipe.synthesis
-    if not isinstance(wanted, DataFreeConfig):
+    if not isinstance(recipe.synthesis, DataFreeConfig):
         return
+    wanted = by_whom(recipe, recipe.synthesis)
     tokenizer = _tokenizer_of(recipe, wanted)
     wanted.source(tokenizer)
     build_filters(wanted.used_filters, tokenizer=tokenizer)
@@ -50,11 +57,24 @@ def check_synthesis(recipe: Recipe) -> None:
             _check_template(tokenizer, wanted)
         elif wanted.turns and wanted.user.kind == "opening":
             raise ModelError(
-                "synthesis.user.kind is opening, but nobody knows the template of who writes. Name synthesis.writer.tokenizer, "
-                "or use kind played."
+                f"synthesis.user.kind is opening, but nobody knows the template of who writes. Name {tokenizer_key(recipe)}, "
+                "or use "
+                "kind played."
             )
         if wanted.choose is not None:
             check_choice(wanted.choose)
+
+
+def by_whom(recipe: Recipe, wanted: DataFreeConfig) -> DataFreeConfig:
+    """The same, with a teacher behind an API named as the one who writes, where no other is."""
+    is_teachers = isinstance(recipe.teacher, RemoteTeacherConfig) and isinstance(wanted.writer, TeacherWriterConfig)
+    return wanted.model_copy(update={"writer": recipe.teacher}) if is_teachers else wanted
+
+
+def tokenizer_key(recipe: Recipe) -> str:
+    """Where a recipe names the tokenizer of whoever writes behind an API."""
+    own = isinstance(getattr(recipe.synthesis, "writer", None), RemoteWriterConfig)
+    return "synthesis.writer.tokenizer" if own else "teacher.tokenizer"
 
 
 def _tokenizer_of(recipe: Recipe, wanted: DataFreeConfig) -> PreTrainedTokenizerBase | None:
@@ -80,6 +100,8 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, wanted: ConversationSynt
 
 def writer_of(parts: Parts, wanted: DataFreeConfig) -> Writer:
     """Who writes."""
+    if isinstance(wanted.writer, RemoteTeacherConfig):
+        return remote_teacher(wanted.writer, parts.run, parts.progress, ledger=f"data/{LEDGER}")
     if isinstance(wanted.writer, RemoteWriterConfig):
         return RemoteWriter(wanted.writer, say=parts.progress.say)
     name = display_name(parts.recipe.teacher.model)
@@ -106,12 +128,20 @@ class Program:
     def __call__(self, ask: Ask) -> list[Record]:
         """All records, dropped ones with their reason, kept ones with the filters that they passed."""
         passed = {"filters": [one.name for one in self.filters]}
-        records = self._made(ask)
+        wanted = self.wanted
+        if wanted.kept is None or self.number is not None:
+            records = self._made(ask, wanted.source(self.writer.tokenizer, number=self.number))
+        else:
+            records = until_kept(
+                lambda sizes: self._made(ask, wanted.in_rounds(self.writer.tokenizer, sizes)),
+                kept=wanted.kept,
+                most=number_of(wanted),
+                progress=self.progress,
+            )
         return [r if r.dropped else replace(r, lineage={**r.lineage, **passed}) for r in records]
 
-    def _made(self, ask: Ask) -> list[Record]:
+    def _made(self, ask: Ask, source: Source) -> list[Record]:
         wanted, writer = self.wanted, self.writer
-        source = wanted.source(writer.tokenizer, number=self.number)
         clean = partial(run_filters, filters=self.filters)
         if not isinstance(wanted, ConversationSynthesisConfig):
             return write_texts(ask, source, writer=writer.name, clean=clean)
@@ -155,10 +185,11 @@ def _questions(records: Sequence[Record]) -> list[Record]:
 
 
 def number_of(wanted: DataFreeConfig) -> int:
-    """How many questions there will be; of a file that is the lines it has."""
+    """How many questions there will be, or at most; of a file that is the lines it has, if it has not more."""
     if not isinstance(wanted, QuestionsConfig):
-        return wanted.number
-    return len(wanted.source(None)(_nobody))
+        return wanted.asked_at_most
+    known = len(wanted.source(None, number=None)(_nobody))
+    return known if wanted.kept is None else min(known, wanted.asked_at_most)
 
 
 def _nobody(_requests: Sequence[Any], **_options: Any) -> list[Any]:
@@ -167,6 +198,7 @@ def _nobody(_requests: Sequence[Any], **_options: Any) -> list[Any]:
 
 def made_from(parts: Parts, wanted: DataFreeConfig) -> list[Any]:
     """What the data depends on."""
+    wanted = by_whom(parts.recipe, wanted)
     files = [
         file
         for path in wanted.sources
@@ -183,6 +215,7 @@ def made_from(parts: Parts, wanted: DataFreeConfig) -> list[Any]:
 
 def write_data(parts: Parts, wanted: DataFreeConfig, *, progress: Progress) -> dict[str, Any]:
     """The stage: all of it, and what a report says of it."""
+    wanted = by_whom(parts.recipe, wanted)
     writer = writer_of(parts, wanted)
     program = Program(wanted, writer, parts.run.data, progress=progress)
     made = write_synthetic(
@@ -214,7 +247,7 @@ def about(model: str, writer: Writer, wanted: DataFreeConfig) -> dict[str, Any]:
             "questions_drawn": settings.pop("sampling"),
             **({"answers_drawn": answers.pop("sampling"), "answers": answers} if answers else {}),
         },
-        "source": {**settings, "questions": number_of(wanted)},
+        "source": {**settings, **({} if wanted.kept else {"questions": number_of(wanted)})},
         "licence": {
             "named": licence["licence"] or unnamed,
             "link": licence["link"],

@@ -102,6 +102,12 @@ METRICS: Mapping[str, Metric] = {
     "top1_agreement": Metric(
         "top-1 agreement", "share", "higher", "How often the model's likeliest answer is the teacher's."
     ),
+    "teacher_rouge_l": Metric(
+        "ROUGE-L with teacher",
+        "share",
+        "higher",
+        "How many words, in their order, the model's answer shares with the teacher's.",
+    ),
     "teacher_pearson": Metric(
         "Pearson with teacher", "", "higher", "Linear correlation of the model's answers with the teacher's."
     ),
@@ -306,6 +312,36 @@ class ReplayResult:
 
 
 @dataclass(frozen=True)
+class TaughtReading:
+    """How a model does on the answers of a teacher that is not here."""
+
+    role: Role
+    metrics: Mapping[str, Interval]
+    """Bits per byte of these answers, how often its likeliest token is theirs, and how like them its own answers are."""
+
+
+@dataclass(frozen=True)
+class TaughtResult:
+    """Beside a teacher behind an API: what is known of it is what it answers, when it is asked for the likeliest."""
+
+    teacher: str
+    asked: int
+    """Held-out prompts that it was to answer."""
+    answers: int
+    tokens: int
+    """Of these answers, as the student cuts them."""
+    readings: Sequence[TaughtReading] = ()
+    comparisons: Sequence[Comparison] = ()
+    """The student minus each other model there."""
+    unmeasured: Sequence[str] = ()
+    """What could not be measured of the teacher, and why."""
+
+    def reading(self, role: Role) -> TaughtReading | None:
+        """That of the model in this role, if it was measured."""
+        return next((one for one in self.readings if one.role == role), None)
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """Everything that one evaluation found."""
 
@@ -327,6 +363,8 @@ class EvaluationResult:
     """Where the data has pairs of answers; the other numbers are then of the chosen ones."""
     suites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What else the recipe asked for, by its name in `core/suites.py`, each as its own `to_dict` says it."""
+    taught: TaughtResult | None = None
+    """Where the teacher is behind an API: there is then no such model among `models`."""
 
     def model(self, role: Role) -> ModelResult | None:
         """The model in this role, if it was measured."""
@@ -363,6 +401,7 @@ class EvaluationResult:
             replay=_replay_result(values["replay"]) if values.get("replay") else None,
             preferences=_preference_result(values["preferences"]) if values.get("preferences") else None,
             suites=dict(values.get("suites", {})),
+            taught=_taught_result(values["taught"]) if values.get("taught") else None,
         )
 
 
@@ -378,6 +417,18 @@ def _replay_result(values: Mapping[str, Any]) -> ReplayResult:
             for row in values["models"]
         ],
         _comparisons(values["comparisons"]),
+    )
+
+
+def _taught_result(values: Mapping[str, Any]) -> TaughtResult:
+    return TaughtResult(
+        values["teacher"],
+        values["asked"],
+        values["answers"],
+        values["tokens"],
+        [TaughtReading(row["role"], _intervals(row["metrics"])) for row in values["readings"]],
+        _comparisons(values["comparisons"]),
+        tuple(values["unmeasured"]),
     )
 
 

@@ -15,7 +15,7 @@ from stillhouse.core.errors import RecipeError, RunError, StaleError
 from stillhouse.core.files import PART_SUFFIX, append_line, read_lines, write_atomic
 
 _OF_WRITERS = ("budget", "prices", "concurrency", "timeout_seconds", "retries", "key_env")
-MAY_CHANGE = ("run", *(f"synthesis.writer.{name}" for name in _OF_WRITERS))
+MAY_CHANGE = ("run", *(f"{who}.{name}" for who in ("synthesis.writer", "teacher") for name in _OF_WRITERS))
 """Keys of a recipe that change nothing of what a run makes: a folder may be moved, and a budget raised."""
 
 LOCK = ".lock"

@@ -1,10 +1,11 @@
 """Prompts that a student answers anew in each step, beside the answers that the data has."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from stillhouse.data.chat import ReadConversation, ReadTurn
+from stillhouse.data.chat_forms import Conversation
 from stillhouse.data.examples import Example, windows
 from stillhouse.data.packing import PackedRows
 from stillhouse.data.paired import Pair
@@ -86,6 +87,8 @@ class Asked:
     """Where the teacher has another tokenizer: what is answered, on both sides."""
     across: Across | None = None
     """What tells how the teacher reads it; None where it reads the same tokens."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """What a conversation has before the last answer, for a teacher that is asked in messages; empty for a text."""
 
     @property
     def at_last(self) -> "Asked":
@@ -161,6 +164,12 @@ def ask_in_turn(read: ReadConversation, *, max_tokens: int) -> Asked:
         behind=ids[start : starts[-1]],
         reference=tuple(ids[token] for token in turns[-1].tokens),
     )
+
+
+def before_last(conversation: Conversation, read: ReadConversation) -> tuple[Mapping[str, Any], ...]:
+    """The messages before the last answer that is learnt; none where a conversation is written out already."""
+    last = [turn for turn in read.turns if turn.tokens or turn.closing][-1]
+    return () if conversation.segments else tuple(conversation.messages[: last.message])
 
 
 def _places(turn: ReadTurn) -> list[int]:

@@ -39,6 +39,8 @@ class ReadTurn:
     """The characters of what is said that are learnt, where these are not all."""
     is_finished: bool = True
     """False where a limit cut it off: its end is not learnt."""
+    message: int = 0
+    """Which of the conversation's messages it is."""
 
     @property
     def unlearnt(self) -> list[int]:
@@ -181,7 +183,7 @@ def _read_turn(
         said += text[start:until]
     parts = _parts_in(said, conversation, number)
     is_finished = number not in conversation.unfinished
-    return ReadTurn(said, tuple(tokens), tuple(characters), tuple(closing), weight, parts, is_finished)
+    return ReadTurn(said, tuple(tokens), tuple(characters), tuple(closing), weight, parts, is_finished, number)
 
 
 def _parts_in(said: str, conversation: Conversation, number: int) -> tuple[Span, ...] | None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.task import Task
-from stillhouse.data.asked import Asked, ask_in_turn, ask_to_go_on, packed
+from stillhouse.data.asked import Asked, ask_in_turn, ask_to_go_on, before_last, packed
 from stillhouse.data.chat import ChatReader
 from stillhouse.data.chat_forms import Conversation, read_conversations, said_of_files
 from stillhouse.data.config import (
@@ -68,6 +68,8 @@ class Prepared:
     """Names of classes or tags, in the order of their numbers; empty where the answer is none of several."""
     asked: tuple[Asked, ...] = ()
     """For text and conversations: the rows to train on as prompts, with their answers."""
+    held_out_asked: tuple[Asked, ...] = ()
+    """The same of those held out, where teacher and student read the same tokens."""
     context: "HeldOutContext | None" = None
     """What is held out where the teacher reads more than the student."""
     pairs: tuple[ScoredPairs, ...] = ()
@@ -196,7 +198,10 @@ def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, both: Chat
 
     def asked(rows: Sequence[Conversation], side: str) -> tuple[Asked, ...]:
         before = reader.dropped.copy()
-        found = tuple(ask_in_turn(read, max_tokens=config.sequence_tokens) for _, read in reader.learnt(rows))
+        found = tuple(
+            replace(ask_in_turn(read, max_tokens=config.sequence_tokens), messages=before_last(one, read))
+            for one, read in reader.learnt(rows)
+        )
         if not found:
             why = "; ".join(f"{count:,} have {reason}" for reason, count in (reader.dropped - before).items())
             raise DataError(
@@ -301,7 +306,9 @@ def _spoken(
 ) -> Prepared:
     """Packed rows of both sides."""
     learnt, judged = (packed(side, row_tokens=config.sequence_tokens) for side in (train, held_out))
-    return Prepared(config.task, learnt, judged, *counts, notes=tuple(notes), asked=train)
+    return Prepared(
+        config.task, learnt, judged, *counts, notes=tuple(notes), asked=train, held_out_asked=tuple(held_out)
+    )
 
 
 def _notes(conversations: Sequence[Conversation], reader: ChatReader | PairedChatReader) -> list[str]:

@@ -9,12 +9,15 @@ from stillhouse.evaluation.compare import (
 )
 from stillhouse.evaluation.elsewhere import Elsewhere
 from stillhouse.evaluation.embeddings import ScoredBatches
+from stillhouse.evaluation.taught import Taught, TaughtAnswer
 
 __all__ = [
     "Contestant",
     "Elsewhere",
     "OwnTokens",
     "ScoredBatches",
+    "Taught",
+    "TaughtAnswer",
     "evaluate",
     "evaluate_embeddings",
     "evaluate_encoders",

@@ -30,6 +30,7 @@ from stillhouse.core.results import (
     Role,
     Sample,
     SpeedUp,
+    TaughtResult,
 )
 from stillhouse.core.signals import Pooling
 from stillhouse.core.task import Task
@@ -58,6 +59,7 @@ from stillhouse.evaluation.intervals import Sampled, Statistic, bootstrapped, ja
 from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
 from stillhouse.evaluation.preferences import HeldOutPairs, judge_preferences
 from stillhouse.evaluation.statistics import Embeddings
+from stillhouse.evaluation.taught import Taught, judge_taught
 from stillhouse.models.generate import Sampling, generate
 
 SAMPLE_TOKENS = 60
@@ -109,7 +111,7 @@ class Judgement:
 
     def retentions(self, metric: str) -> list[Retention]:
         """Each model's share of the teacher's performance; none where the teacher may have nothing to keep."""
-        teacher = self.sampled["teacher"].get(metric)
+        teacher = self.sampled["teacher"].get(metric) if "teacher" in self.sampled else None
         if teacher is None or not teacher.interval().low > 0:
             return []
         return [
@@ -141,9 +143,13 @@ def evaluate(
     in_context: InContext | None = None,
     elsewhere: Elsewhere | None = None,
     preferences: HeldOutPairs | None = None,
+    taught: Taught | None = None,
     progress: Progress = SILENT,
 ) -> EvaluationResult:
     """Measure causal language models on the same examples. One must be the teacher, and one the student.
+
+    A teacher that is not here is none of them: nothing compares with what it would say of the examples, and what it was
+    `taught` by, its answers, is measured beside.
 
     `in_context`, the teacher reads more than the others, who are compared with what it then says; and everyone is measured
     with the context and without.
@@ -157,7 +163,7 @@ def evaluate(
     models = _models(contestants)
     sums = _document_sums(models, examples, len(tokenizer), teacher_reads, in_context, progress)
     statistics = {role: language_statistics(own) for role, own in sums.items()}
-    if teacher_reads is not None:
+    if teacher_reads is not None or taught is not None:
         statistics = {role: _in_own_tokens(role, own) for role, own in statistics.items()}
     context = None
     if in_context is not None:
@@ -171,6 +177,7 @@ def evaluate(
         found = judge_preferences(models, preferences, vocab_size=len(tokenizer), progress=progress)
         judgements.append(judgement(found.accuracies, drawn_from(found.num_prompts)))
         pairs = found.result
+    beside, samples = (None, []) if taught is None else judge_taught(models, taught, tokenizer, progress=progress)
     with working(progress, "timing", len(models) * (REPEATS + 1), "runs"):
         timings = time_language_models(models, progress=progress)
     return _result(
@@ -179,11 +186,12 @@ def evaluate(
         timings,
         task="causal_lm",
         held_out=HeldOut(len(text.tokens), int(text.tokens.sum()), int(text.bytes.sum())),
-        samples=_samples(models, examples[:num_samples], tokenizer, teacher_reads),
+        samples=samples[:num_samples] or _samples(models, examples[:num_samples], tokenizer, teacher_reads),
         teacher_tokens=None if teacher_reads is None or in_context else int(sums["teacher"].tokens.sum()),
         context=context,
         replay=replay,
         preferences=pairs,
+        taught=beside,
     )
 
 
@@ -197,7 +205,8 @@ def _document_sums(
 ) -> dict[Role, DocumentSums]:
     """Every model's sums over the documents, the teacher's in its own tokens, or with its context, where these are others."""
     told = examples if in_context is None else in_context.teacher_reads
-    says = None if teacher_reads is not None else say(models["teacher"], told, vocab_size=vocab_size)
+    is_beside = teacher_reads is None and "teacher" in models
+    says = say(models["teacher"], told, vocab_size=vocab_size) if is_beside else None
     sums: dict[Role, DocumentSums] = {}
     with working(progress, "predicting held-out text", len(examples) * len(models), "documents"):
         for role, model in models.items():
@@ -357,6 +366,7 @@ def _result(
     context: ContextResult | None = None,
     replay: ReplayResult | None = None,
     preferences: PreferenceResult | None = None,
+    taught: TaughtResult | None = None,
 ) -> EvaluationResult:
     folders = {contestant.role: contestant.folder for contestant in contestants}
     priced = costs(_models(contestants), folders, timings)
@@ -381,6 +391,7 @@ def _result(
         context=context,
         replay=replay,
         preferences=preferences,
+        taught=taught,
     )
 
 

@@ -153,10 +153,13 @@ def _wait() -> None:
 
 
 def speed_ups(timings: Mapping[Role, Timing]) -> list[SpeedUp]:
-    """How many times as fast as the teacher each model is: the median over repeats in which the two took turns.
+    """How many times as fast as the teacher each model is: the median over repeats in which the two took turns. Nothing of a
+    teacher that is not here.
 
     Of a language model's two kinds of work, writing comes first: it takes most of the time.
     """
+    if "teacher" not in timings:
+        return []
     teacher = timings["teacher"].rates
     works: list[Work] = [work for work in WORKS if work in teacher]
     return [

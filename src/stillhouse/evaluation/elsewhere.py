@@ -31,7 +31,8 @@ def judge_elsewhere(
     """Every model on the same documents, and the student beside each other. One must be the student."""
     with working(progress, "predicting replayed data", len(held_out.examples) * len(models), "documents"):
         sums = _sums(models, held_out, vocab_size, progress)
-    statistics = {role: _statistics(role, own, held_out.teacher_reads is not None) for role, own in sums.items()}
+    crosses = held_out.teacher_reads is not None or "teacher" not in models
+    statistics = {role: _statistics(role, own, crosses) for role, own in sums.items()}
     sampled = sampled_on_the_same(statistics, len(sums["student"].tokens))
     student = {name: found for (role, name), found in sampled.items() if role == "student"}
     return ReplayResult(
@@ -52,7 +53,7 @@ def judge_elsewhere(
 def _sums(
     models: Mapping[Role, PreTrainedModel], held_out: Elsewhere, vocab_size: int, progress: Progress
 ) -> dict[Role, DocumentSums]:
-    crosses = held_out.teacher_reads is not None
+    crosses = held_out.teacher_reads is not None or "teacher" not in models
     says = None if crosses else say(models["teacher"], held_out.examples, vocab_size=vocab_size)
     sums: dict[Role, DocumentSums] = {}
     for role, model in models.items():

@@ -19,6 +19,7 @@ from stillhouse.reporting.quality import held_out_sentence
 from stillhouse.reporting.replays import replay_lines
 from stillhouse.reporting.shapes import truncated
 from stillhouse.reporting.sources import learnt_sentence
+from stillhouse.reporting.taught import taught_lines, unmeasured
 from stillhouse.reporting.verdicts import (
     OTHERS,
     SHORT_TITLES,
@@ -103,6 +104,7 @@ def render_card(
         _figures_section(result),
         _results_section(result),
         _gains_section(result),
+        _taught_section(result),
         _context_section(result),
         _replay_section(result),
         _preference_section(result),
@@ -240,6 +242,14 @@ def _context_section(result: EvaluationResult) -> str:
         return ""
     lines = "\n".join(f"- {escaped(line)}" for line in context_lines(result.context))
     return f"## What the teacher alone had read\n\nIn the tables above, the teacher has read its context.\n\n{lines}"
+
+
+def _taught_section(result: EvaluationResult) -> str:
+    if result.taught is None:
+        return ""
+    said = [*taught_lines(result.taught), unmeasured(result.taught)]
+    lines = "\n".join(f"- {escaped(line)}" for line in said)
+    return f"## Beside the teacher's answers\n\n{lines}"
 
 
 def _replay_section(result: EvaluationResult) -> str:

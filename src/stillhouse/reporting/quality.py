@@ -8,6 +8,7 @@ from stillhouse.core.results import ROLE_TITLES, EvaluationResult, Interval, Mod
 from stillhouse.reporting import formatting
 from stillhouse.reporting.charts import DotPanel, dot_panel
 from stillhouse.reporting.shapes import Cell, Row, Table, model_row
+from stillhouse.reporting.taught import absent_row
 from stillhouse.reporting.verdicts import (
     ANSWERS,
     OTHERS,
@@ -116,7 +117,7 @@ def quality_table(result: EvaluationResult) -> Table:
         caption=f"Quality with 95 % intervals, on {held_out_sentence(result)}.",
         corner="model",
         columns=[_metric_column(name) for name in names],
-        rows=[row(model) for model in models_in_order(result)],
+        rows=[*absent_row(result, len(names)), *(row(model) for model in models_in_order(result))],
     )
 
 

@@ -26,6 +26,7 @@ from stillhouse.reporting.samples import samples_view
 from stillhouse.reporting.shapes import Facts, truncated
 from stillhouse.reporting.sources import data_facts
 from stillhouse.reporting.tasks import tasks_view
+from stillhouse.reporting.taught import taught_view
 from stillhouse.reporting.written import written_view
 
 RECIPE_CHARACTERS = 100_000
@@ -89,6 +90,7 @@ def _advice(account: Account) -> list[Advice]:
 
 SECTIONS: Sequence[Section] = (
     Section("quality", "Quality", "Quality", lambda account: quality_view(account.result), "quality"),
+    Section("taught", "Beside the teacher's answers", "Answers", lambda account: taught_view(account.result)),
     Section("context", "What the teacher alone had read", "Context", lambda account: context_view(account.result)),
     Section("replay", "On the replayed data", "Replay", lambda account: replay_view(account.result)),
     Section(

@@ -18,6 +18,7 @@ def data_facts(data: Mapping[str, Any], result: EvaluationResult) -> list[Facts]
         Facts("Held out", _held_out_facts(result)),
         Facts("Seen in training, too", _contamination_facts(data.get("contamination") or {})),
         Facts("Teacher's signals", _label_facts(data.get("labels") or {})),
+        Facts("Asked of the API", _remote_facts(data.get("remote") or {})),
     ]
     return [group for group in groups if group.items]
 
@@ -111,3 +112,11 @@ def _label_facts(labels: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _counted(values: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(title, formatting.count(values[name])) for name, title in titles.items() if values.get(name) is not None]
+
+
+def _remote_facts(remote: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a teacher behind an API took, in all stages together."""
+    facts = [("tokens read and written", formatting.count(remote["tokens"]))] if remote else []
+    if "cost" in remote:
+        facts.append(("cost", f"{remote['cost']:,.4f} {remote['currency']}"))
+    return facts

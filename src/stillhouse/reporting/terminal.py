@@ -22,6 +22,7 @@ from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.preferences import preference_lines
 from stillhouse.reporting.replays import replay_lines
+from stillhouse.reporting.taught import taught_lines, unmeasured
 from stillhouse.reporting.verdicts import (
     SHORT_TITLES,
     Outcome,
@@ -229,6 +230,8 @@ def results_table(result: EvaluationResult) -> Group:
     lines.append(Text(kept(result), style="bold"))
     lines += [Text(finding.text, style=OUTCOME_STYLES[finding.outcome]) for finding in findings(result)]
     lines += [Text(line) for line in (context_lines(result.context) if result.context else [])]
+    if result.taught is not None:
+        lines += [Text(line) for line in (*taught_lines(result.taught), unmeasured(result.taught))]
     lines += [Text(line) for line in (replay_lines(result.replay) if result.replay else [])]
     lines += [Text(line) for line in (preference_lines(result.preferences) if result.preferences else [])]
     note = Text("* best of the student, its start and the controls; two where no difference was shown. ", style="dim")

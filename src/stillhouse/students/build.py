@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.core.errors import ModelError
 from stillhouse.models.anatomy import few_ids, layers_prefix, num_layers, task_of, text_config, understood
@@ -124,6 +124,28 @@ def student_from_config(
         student = _with_random_weights(settings, like=teacher)
         with torch.no_grad():
             _answer(student)  # some misfits only show when it runs
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise ModelError(f"student.changes {changes} do not fit together: {str(error).splitlines()[0]}") from error
+    return student
+
+
+def student_alone(
+    config: str, *, tokenizer: PreTrainedTokenizerBase, seed: int, changes: dict[str, Any] | None = None
+) -> PreTrainedModel:
+    """A causal language model with random weights that has no teacher here to be like: the configuration at `config`, with
+    `changes`, for this tokenizer.
+
+    Raises:
+        ModelError: as `student_from_config`.
+    """
+    settings = changed_config(load_config(config), changes or {})
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(text_config(settings), name, getattr(tokenizer, name))
+    torch.manual_seed(seed)
+    try:
+        student = untrained(settings, "causal_lm", dtype=torch.float32)
+        with torch.no_grad():
+            _answer(student)
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         raise ModelError(f"student.changes {changes} do not fit together: {str(error).splitlines()[0]}") from error
     return student

@@ -57,6 +57,8 @@ class FromConfigConfig(_Adaptable):
     kind: Literal["from_config"] = "from_config"
     config: str | None = None
     """A hub id or folder with a config.json; without one, the teacher's."""
+    tokenizer: str | None = None
+    """Of a teacher that is not loaded here, behind an API: where the student's tokenizer is, if not beside its `config`."""
     changes: dict[str, Any] = Field(default_factory=dict)
     """Settings to change, such as `{num_hidden_layers: 6, hidden_size: 256}`."""
 

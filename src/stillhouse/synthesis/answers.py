@@ -76,19 +76,24 @@ def write_answers(
             if not part.exists():
                 limits = {"stop_ids": stop_ids, "vocab_size": vocab_size, "max_tokens": max_tokens}
                 said = _asked(model, tokenizer, asked, rows, answering, **limits)  # type: ignore[arg-type]
-                write_atomic(part, _lines(said))
+                write_atomic(part, write_lines(said))
             found += read_answers(part)
             progress.advance(len(rows))
     found.sort(
         key=lambda answer: answer.row
     )  # stable: answers to one prompt stay in the order in which they were drawn
-    write_atomic(folder / ANSWERS, _lines(found))
+    write_atomic(folder / ANSWERS, write_lines(found))
+    return outcome_of(found, prompts=len(asked))
+
+
+def outcome_of(answers: Sequence[Answer], *, prompts: int) -> AnswersOutcome:
+    """How much was said to so many prompts."""
     return AnswersOutcome(
-        prompts=len(asked),
-        answers=len(found),
-        tokens=sum(answer.tokens for answer in found),
-        unfinished=sum(not answer.finished for answer in found),
-        repeats=sum(answer.times - 1 for answer in found),
+        prompts=prompts,
+        answers=len(answers),
+        tokens=sum(answer.tokens for answer in answers),
+        unfinished=sum(not answer.finished for answer in answers),
+        repeats=sum(answer.times - 1 for answer in answers),
     )
 
 
@@ -109,12 +114,13 @@ def answered_by(asked: Sequence[Asked], answers: Sequence[Answer]) -> list[Asked
     for answer in answers:
         of_row.setdefault(answer.row, []).append(answer)
     return [
-        one.taught((said.ids, said.finished, float(said.times)) for said in of_row[row])
+        one.taught((said.ids, said.finished, float(said.times)) for said in of_row.get(row, ()))
         for row, one in enumerate(asked)
     ]
 
 
-def _lines(answers: Sequence[Answer]) -> str:
+def write_lines(answers: Sequence[Answer]) -> str:
+    """A line each, as `answers.jsonl` has them."""
     return "".join(json_line(asdict(answer)) for answer in answers)
 
 

@@ -18,6 +18,7 @@ from stillhouse.synthesis.filters.config import FilterConfig, default_filters
 from stillhouse.synthesis.flow import Further, User
 from stillhouse.synthesis.prompts import filled_templates
 from stillhouse.synthesis.records import Ask, Record, Source
+from stillhouse.synthesis.rounds import MOST_TIMES, Sizes
 from stillhouse.synthesis.sources.continued import continued_texts
 from stillhouse.synthesis.sources.documents import document_questions, passages_of
 from stillhouse.synthesis.sources.evolve import WAYS, evolved_questions
@@ -28,6 +29,9 @@ from stillhouse.synthesis.sources.self_instruct import self_instruct_questions
 from stillhouse.synthesis.sources.topics import topic_questions
 from stillhouse.synthesis.traces import MARKER, Answers, Learn, Trace
 from stillhouse.teachers.remote_config import RemoteWriterConfig
+
+SEEDS_APART = 1_000_003
+"""Between the seeds of two rounds: nobody who counts seeds from 0 meets one."""
 
 Slots = dict[str, Annotated[tuple[str, ...], Field(min_length=1)]]
 
@@ -103,8 +107,12 @@ class _SynthesisConfig(Config):
     """What all ways to make data from nothing have."""
 
     kind: str
-    number: PositiveInt
+    number: PositiveInt | None = None
     """Questions, or texts, that the source gives. Filters may leave fewer."""
+    kept: PositiveInt | None = None
+    """In the place of `number`: records that are to be left. The source is asked on, round by round, until so many are kept."""
+    most: PositiveInt | None = None
+    """With `kept`: questions that are asked at most; four times as many as are to be kept, if left out."""
     sampling: Sampling = Sampling(max_new_tokens=256)
     """How the questions are written."""
     batch_size: PositiveInt = 32
@@ -114,6 +122,34 @@ class _SynthesisConfig(Config):
     """Who writes: the recipe's `teacher`, or a `remote` model behind an API, see docs/remote_teachers.md."""
     filters: tuple[FilterConfig, ...] | None = None
     """What drops records, in this order; a list of its own takes the place of the usual one. See docs/filters.md."""
+
+    @model_validator(mode="after")
+    def _one_says_how_many(self) -> "_SynthesisConfig":
+        if self.number is not None and self.kept is not None:
+            raise ValueError(
+                f"number is {self.number} and kept is {self.kept}. Give one: number of questions, or of records that are kept."
+            )
+        if self.number is None and self.kept is None and self.counts_questions:
+            raise ValueError("give number (of questions) or kept (of records that filters leave).")
+        if self.most is not None and (self.kept is None or self.most < self.kept):
+            raise ValueError(
+                f"most is {self.most}: the most questions that are asked until `kept` records are, and no fewer than these. "
+                + ("Leave it out." if self.kept is None else "Raise it.")
+            )
+        return self
+
+    @property
+    def counts_questions(self) -> bool:
+        """Whether the source would go on for ever, and has to be told how far."""
+        return True
+
+    @property
+    def asked_at_most(self) -> int:
+        """Questions, as far as a recipe says."""
+        if self.kept is not None:
+            return self.most or MOST_TIMES * self.kept
+        assert self.number is not None
+        return self.number
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -130,8 +166,17 @@ class _SynthesisConfig(Config):
 
     def source(self, tokenizer: PreTrainedTokenizerBase | None, *, number: int | None = None) -> Source:
         """What asks the questions; files are read now. A `number` takes the place of its own."""
-        wanted = self.number if number is None else number
+        wanted = self.asked_at_most if number is None else number
         return partial(self._asks(tokenizer), number=wanted, sampling=self.sampling, seed=self.seed)
+
+    def in_rounds(self, tokenizer: PreTrainedTokenizerBase | None, sizes: Sizes) -> Source:
+        """The same asked several times, each time for so many and with a seed of its own: the first rounds ask the same,
+        however many follow."""
+        rounds = [
+            self.model_copy(update={"seed": self.seed + place * SEEDS_APART}).source(tokenizer, number=size)
+            for place, size in enumerate(sizes)
+        ]
+        return lambda ask: [record for one in rounds for record in one(ask)]
 
     def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":
         raise NotImplementedError
@@ -315,7 +360,7 @@ class QuestionsConfig(ConversationSynthesisConfig):
     """Questions that you have, in a file or as templates with slots."""
 
     kind: Literal["questions"]
-    number: PositiveInt | None = None  # type: ignore[assignment]
+    number: PositiveInt | None = None
     """At most so many; all if left out."""
     path: Path | None = None
     """A file of questions, with or without answers."""
@@ -332,6 +377,15 @@ class QuestionsConfig(ConversationSynthesisConfig):
             raise ValueError("give path or templates: exactly one of them says where the questions are.")
         filled_templates(self.templates, {name: words[:1] for name, words in self.slots.items()}, seed=0)
         return self
+
+    @property
+    def counts_questions(self) -> bool:
+        """A file has an end."""
+        return False
+
+    def in_rounds(self, tokenizer: PreTrainedTokenizerBase | None, sizes: Sizes) -> Source:
+        """So many more of them in each round."""
+        return self.source(tokenizer, number=sum(sizes))
 
     def source(self, tokenizer: PreTrainedTokenizerBase | None, *, number: int | None = None) -> Source:
         """The first of them; nobody is asked."""

@@ -6,6 +6,7 @@ from pydantic import Discriminator, Tag
 
 from stillhouse.teachers.local import LocalTeacherConfig
 from stillhouse.teachers.own import SelfTeacherConfig
+from stillhouse.teachers.remote_config import RemoteTeacherConfig
 
 
 def _kind(values: Any) -> str:
@@ -15,6 +16,9 @@ def _kind(values: Any) -> str:
 
 
 TeacherConfig = Annotated[
-    Annotated[LocalTeacherConfig, Tag("local")] | Annotated[SelfTeacherConfig, Tag("self")], Discriminator(_kind)
+    Annotated[LocalTeacherConfig, Tag("local")]
+    | Annotated[SelfTeacherConfig, Tag("self")]
+    | Annotated[RemoteTeacherConfig, Tag("remote")],
+    Discriminator(_kind),
 ]
 """A recipe's `teacher`."""

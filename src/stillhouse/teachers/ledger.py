@@ -41,10 +41,15 @@ class Ledger:
         """
         missing = len({request.key for request in requests} - self._replies.keys())
         if missing:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             self._since = time.monotonic()
             with working(self.progress, title, missing, "texts"):
                 keep_each(self.writer.write(requests, self._replies.keys()), self._keep)
         return [self._replies[request.key] for request in requests]
+
+    def known(self, request: Request) -> Reply | None:
+        """The reply to this request, if it came."""
+        return self._replies.get(request.key)
 
     def _keep(self, found: tuple[Request, Reply]) -> None:
         request, reply = found

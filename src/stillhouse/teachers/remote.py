@@ -49,6 +49,10 @@ class Estimate:
         return said if self.most_cost is None else f"{said}, at most {self.most_cost:,.4f} {self.currency}"
 
 
+class RequestRefused(ModelError):
+    """The server will not do what is asked, however often it is."""
+
+
 class _BadAnswer(Exception):
     """The server answered, and what it said is no answer."""
 
@@ -138,6 +142,10 @@ class RemoteWriter:
                 "prompt_logprobs, some servers by echo; llama.cpp, Ollama and chat endpoints not at all."
             )
         known = {fingerprint([list(ids), top]): ids for ids in texts}
+        if self.config.prices or self.config.budget != BudgetConfig():
+            most = sum((self._amount(len(ids) + TEMPLATE_TOKENS, 1) for ids in known.values()), start=Amount())
+            cost = f", at most {most.cost:,.4f} {self.currency}" if self.config.prices else ""
+            self.say(f"asking {self.config.model} to score {len(known):,} texts: at most {most.tokens:,} tokens{cost}")
         jobs = [
             Job(key, partial(self._score, ids=ids, top=top), self._amount(len(ids) + TEMPLATE_TOKENS, 1))
             for key, ids in known.items()
@@ -338,7 +346,7 @@ class RemoteWriter:
             429: "The account behind the key has nothing left.",
         }
         hint = hints.get(status, "Not every server takes sampling.top_k, seed, log-probabilities or what body adds.")
-        return Trouble(said, error=ModelError(f"{who} refused a request (HTTP {status}): {said}. {hint}"))
+        return Trouble(said, error=RequestRefused(f"{who} refused a request (HTTP {status}): {said}. {hint}"))
 
     def _shown(self, text: str) -> str:
         """What a server or a library said, as one short line without a key."""

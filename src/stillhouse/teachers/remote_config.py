@@ -111,3 +111,20 @@ class RemoteWriterConfig(Config):
         if self.scores_by and not self.tokenizer:
             raise ValueError("scores_by is given, but no tokenizer to read the scores with. Give the model's.")
         return self
+
+
+class RemoteTeacherConfig(RemoteWriterConfig):
+    """A model behind an API as the teacher: never loaded here. It writes, it answers, and where its server tells how likely
+    tokens are, it labels."""
+
+    top_logprobs: PositiveInt = 20
+    """Where labels are stored: how many of the likeliest tokens are asked for at each place. Most servers tell 20 at most."""
+
+    @property
+    def reference(self) -> None:
+        """What it was before it was tuned is not here either."""
+        return None
+
+
+UNSEEN = ("prices", "budget", "concurrency", "timeout_seconds", "retries", "key_env")
+"""Keys that change nothing of what is said."""

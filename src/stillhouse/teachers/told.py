@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -295,21 +295,34 @@ class ScoringTeacher(ToldTeacher):
         self, score: Callable[[Sequence[tuple[int, ...]]], Iterator[Scored]], file: Path, *, vocab_size: int
     ) -> None:
         self.score, self.file = score, file
-        super().__init__({line["key"]: _places(line["places"]) for line in read_lines(file)}, vocab_size=vocab_size)
+        super().__init__(read_told(file), vocab_size=vocab_size)
 
     def signals(self, batch: Batch, wanted: Wanted) -> Signals:
         """As of any that was told, after asking for what is missing."""
-        missing = [ids for ids in dict.fromkeys(documents_of(batch)) if key_of(ids) not in self.told]
-        if missing:
-            keep_each(self.score(missing), self._keep)
+        if missing := self.missing(documents_of(batch)):
+            self.hear(missing)
         return super().signals(batch, wanted)
 
-    def _keep(self, scored: Scored) -> None:
-        ids, places, paid = scored
-        if key_of(ids) in self.told:
-            return
-        append_line(self.file, {"key": key_of(ids), **paid, "places": places})
-        self.told[key_of(ids)] = places
+    def missing(self, texts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Those of which nothing was told yet, each once."""
+        return [ids for ids in dict.fromkeys(texts) if key_of(ids) not in self.told]
+
+    def hear(self, texts: Sequence[tuple[int, ...]], *, tell: Callable[[], None] = lambda: None) -> None:
+        """Ask about these, many at once, and keep each in the moment in which it comes."""
+
+        def keep(scored: Scored) -> None:
+            ids, places, paid = scored
+            if key_of(ids) not in self.told:
+                append_line(self.file, {"key": key_of(ids), **paid, "places": places})
+                self.told[key_of(ids)] = places
+                tell()
+
+        keep_each(self.score(texts), keep)
+
+
+def read_told(file: Path) -> dict[str, list[Place]]:
+    """What a file keeps of texts, by the hash of their tokens."""
+    return {line["key"]: _places(line["places"]) for line in read_lines(file)}
 
 
 def _places(plain: Any) -> list[Place]:

@@ -18,7 +18,9 @@ from stillhouse.training.terms import Scheduled
 
 def terms_of(parts: Parts, *, student_layers: int) -> list[Scheduled]:
     """What a student of so many layers is asked to match, layer by layer."""
-    depths = {"student_layers": student_layers, "teacher_layers": num_layers(parts.teacher_config)}
+    # What learns from a teacher behind an API knows of no layers.
+    theirs = student_layers if parts.remote else num_layers(parts.teacher_config)
+    depths = {"student_layers": student_layers, "teacher_layers": theirs}
     return [chosen.build(**depths) for chosen in parts.recipe.objectives]
 
 
@@ -30,6 +32,8 @@ def recorder(parts: Parts, labels: LabelsConfig) -> Recorder:
 
 def projections(parts: Parts, student: PreTrainedModel, terms: Sequence[Scheduled]) -> Projections:
     """Maps from the student's width to the teacher's, wherever the terms compare states that differ in it."""
+    if parts.remote is not None:
+        return Projections({}, seed=parts.recipe.training.seed)
     features = [term.term for term in terms if isinstance(term.term, FeatureTerm)]
     ours, theirs = text_config(student).hidden_size, text_config(parts.teacher_config).hidden_size
     widths = projection_widths(features, student_width=ours, teacher_width=theirs)

@@ -34,6 +34,7 @@ from stillhouse.models.token_bytes import common_outcomes
 from stillhouse.models.tokenizers import end_of_turn
 from stillhouse.synthesis import ANSWERS, SYNTHETIC, answered_by, read_answers
 from stillhouse.synthesis.config import PromptSynthesisConfig
+from stillhouse.teachers import RemoteTeacherConfig, RemoteWriter
 from stillhouse.training.sources import OfflineConfig, answering_of
 
 
@@ -44,6 +45,12 @@ class Parts:
         self.recipe, self.run, self.progress = recipe, run, progress
 
     # The teacher, and how both read.
+
+    @property
+    def remote(self) -> RemoteTeacherConfig | None:
+        """The teacher, where it is behind an API: then none is loaded, and it has no configuration."""
+        teacher = self.recipe.teacher
+        return teacher if isinstance(teacher, RemoteTeacherConfig) else None
 
     @cached_property
     def teacher(self) -> LoadedModel:
@@ -59,8 +66,8 @@ class Parts:
 
     @cached_property
     def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's tokenizer."""
-        return load_tokenizer(self.recipe.teacher.model)
+        """The teacher's tokenizer; of one behind an API the student's, in which alone its words are read here."""
+        return self.tokenizer if self.remote else load_tokenizer(self.recipe.teacher.model)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -70,7 +77,7 @@ class Parts:
     @property
     def crosses(self) -> bool:
         """Whether teacher and student read a text in other tokens, and so each in its own."""
-        return tokenizer_source(self.recipe) != self.recipe.teacher.model
+        return self.remote is None and tokenizer_source(self.recipe) != self.recipe.teacher.model
 
     @property
     def is_paired(self) -> bool:
@@ -202,7 +209,9 @@ class Parts:
 
     @cached_property
     def teacher_fingerprint(self) -> str:
-        """Hash of the teacher's files."""
+        """Hash of the teacher's files, or of whom is asked in its place."""
+        if self.remote is not None:
+            return RemoteWriter(self.remote).fingerprint
         return source_fingerprint(self.recipe.teacher.model)
 
     @cached_property
@@ -213,7 +222,7 @@ class Parts:
     @cached_property
     def data_fingerprint(self) -> str:
         """Hash of the data and of everything that turns it into tokens."""
-        read_by = [self.tokenizer] if self.is_paired else []
+        read_by = [self.tokenizer] if self.is_paired or self.remote else []
         return data_fingerprint(self.recipe, self.data_path, teacher=self.teacher_fingerprint, read_by=read_by)
 
     @cached_property

@@ -14,7 +14,7 @@ from stillhouse.core.results import Role
 from stillhouse.data.packing import PackedRows, to_batch
 from stillhouse.models.adapters import load_adapter, save_adapter
 from stillhouse.models.load import LABELLED_TASKS, load_in_4_bits, load_model, load_student
-from stillhouse.students.build import student_from_config, student_from_layers
+from stillhouse.students.build import student_alone, student_from_config, student_from_layers
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig
 from stillhouse.students.distilbert import distilbert_from_layers
 from stillhouse.students.layer_choice import LayerChoice, choose_layers
@@ -32,6 +32,8 @@ def new_student(parts: Parts) -> tuple[PreTrainedModel, LayerChoice | None]:
             choice = choose_layers(teacher, batch, keep=wanted.keep, method=wanted.choose, progress=parts.progress)
             make = distilbert_from_layers if wanted.architecture == "distilbert" else student_from_layers
             return make(teacher, choice.kept), choice
+        case FromConfigConfig(config=str(config)) as wanted if parts.remote is not None:
+            return student_alone(config, tokenizer=parts.tokenizer, seed=seed, changes=wanted.changes), None
         case FromConfigConfig() as wanted:
             teacher = parts.teacher.model
             return student_from_config(teacher, seed=seed, changes=wanted.changes, config=wanted.config), None

@@ -4,9 +4,11 @@ from dataclasses import asdict
 from typing import Any
 
 from stillhouse.commands.sources import said_of_answers
+from stillhouse.commands.stages.asking import ask_answers
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.commands.stages.writing import write
-from stillhouse.synthesis import write_answers
+from stillhouse.synthesis import AnswersOutcome, write_answers
+from stillhouse.teachers.answering import Answering
 from stillhouse.training.sources import answering_of
 
 
@@ -18,21 +20,28 @@ def answer(shop: Workshop) -> dict[str, Any]:
         return {}
 
     def work() -> dict[str, Any]:
-        outcome = write_answers(
-            parts.teacher.model,
-            parts.teacher_tokenizer,
-            parts.asked,
-            folder=parts.answers.parent,
-            answering=wanted,
-            stop_ids=parts.stop_ids(parts.teacher.model, parts.teacher_tokenizer),
-            vocab_size=len(parts.teacher_tokenizer),
-            max_tokens=shop.recipe.data.sequence_tokens,
-            progress=shop.progress,
-        )
+        outcome = _written(shop, wanted) if parts.remote is None else ask_answers(shop, parts.remote, wanted)
         shop.progress.say(said_of_answers(outcome))
         if unread := sum(not one.answered for one in parts.taught):
-            shop.progress.say(f"left out: {unread:,} prompts whose answers cannot be read in the student's tokens")
+            why = "that were not answered" if parts.remote else "whose answers cannot be read in the student's tokens"
+            shop.progress.say(f"left out: {unread:,} prompts {why}")
         return asdict(outcome)
 
     made_from = [parts.data_fingerprint, wanted]
     return shop.once("answer", "the teacher answers", made_from=made_from, work=work, makes=[parts.answers])
+
+
+def _written(shop: Workshop, wanted: Answering) -> AnswersOutcome:
+    """By the teacher in this process."""
+    parts = shop.parts
+    return write_answers(
+        parts.teacher.model,
+        parts.teacher_tokenizer,
+        parts.asked,
+        folder=parts.answers.parent,
+        answering=wanted,
+        stop_ids=parts.stop_ids(parts.teacher.model, parts.teacher_tokenizer),
+        vocab_size=len(parts.teacher_tokenizer),
+        max_tokens=shop.recipe.data.sequence_tokens,
+        progress=shop.progress,
+    )

@@ -16,6 +16,7 @@ from stillhouse.commands.parts.held_out import (
 )
 from stillhouse.commands.parts.students import saved
 from stillhouse.commands.preferences import load_reference
+from stillhouse.commands.stages.asking import taught_by
 from stillhouse.commands.stages.contamination import contamination
 from stillhouse.commands.stages.suites import measure_suites
 from stillhouse.commands.stages.training import CONTROL_ROLES, train, train_controls
@@ -23,11 +24,12 @@ from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.core.task import Task
 from stillhouse.data.preferences import PreferenceRows
-from stillhouse.evaluation import Contestant, ScoredBatches, evaluate_embeddings, evaluate_encoders
+from stillhouse.evaluation import Contestant, ScoredBatches, Taught, evaluate_embeddings, evaluate_encoders
 from stillhouse.evaluation import evaluate as evaluate_language_models
 from stillhouse.evaluation.preferences import HeldOutPairs
 from stillhouse.evaluation.suites import SUITES
 from stillhouse.models.load import display_name
+from stillhouse.teachers.remote_config import UNSEEN
 
 
 def evaluate(shop: Workshop) -> EvaluationResult:
@@ -37,7 +39,7 @@ def evaluate(shop: Workshop) -> EvaluationResult:
     contamination(shop, made_from=everything(shop))
 
     def work() -> dict[str, Any]:
-        result = JUDGES[shop.recipe.task](shop.parts, contestants(shop))
+        result = _judged(shop)
         shop.metrics.evaluation(result)
         shop.run.forget("report")
         return {"result": result.to_dict()}
@@ -47,28 +49,40 @@ def evaluate(shop: Workshop) -> EvaluationResult:
     return replace(EvaluationResult.from_dict(done["result"]), suites=suites)
 
 
+def _judged(shop: Workshop) -> EvaluationResult:
+    models, remote = contestants(shop), shop.parts.remote
+    if remote is not None:
+        return _judge_language_models(shop.parts, models, taught=taught_by(shop, remote))
+    return JUDGES[shop.recipe.task](shop.parts, models)
+
+
 def everything(shop: Workshop) -> list[Any]:
     """The data, and all of the recipe but where it is at work, and what it asks for in suites: each has its own stage."""
     suites = {"suites", *SUITES}
     return [
         shop.parts.data_fingerprint,
         shop.parts.student_fingerprint,
-        shop.recipe.model_dump(mode="json", exclude={"run": True, "synthesis": {"writer"}, "evaluation": suites}),
+        shop.recipe.model_dump(
+            mode="json",
+            exclude={"run": True, "synthesis": {"writer"}, "teacher": set(UNSEEN), "evaluation": suites},
+        ),
     ]
 
 
 def contestants(shop: Workshop) -> list[Contestant]:
     """Whoever is measured: the teacher first, the student last."""
-    teacher, name = shop.parts.teacher, display_name(shop.recipe.teacher.model)
     roles: tuple[Role, ...] = ("student_before", *CONTROL_ROLES[shop.recipe.control], "student")
     own = [Contestant(role, role, saved(shop.parts, role), shop.run.path / role) for role in roles]
+    if shop.parts.remote is not None:
+        return own
+    teacher, name = shop.parts.teacher, display_name(shop.recipe.teacher.model)
     return [Contestant("teacher", name, teacher.model, teacher.folder), *own]
 
 
 # Who judges: one function for each kind of answer. What is measured of language models besides has its line in the first.
 
 
-def _judge_language_models(parts: Parts, models: list[Contestant]) -> EvaluationResult:
+def _judge_language_models(parts: Parts, models: list[Contestant], *, taught: Taught | None = None) -> EvaluationResult:
     return evaluate_language_models(
         models,
         held_out_examples(parts),
@@ -78,6 +92,7 @@ def _judge_language_models(parts: Parts, models: list[Contestant]) -> Evaluation
         in_context=held_out_in_context(parts),
         elsewhere=held_out_elsewhere(parts),
         preferences=_held_out_pairs(parts),
+        taught=taught,
         progress=parts.progress,
     )
 

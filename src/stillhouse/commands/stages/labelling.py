@@ -8,6 +8,7 @@ from stillhouse.commands.parts.learnt import as_the_teacher_reads
 from stillhouse.commands.parts.matching import recorder
 from stillhouse.commands.parts.replay import is_labelled, replayed_like
 from stillhouse.commands.stages.answering import answer
+from stillhouse.commands.stages.asking import labelling_teacher
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.label_store import damaged
 from stillhouse.data.examples import Example
@@ -23,9 +24,12 @@ def label(shop: Workshop) -> dict[str, Any]:
         return {}
 
     def work() -> dict[str, Any]:
+        examples = _examples(parts)
         outcome = label_examples(
-            LocalTeacher(parts.teacher.model),
-            _examples(parts),
+            LocalTeacher(parts.teacher.model)
+            if parts.remote is None
+            else labelling_teacher(shop, parts.remote, examples),
+            examples,
             shop.run.labels,
             made_from=parts.learnt_fingerprint,
             row_tokens=shop.recipe.data.sequence_tokens,

@@ -8,6 +8,7 @@ from typing import Any
 from stillhouse.commands.adapters import ADAPTER_FOLDER
 from stillhouse.commands.alarm_log import alarms_of
 from stillhouse.commands.parts.learnt import num_tokens
+from stillhouse.commands.remote import spent_elsewhere
 from stillhouse.commands.stages.evaluating import evaluate, everything
 from stillhouse.commands.stages.training import made_beside_the_student
 from stillhouse.commands.stages.workshop import Workshop
@@ -52,7 +53,7 @@ def _write_report(shop: Workshop, result: EvaluationResult, card: Path) -> None:
         card,
         student_name=shop.run.path.name,
         result=result,
-        teacher={"model": shop.recipe.teacher.model},
+        teacher=_teacher(shop),
         recipe_yaml=recipe_yaml,
         layers=layers,
         data=data,
@@ -66,6 +67,12 @@ def _write_report(shop: Workshop, result: EvaluationResult, card: Path) -> None:
             adapter=data["adapter"],
             licence=None,
         )
+
+
+def _teacher(shop: Workshop) -> dict[str, str]:
+    """What it is called; what a server calls its model names nothing that could be loaded."""
+    model = shop.recipe.teacher.model
+    return {"model": model} if shop.parts.remote is None else {"name": f"{model}, behind an API"}
 
 
 def _layers(choice: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -87,6 +94,10 @@ def _data_account(shop: Workshop, stages: Mapping[str, dict[str, Any]]) -> dict[
         account["labels"] = {name: stages["label"][name] for name in ("signal", "bytes", "bytes_per_token", "seconds")}
     if "contamination" in stages:
         account["contamination"] = {n: stages["contamination"][n] for n in ("words", "shortest", "sets")}
+    if shop.parts.remote is not None:
+        tokens, cost = spent_elsewhere(shop.run.path, "")
+        prices = shop.parts.remote.prices
+        account["remote"] = {"tokens": tokens, **({"cost": cost, "currency": prices.currency} if prices else {})}
     if replayed is not None:
         counts = {"documents": replayed.num_documents, "held_out": replayed.num_held_out}
         account["replay"] = {**counts, **stages["train"].get("replay", {})}

@@ -68,11 +68,13 @@ def _arms_are_made_from(shop: Workshop) -> list[Any]:
     return [shop.parts.learnt_fingerprint, shop.parts.student_fingerprint, shop.recipe.training, *source]
 
 
-def _signals(shop: Workshop, student: PreTrainedModel) -> Teacher:
+def _signals(shop: Workshop, student: PreTrainedModel) -> Teacher | None:
     """Whoever says what the student is to match: a new kind of teacher has its case here."""
     labels = shop.recipe.labels
     if labels is None and isinstance(shop.recipe.teacher, SelfTeacherConfig):
         return SelfTeacher(student)
+    if labels is None and shop.parts.remote is not None:
+        return None  # all that it said are texts
     if labels is None:
         return LocalTeacher(shop.parts.teacher.model)
     return StoredTeacher(
