@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stillhouse.commands.api import distill
+    from stillhouse.commands.api import distill, distill_retriever
 
-__all__ = ["distill"]
+__all__ = ["distill", "distill_retriever"]
 
 
 def __getattr__(name: str) -> Any:

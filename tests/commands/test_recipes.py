@@ -11,7 +11,9 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from stillhouse.commands.recipe import Recipe
-from stillhouse.core.config import load_recipe
+from stillhouse.commands.retrieval.kind import is_of_retrieval
+from stillhouse.commands.retrieval.recipe import RetrievalRecipe
+from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.files import read_lines
 from stillhouse.core.task import Task
 from stillhouse.core.yaml_text import from_yaml
@@ -28,6 +30,9 @@ PUBLISHED_DEPTH = 12
 WIDTH, NARROW = 96, 48
 """Of the tiny teacher and of a narrower student; both have 48 relation heads in them."""
 ROWS = {"sequence_tokens": 32, "held_out": 0.25}
+
+OF_RETRIEVERS = {name for name, path in RECIPES.items() if is_of_retrieval(read_recipe(path))}
+"""Those whose whole way tests/retrieval/test_command.py goes."""
 
 TinyTeacher = Callable[[Recipe], Path]
 
@@ -133,7 +138,7 @@ def in_context(folder: Path, teacher: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", RECIPES.keys() - OF_RETRIEVERS)
 def test_every_recipe_goes_the_whole_way(name, tiny_teacher, texts_file, tmp_path, student_folder):
     recipe = load_recipe(Recipe, RECIPES[name])
     with FAULT_SERVER.FaultServer(answer=FAULT_SERVER.in_words, share=0.1, faults=("500", "drop")) as server:
@@ -172,7 +177,8 @@ SAYS_COMMANDS = [path for path in [*RECIPES.values(), *PAGES] if list(commands_i
 @pytest.mark.parametrize("path", SAYS_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_that_is_shown_is_understood(path):
     for recipe, *changes in commands_in(path.read_text(encoding="utf-8")):
-        load_recipe(Recipe, ROOT / recipe, changes)
+        kind = RetrievalRecipe if is_of_retrieval(read_recipe(ROOT / recipe, changes)) else Recipe
+        load_recipe(kind, ROOT / recipe, changes)
 
 
 def test_the_front_page_and_the_table_have_every_recipe():

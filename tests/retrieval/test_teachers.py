@@ -14,7 +14,7 @@ from stillhouse.retrieval.students import (
     static_student,
     token_vectors,
 )
-from stillhouse.retrieval.teachers import BiEncoderTeacher, CrossEncoderTeacher, ensemble
+from stillhouse.retrieval.teachers import AnswerTeacher, BiEncoderTeacher, CrossEncoderTeacher, ensemble
 
 from .cases import TEXTS
 from .models import load_cross_encoder, save_bi_encoder, save_cross_encoder
@@ -52,6 +52,23 @@ def test_a_bi_encoders_score_is_its_similarity(bi_encoder):
     queries, documents = (teacher.embedder.model.encode([pair[side] for pair in PAIRS]) for side in (0, 1))
     cosines = (queries * documents).sum(1) / np.linalg.norm(queries, axis=1) / np.linalg.norm(documents, axis=1)
     np.testing.assert_allclose(teacher.scores(PAIRS), cosines, atol=1e-5)
+
+
+def test_a_language_models_score_is_its_mean_log_probability_of_the_answer(build_model, tokenizer, tmp_path):
+    build_model("llama", vocab=len(tokenizer)).save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    teacher = AnswerTeacher(str(tmp_path / "lm"), {"who sang": "the girl"}, max_tokens=100)
+    (found,) = teacher.scores([("who sang", "a girl found a key")])
+    row = teacher._row("who sang", "a girl found a key")
+    ids = torch.tensor([[*row.prompt, *row.answer]])
+    assert tokenizer.decode(row.answer) == " the girl"
+    with torch.no_grad():
+        logprobs = teacher._loaded.model(ids).logits[0, :-1].log_softmax(-1)
+    expected = logprobs.gather(1, ids[0, 1:, None])[-len(row.answer) :].mean()
+    assert found == pytest.approx(float(expected), abs=1e-4)
+    assert teacher.identity != AnswerTeacher(str(tmp_path / "lm"), {"who sang": "nobody"}).identity
+    with pytest.raises(ModelError, match="has no answer"):
+        teacher.scores([("who ran", "a fox")])
 
 
 def test_an_ensemble_does_not_care_in_which_units_its_teachers_score():

@@ -5,15 +5,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from stillhouse.objectives import info_nce, margin_mse
-from stillhouse.retrieval.embed import load_sentence_model
+from stillhouse.retrieval.embed import SentenceEmbedder, load_sentence_model
 from stillhouse.retrieval.mining import TrainingRow
 from stillhouse.retrieval.questions import Question
+from stillhouse.training.ranking_terms import RankingTerm
 from stillhouse.training.rankings import (
-    RankingTerm,
     RerankerLoss,
     RetrieverLoss,
     targets_of,
@@ -22,7 +24,7 @@ from stillhouse.training.rankings import (
 from stillhouse.training.trainer import Schedule
 
 from .cases import TEXTS
-from .models import load_cross_encoder, save_bi_encoder, save_cross_encoder
+from .models import load_cross_encoder, save_bi_encoder, save_cross_encoder, word_tokenizer
 
 IDS = {f"p{number}": text for number, text in enumerate(TEXTS)}
 ROWS = [
@@ -148,6 +150,19 @@ def test_training_that_was_killed_ends_with_the_same_weights_and_every_part_has_
     for one, other in zip(loss.projections.maps, loss_again.projections.maps, strict=True):
         assert torch.equal(one, other)
     shutil.rmtree(tmp_path / "whole")
+
+
+def test_questions_and_passages_may_have_encoders_of_their_own(tmp_path):
+    modules = [StaticEmbedding(word_tokenizer().backend_tokenizer, embedding_dim=8) for _ in range(2)]
+    router = Router.for_query_document(query_modules=[modules[0]], document_modules=[modules[1]])
+    model = SentenceTransformer(modules=[router], device="cpu")
+    before = [module.embedding.weight.clone() for module in modules]
+    loss = RetrieverLoss(model, (RankingTerm("margin_mse"),), targets_of(ROWS, same_text=ALONE), similarity="dot")
+    schedule = Schedule(epochs=1, learning_rate=0.1, rows_per_step=2, rows_per_micro_batch=2)
+    train_ranker(model, ROWS, texts=IDS, loss=loss, schedule=schedule, checkpoints=tmp_path / "run")
+    assert all(not torch.equal(old, new.embedding.weight) for old, new in zip(before, modules, strict=True))
+    embedder = SentenceEmbedder(model, similarity="dot")
+    assert not np.allclose(embedder.queries(["the fox"]), embedder.documents(["the fox"]))
 
 
 def test_a_cross_encoder_learns_a_teachers_logits(tmp_path):

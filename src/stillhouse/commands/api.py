@@ -6,10 +6,12 @@ from typing import Any
 
 from stillhouse.commands.pipeline import at_work
 from stillhouse.commands.recipe import Recipe
-from stillhouse.core.config import load_recipe, parse_recipe
+from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
+from stillhouse.core.config import AnyConfig, load_recipe, parse_recipe, read_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import EvaluationResult
+from stillhouse.core.retrieval_results import RetrievalResult
 
 
 def distill(
@@ -24,13 +26,42 @@ def distill(
         RecipeError: naming every fault of the recipe at once.
         StillhouseError: for any other thing that the caller can mend.
     """
+    if is_of_retrieval(_values(recipe, overrides, sections)):
+        raise RecipeError(["data.kind is retrieval: call distill_retriever(...)."], source="distill(...)")
     with at_work(_read(recipe, overrides, sections), progress) as pipeline:
         return pipeline.report()
 
 
+def distill_retriever(
+    recipe: str | Path | None = None, *, overrides: Sequence[str] = (), progress: Progress = SILENT, **sections: Any
+) -> RetrievalResult:
+    """The same for a recipe of kind retrieval: the run folder then holds the student, its index, and the report.
+
+    Raises:
+        RecipeError: naming every fault of the recipe at once.
+        StillhouseError: for any other thing that the caller can mend.
+    """
+    check_installed()
+    from stillhouse.commands.retrieval.pipeline import at_work as retriever_at_work
+    from stillhouse.commands.retrieval.recipe import RetrievalRecipe
+
+    with retriever_at_work(_read_as(RetrievalRecipe, recipe, overrides, sections), progress) as pipeline:
+        return pipeline.report()
+
+
+def _values(recipe: str | Path | None, overrides: Sequence[str], sections: Mapping[str, Any]) -> Mapping[str, Any]:
+    return sections if recipe is None else read_recipe(Path(recipe), overrides)
+
+
 def _read(recipe: str | Path | None, overrides: Sequence[str], sections: Mapping[str, Any]) -> Recipe:
+    return _read_as(Recipe, recipe, overrides, sections)
+
+
+def _read_as(
+    kind: type[AnyConfig], recipe: str | Path | None, overrides: Sequence[str], sections: Mapping[str, Any]
+) -> AnyConfig:
     if recipe is not None and not sections:
-        return load_recipe(Recipe, Path(recipe), overrides)
+        return load_recipe(kind, Path(recipe), overrides)
     if recipe is None and not overrides:
-        return parse_recipe(Recipe, sections)
+        return parse_recipe(kind, sections)
     raise RecipeError(["give a file and overrides, or sections: not some of both."], source="distill(...)")

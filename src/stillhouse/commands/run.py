@@ -1,5 +1,6 @@
 """Every verb: run a recipe's stages up to the one that the verb names."""
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from rich.console import Console
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.pipeline import at_work
 from stillhouse.commands.recipe import Recipe
-from stillhouse.core.config import load_recipe
+from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
+from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
@@ -19,6 +21,10 @@ from stillhouse.synthesis import CARD
 
 def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
     """Read the recipe, then do what is not done yet, with progress in the terminal."""
+    if is_of_retrieval(read_recipe(Path(recipe_path), overrides)):
+        check_installed()
+        importlib.import_module("stillhouse.commands.retrieval.run").run(recipe_path, overrides, until=until)
+        return
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
     _refuse_an_idle_verb(recipe, until, source=recipe_path)
     with at_work(recipe, terminal_progress()) as pipeline:

@@ -33,10 +33,19 @@ def load_recipe(kind: type[AnyConfig], path: Path, overrides: Sequence[str] = ()
     Raises:
         RecipeError: naming every fault, its key, its value, and the nearest key that exists.
     """
+    return parse_recipe(kind, read_recipe(path, overrides), source=str(path))
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe's plain values with overrides applied, before anybody has looked at what they say.
+
+    Raises:
+        RecipeError: if it is not there, is no mapping, or an override leads nowhere.
+    """
     values = _read_yaml(path)
     for override in overrides:
         _apply_override(values, override)
-    return parse_recipe(kind, values, source=str(path))
+    return values
 
 
 def parse_recipe(kind: type[AnyConfig], values: Mapping[str, Any], *, source: str = "the recipe") -> AnyConfig:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -12,11 +12,8 @@ import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
 from stillhouse.core.files import write_atomic
-from stillhouse.retrieval.documents import WITHOUT_SPACES, Passage
+from stillhouse.retrieval.documents import WITHOUT_SPACES, Language, Passage
 from stillhouse.retrieval.hits import Hit, as_hits, best, check_queries
-
-Language = Literal["english", "none"]
-"""Whose endings are cut off and whose most frequent words are left out; `none` takes words as they are."""
 
 _FREQUENT = frozenset(STOPWORDS_EN)
 _TOKENS = re.compile(rf"[{WITHOUT_SPACES}]|[^\W{WITHOUT_SPACES}]+")

@@ -6,12 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from stillhouse.core.errors import DataError
 from stillhouse.data.tables import Record, files_in, format_of, is_whole, read_file, records_in
 
 FORMATS = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".jsonl")
 """What is read; text and JSON lines may be gzipped."""
+
+Language = Literal["english", "none"]
+"""Whose endings BM25 cuts off, and whose most frequent words it leaves out; `none` takes words as they are."""
 
 SHORTEST_SHARE = 0.2
 """A shorter rest of a document, as a share of a passage, joins the passage before."""

@@ -1,0 +1,1 @@
+"""Retrievers: a recipe of kind retrieval, and its stages."""

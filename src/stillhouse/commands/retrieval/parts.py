@@ -1,0 +1,261 @@
+"""The parts of a retrieval recipe, each made when it is first asked for: documents, questions, teachers, students."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillhouse.commands.retrieval.recipe import (
+    AnswerConfig,
+    BiEncoderConfig,
+    CheckpointConfig,
+    CrossEncoderConfig,
+    EnsembleConfig,
+    LayersConfig,
+    OneTeacherConfig,
+    RerankerConfig,
+    RetrievalRecipe,
+    StaticConfig,
+)
+from stillhouse.core.errors import DataError
+from stillhouse.core.files import fingerprint, fingerprint_files
+from stillhouse.core.progress import Progress
+from stillhouse.core.run import RunFolder
+from stillhouse.data.split import split_held_out
+from stillhouse.models.load import check_exists, display_name
+from stillhouse.retrieval.bm25 import Bm25
+from stillhouse.retrieval.documents import Corpus, read_corpus, same_text
+from stillhouse.retrieval.embed import SentenceEmbedder, load_sentence_model, model_fingerprint
+from stillhouse.retrieval.questions import Collection, Question, read_beir, read_questions
+from stillhouse.retrieval.score_store import store_for
+from stillhouse.retrieval.students import cross_encoder_from_layers, from_layers, static_student
+from stillhouse.retrieval.teachers import (
+    AnswerTeacher,
+    BiEncoderTeacher,
+    CrossEncoderTeacher,
+    Output,
+    Pair,
+    RankingTeacher,
+    Scores,
+    ensemble,
+)
+
+
+class RetrievalParts:
+    """What a retrieval recipe's stages work with."""
+
+    def __init__(self, recipe: RetrievalRecipe, run: RunFolder, progress: Progress) -> None:
+        self.recipe, self.run, self.progress = recipe, run, progress
+
+    # Documents and questions.
+
+    @property
+    def asked(self) -> Path:
+        """Questions that a language model asked."""
+        return self.run.data / "questions.jsonl"
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """All passages."""
+        data = self.recipe.data
+        if data.documents is not None:
+            return read_corpus(data.documents, words=data.passage_words)
+        return self.collection.corpus
+
+    @cached_property
+    def collection(self) -> Collection:
+        """Passages and questions."""
+        data = self.recipe.data
+        if data.path is not None:
+            if not (data.path / "corpus.jsonl").exists():
+                raise DataError(
+                    f"data.path {str(data.path)!r} is no BEIR folder: it has no corpus.jsonl. Use data.documents."
+                )
+            return read_beir(data.path)
+        return read_questions(data.questions or self.asked, self.corpus)
+
+    @cached_property
+    def train_and_held_out(self) -> tuple[list[Question], list[Question]]:
+        """Questions to learn from, and those that nobody trains on; the same question is never on both sides."""
+        data = self.recipe.data
+        if data.held_out_split is not None:
+            assert data.path is not None, "a split is of a BEIR folder"
+            held_out = list(read_beir(data.path, split=data.held_out_split).questions)
+            texts = {one.text for one in held_out}
+            train = [one for one in self.collection.questions if one.text not in texts]
+            if not train:
+                raise DataError(
+                    f"every question is in the split {data.held_out_split!r}, so none is left to learn from."
+                )
+        else:
+            hint = " questions"
+            train, held_out = split_held_out(self.collection.questions, share=data.held_out, hint=hint)
+        step = max(1, len(held_out) // data.held_out_most)
+        return train, held_out[::step][: data.held_out_most]
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """What is read of each passage, by its id."""
+        return {passage.id: passage.whole for passage in self.corpus.passages}
+
+    @cached_property
+    def copies(self) -> dict[str, list[str]]:
+        """Passages that say the same words, by id."""
+        return same_text(self.corpus.passages)
+
+    @cached_property
+    def bm25(self) -> Bm25:
+        """The corpus by its words."""
+        return Bm25.build(self.corpus.passages, language=self.recipe.data.query_language)
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Hash of the documents' and questions' files, and of how they are cut."""
+        data = self.recipe.data
+        paths = [path for path in (data.path, data.documents, data.questions) if path is not None]
+        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        return fingerprint([data.model_dump(mode="json"), fingerprint_files(file for file in files if file.is_file())])
+
+    # Teachers.
+
+    @property
+    def teacher_configs(self) -> tuple[OneTeacherConfig, ...]:
+        """One, or those of an ensemble."""
+        teacher = self.recipe.teacher
+        return teacher.teachers if isinstance(teacher, EnsembleConfig) else (teacher,)
+
+    @property
+    def teacher_fingerprint(self) -> str:
+        """Hash of all teachers' files and settings."""
+        of_each = [model_fingerprint(one.model) for one in self.teacher_configs]
+        return fingerprint([of_each, self.recipe.teacher.model_dump(mode="json")])
+
+    @cached_property
+    def teachers(self) -> list[RankingTeacher]:
+        """Each teacher, loaded."""
+        return [self._load(wanted) for wanted in self.teacher_configs]
+
+    def _load(self, wanted: OneTeacherConfig) -> RankingTeacher:
+        self.progress.say(f"loading the teacher, {display_name(wanted.model)}")
+        match wanted:
+            case CrossEncoderConfig():
+                return CrossEncoderTeacher(wanted.model, max_tokens=wanted.max_tokens, batch_size=wanted.batch_size)
+            case BiEncoderConfig():
+                return BiEncoderTeacher(
+                    wanted.model,
+                    similarity=wanted.similarity,
+                    max_tokens=wanted.max_tokens,
+                    batch_size=wanted.batch_size,
+                )
+            case AnswerConfig():
+                answers = {one.text: one.answer for one in self.collection.questions if one.answer}
+                return AnswerTeacher(wanted.model, answers, max_tokens=wanted.max_tokens, batch_size=wanted.batch_size)
+
+    @property
+    def teacher_embedder(self) -> SentenceEmbedder:
+        """The embedder of a bi-encoder teacher."""
+        (teacher,) = self.teachers
+        assert isinstance(teacher, BiEncoderTeacher), "only a bi-encoder embeds"
+        return teacher.embedder
+
+    @property
+    def output(self) -> Output:
+        """In which unit the teacher scores; an ensemble in that of its first."""
+        return self.teachers[0].output
+
+    def scores(self, pairs: Sequence[Pair]) -> Scores:
+        """What the teacher, or all of them together, say of each pair; each asked once, ever."""
+        stores = self.run.labels / "scores"
+        found = [store_for(one, stores).scores(one, pairs, progress=self.progress) for one in self.teachers]
+        teacher = self.recipe.teacher
+        if not isinstance(teacher, EnsembleConfig):
+            return found[0]
+        return ensemble(found, teacher.weights or (1.0,) * len(found))
+
+    def check_answers(self) -> None:
+        """Refuse questions without an answer where a teacher is asked how likely it is.
+
+        Raises:
+            DataError: naming the first.
+        """
+        if not any(isinstance(one, AnswerConfig) for one in self.teacher_configs):
+            return
+        without = [one for one in self.collection.questions if not one.answer]
+        if without:
+            raise DataError(
+                f"{without[0].where} has no 'answer', and a teacher of kind answer reads one for every question. Add it."
+            )
+
+    # Students.
+
+    @property
+    def start(self) -> str:
+        """The model that the student is made of."""
+        found = self.recipe.start
+        assert found is not None, "the recipe has been checked"
+        return found
+
+    @property
+    def student_fingerprint(self) -> str:
+        """Hash of what the student is made of, and how."""
+        return fingerprint([model_fingerprint(self.start), self.recipe.student.model_dump(mode="json")])
+
+    def check_models(self) -> None:
+        """Find models that are not there before anything is loaded.
+
+        Raises:
+            ModelError: naming the first.
+        """
+        for source in [*(one.model for one in self.teacher_configs), self.start]:
+            check_exists(source)
+
+    def new_student(self) -> Any:
+        """The student before training."""
+        wanted = self.recipe.student
+        if isinstance(wanted, RerankerConfig):
+            return cross_encoder_from_layers(self.load_reranker(self.start), wanted.keep)
+        model = load_sentence_model(self.start, max_tokens=wanted.max_tokens)
+        match wanted:
+            case LayersConfig():
+                model = from_layers(model, wanted.keep)
+            case StaticConfig():
+                model = static_student(model, self.texts.values(), dimensions=wanted.dimensions)
+            case CheckpointConfig():
+                pass
+        if wanted.similarity is not None:
+            model.similarity_fn_name = wanted.similarity
+        return model
+
+    def load_reranker(self, source: str) -> Any:
+        """A cross-encoder, as a student."""
+        return CrossEncoderTeacher(source, max_tokens=self.recipe.student.max_tokens).model
+
+    def load_student(self, name: str) -> Any:
+        """A model that a stage saved."""
+        source = str(self.run.path / name)
+        return self.load_reranker(source) if self.recipe.reranks else load_sentence_model(source)
+
+    def embedder(self, name: str, *, dimensions: int | None = None) -> SentenceEmbedder:
+        """What embeds by a model that a stage saved."""
+        return SentenceEmbedder(self.load_student(name), dimensions=dimensions)
+
+
+def parameter_count(model: Any) -> int:
+    """Numbers that a model has."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save_rows(rows: Sequence[Any]) -> str:
+    """Training rows as JSON lines: the question, its passages, and the teacher's scores of them."""
+    lines = [
+        {
+            "question": row.question.id,
+            "passages": list(row.passages),
+            "scores": [float(np.float32(x)) for x in row.scores],
+        }
+        for row in rows
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

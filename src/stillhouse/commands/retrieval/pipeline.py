@@ -1,0 +1,420 @@
+"""The stages of a retriever, each done once: from documents and questions to a student with its index and report."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stillhouse.commands.metrics_log import MetricsLog
+from stillhouse.commands.retrieval.asking import ask_questions
+from stillhouse.commands.retrieval.measuring import measured
+from stillhouse.commands.retrieval.parts import RetrievalParts, save_rows
+from stillhouse.commands.retrieval.recipe import RetrievalRecipe
+from stillhouse.core.config import to_yaml
+from stillhouse.core.errors import DataError
+from stillhouse.core.files import atomic_path, fingerprint, read_lines, remove, write_atomic
+from stillhouse.core.progress import Progress
+from stillhouse.core.retrieval_results import RetrievalResult
+from stillhouse.core.run import RunFolder
+from stillhouse.retrieval.embed import SentenceEmbedder, model_fingerprint
+from stillhouse.retrieval.hits import Hit
+from stillhouse.retrieval.index import build_index
+from stillhouse.retrieval.mining import Candidates, TrainingRow, candidates_of, choose_negatives
+from stillhouse.retrieval.questions import Question
+from stillhouse.retrieval.scales import check_scales, refuse_probabilities
+from stillhouse.retrieval.teachers import BiEncoderTeacher, Output, raw_logits
+from stillhouse.training.rankings import RankingTargets, RerankerLoss, RetrieverLoss, targets_of, train_ranker
+
+SCALE_QUESTIONS = 200
+"""Questions whose scores the check of scales looks at."""
+
+
+class RetrievalPipeline:
+    """One retrieval recipe at work in one run folder. Every stage first sees to the stages that it stands on."""
+
+    def __init__(self, recipe: RetrievalRecipe, run: RunFolder, progress: Progress) -> None:
+        self.recipe, self.run, self.progress = recipe, run, progress
+        self.parts, self.metrics = RetrievalParts(recipe, run, progress), MetricsLog(run)
+
+    def check(self) -> None:
+        """Find what is wrong with models, documents or questions before a model is loaded or anything is written."""
+        self.parts.check_models()
+        corpus = self.parts.corpus
+        for line in _said_of(corpus.empty, corpus.num_duplicates):
+            self.progress.say(line)
+        if self.recipe.synthesis is None:
+            self.parts.check_answers()
+            _ = self.parts.train_and_held_out
+
+    def _stage(
+        self,
+        name: str,
+        title: str,
+        *,
+        made_from: list[Any],
+        work: Callable[[], dict[str, Any]],
+        makes: Sequence[Path] = (),
+    ) -> dict[str, Any]:
+        def announced() -> dict[str, Any]:
+            self.progress.stage(name, title)
+            return work()
+
+        plain = [part.model_dump(mode="json") if hasattr(part, "model_dump") else part for part in made_from]
+        return self.run.stage(name, made_from=fingerprint(plain), work=announced, makes=makes)
+
+    # Questions, and who is compared with whom.
+
+    def synthesize(self) -> dict[str, Any]:
+        """A language model asks about the passages, where the recipe wants it to."""
+        wanted = self.recipe.synthesis
+        if wanted is None:
+            return {}
+        made_from = [
+            self.parts.data_fingerprint,
+            wanted,
+            model_fingerprint(wanted.model),
+            self.parts.student_fingerprint,
+        ]
+        work = partial(ask_questions, self.parts, wanted)
+        return self._stage(
+            "synthesize", "questions are asked", made_from=made_from, work=work, makes=[self.parts.asked]
+        )
+
+    @property
+    def _data(self) -> list[Any]:
+        return [self.parts.data_fingerprint, self.recipe.synthesis]
+
+    def make_student(self) -> dict[str, Any]:
+        """The student before training, saved."""
+        before = self.run.path / "student_before"
+
+        def work() -> dict[str, Any]:
+            self._save(self.parts.new_student(), before)
+            return {}
+
+        made_from = [self.parts.data_fingerprint, self.parts.student_fingerprint]
+        return self._stage("student", "the student is made", made_from=made_from, work=work, makes=[before])
+
+    def _save(self, model: Any, folder: Path) -> None:
+        with atomic_path(folder) as part:
+            model.save_pretrained(str(part), create_model_card=False)
+
+    @property
+    def _candidates(self) -> Path:
+        return self.run.labels / "candidates.jsonl"
+
+    @property
+    def _rows(self) -> Path:
+        return self.run.labels / "rows.jsonl"
+
+    def mine(self) -> dict[str, Any]:
+        """Candidates for negatives, of each question to learn from."""
+        self.synthesize()
+        self.make_student()
+
+        def work() -> dict[str, Any]:
+            train, _ = self.parts.train_and_held_out
+            wanted = self.recipe.negatives
+            found = {source: self._found_by(source, train) for source in wanted.sources}
+            mined = candidates_of(train, found, same_text=self.parts.copies, depth=wanted.depth)
+            lines = ({"question": one.question.id, "passages": list(one.passages)} for one in mined)
+            write_atomic(self._candidates, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            return {"questions": len(train), "candidates": sum(len(one.passages) for one in mined)}
+
+        made_from = [*self._data, self.parts.student_fingerprint, self.recipe.negatives, self._mined_by]
+        return self._stage("mine", "negatives are found", made_from=made_from, work=work, makes=[self._candidates])
+
+    @property
+    def _mined_by(self) -> str | None:
+        return self.parts.teacher_fingerprint if "teacher" in self.recipe.negatives.sources else None
+
+    def _found_by(self, source: str, questions: Sequence[Question]) -> list[list[Hit]]:
+        # Twice as many: those that answer, and those that another retriever has found before, fall out.
+        texts, k = [one.text for one in questions], 2 * self.recipe.negatives.depth
+        if source == "bm25":
+            return self.parts.bm25.search(texts, k)
+        embedder = self.parts.teacher_embedder if source == "teacher" else self.parts.embedder("student_before")
+        return build_index(embedder, self.parts.corpus.passages).search(texts, k)
+
+    def label(self) -> dict[str, Any]:
+        """The teacher's scores, the negatives that they leave, and a look at how far they spread."""
+        self.mine()
+
+        def work() -> dict[str, Any]:
+            mined = self._mined()
+            ids = [(one.question.id, passage) for one in mined for passage in (one.question.best, *one.passages)]
+            text_of = {one.question.id: one.question.text for one in mined}
+            scores = self.parts.scores([(text_of[question], self.parts.texts[passage]) for question, passage in ids])
+            known = dict(zip(ids, (float(score) for score in scores), strict=True))
+            rows, account = self._chosen(mined, known)
+            write_atomic(self._rows, save_rows(rows))
+            return {"pairs": len(known), "output": self.parts.output, **asdict(account)}
+
+        made_from = [*self._data, self.parts.student_fingerprint, self.recipe.negatives, self.parts.teacher_fingerprint]
+        done = self._stage("label", "the teacher scores", made_from=made_from, work=work, makes=[self._rows])
+        self.look_at_scales(done["output"])
+        return done
+
+    def _mined(self) -> list[Candidates]:
+        by_id = {one.id: one for one in self.parts.collection.questions}
+        return [Candidates(by_id[line["question"]], tuple(line["passages"])) for line in read_lines(self._candidates)]
+
+    def _chosen(
+        self, mined: Sequence[Candidates], known: Mapping[tuple[str, str], float]
+    ) -> tuple[list[TrainingRow], Any]:
+        wanted = self.recipe.negatives
+        chosen, account = choose_negatives(
+            mined,
+            known,
+            number=wanted.number,
+            filters=wanted.filters,
+            corpus=list(self.parts.texts),
+            same_text=self.parts.copies,
+            pick=wanted.pick,
+            seed=self.recipe.training.seed,
+        )
+        if any(len(passages) < wanted.number + 1 for _, passages in chosen):
+            raise DataError(
+                f"negatives.number is {wanted.number}, but the corpus has too few passages that do not answer. Lower it."
+            )
+        # Passages that filled up were not scored yet: they are now, in the order of the questions.
+        extra = [(q, p) for q, passages in chosen for p in passages if (q.id, p) not in known]
+        found = self.parts.scores([(q.text, self.parts.texts[p]) for q, p in extra]) if extra else []
+        more = {(q.id, p): float(score) for (q, p), score in zip(extra, found, strict=True)}
+        scores = {**known, **more}
+        return [TrainingRow(q, passages, tuple(scores[q.id, p] for p in passages)) for q, passages in chosen], account
+
+    def rows(self) -> list[TrainingRow]:
+        """What is learnt: questions, passages, and the teacher's scores."""
+        by_id = {one.id: one for one in self.parts.collection.questions}
+        return [
+            TrainingRow(by_id[line["question"]], tuple(line["passages"]), tuple(line["scores"]))
+            for line in read_lines(self._rows)
+        ]
+
+    # Scales.
+
+    @property
+    def _scales(self) -> Path:
+        return self.run.labels / "scales.json"
+
+    def look_at_scales(self, output: Output) -> dict[str, Any]:
+        """How far both sides' scores spread, with advice. Said before training, each time; refused where it cannot work.
+
+        Raises:
+            DataError: for probabilities where scores are matched as they are.
+        """
+        rows = self.rows()[:SCALE_QUESTIONS]
+        teacher = np.array([row.scores for row in rows])
+        names = [chosen.name for chosen in self.recipe.objectives]
+        recipe = self.recipe
+        refuse_probabilities(teacher, output=output, objectives=names)
+
+        def work() -> dict[str, Any]:
+            found = check_scales(
+                teacher,
+                self._student_scores(rows),
+                output=output,
+                teacher_temperature=recipe.parameter("teacher_temperature", 1.0),
+                student_temperature=recipe.parameter("student_temperature", 1.0),
+                scale=recipe.parameter("scale", 1.0) if set(names) & {"margin_mse", "score_mse"} else 1.0,
+                objectives=names,
+            )
+            for line in found.advice:
+                self.progress.say(line)
+            write_atomic(self._scales, json.dumps(asdict(found), indent=1))
+            return {"advice": list(found.advice)}
+
+        made_from = [*self._data, self.parts.student_fingerprint, recipe.negatives, self.parts.teacher_fingerprint]
+        made_from.append([chosen.model_dump(mode="json") for chosen in recipe.objectives])
+        return self._stage("scales", "scales are looked at", made_from=made_from, work=work, makes=[self._scales])
+
+    def _student_scores(self, rows: Sequence[TrainingRow]) -> NDArray[np.float64]:
+        pairs = [(row.question.text, self.parts.texts[passage]) for row in rows for passage in row.passages]
+        before = self.parts.load_student("student_before")
+        if self.recipe.reranks:
+            found = raw_logits(before, pairs)
+        else:
+            embedder = SentenceEmbedder(before)
+            found = BiEncoderTeacher(str(self.run.path / "student_before"), embedder=embedder).scores(pairs)
+        return found.reshape(len(rows), -1).astype(np.float64)
+
+    # Training.
+
+    def train(self) -> dict[str, Any]:
+        """The student, trained by the recipe's objectives."""
+        self.label()
+
+        def work() -> dict[str, Any]:
+            student, rows = self.parts.load_student("student_before"), self.rows()
+            torch.manual_seed(self.recipe.training.seed)
+            loss = self._loss(student, rows)
+            checkpoints = self.run.path / "checkpoints" / "student"
+            trained = train_ranker(
+                student,
+                rows,
+                texts=self.parts.texts,
+                loss=loss,
+                schedule=self.recipe.training,
+                checkpoints=checkpoints,
+                log_line=self.metrics.arm("student", checkpoints),
+                progress=self.progress,
+            )
+            self._save(trained, self.run.student)
+            beside = isinstance(loss, RetrieverLoss) and bool(loss.projections.maps)
+            if isinstance(loss, RetrieverLoss) and beside:
+                loss.projections.save(self.run.path)
+            remove(checkpoints)
+            return {"rows": len(rows), "projected": beside}
+
+        return self._stage(
+            "train", "the student learns", made_from=self._trained_from, work=work, makes=[self.run.student]
+        )
+
+    @property
+    def _trained_from(self) -> list[Any]:
+        recipe = self.recipe
+        objectives = [chosen.model_dump(mode="json") for chosen in recipe.objectives]
+        settings = [recipe.negatives, objectives, list(recipe.matryoshka), recipe.training]
+        return [*self._data, self.parts.student_fingerprint, self.parts.teacher_fingerprint, *settings]
+
+    def _loss(self, student: Any, rows: Sequence[TrainingRow]) -> RetrieverLoss | RerankerLoss:
+        terms = [chosen.build() for chosen in self.recipe.objectives]
+        targets = self._targets(rows)
+        if self.recipe.reranks:
+            return RerankerLoss(student, terms, targets)
+        embedder = SentenceEmbedder(student)
+        seed, dimensions = self.recipe.training.seed, self.recipe.matryoshka
+        return RetrieverLoss(student, terms, targets, similarity=embedder.similarity, dimensions=dimensions, seed=seed)
+
+    def _targets(self, rows: Sequence[TrainingRow]) -> RankingTargets:
+        if not self.recipe.reads_embeddings:
+            return targets_of(rows, same_text=self.parts.copies)
+        embedder = self.parts.teacher_embedder
+        named = list(dict.fromkeys(self.parts.copies[passage][0] for row in rows for passage in row.passages))
+        vectors = embedder.documents([self.parts.texts[name] for name in named])
+        queries = embedder.queries([row.question.text for row in rows])
+        by_id = dict(zip(named, torch.from_numpy(vectors), strict=True))
+        return targets_of(
+            rows, same_text=self.parts.copies, query_embeddings=torch.from_numpy(queries), embeddings_by_id=by_id
+        )
+
+    # Index, evaluation, report.
+
+    @property
+    def index_folder(self) -> Path:
+        """The passages, searchable, beside the student."""
+        return self.run.path / "index"
+
+    def index(self) -> dict[str, Any]:
+        """The passages, embedded by the student, where it embeds, and by their words."""
+        self.train()
+        if self.recipe.reranks:
+            return {}
+        wanted = self.recipe.index
+
+        def work() -> dict[str, Any]:
+            embedder = self.parts.embedder("student")
+            index = build_index(
+                embedder, self.parts.corpus.passages, precision=wanted.precision, exact_up_to=wanted.exact_up_to
+            )
+            made_by = model_fingerprint(str(self.run.student))
+            index.save(self.index_folder, made_by=made_by, bm25=self.parts.bm25 if wanted.bm25 else None)
+            if index.recall is not None:
+                self.progress.say(f"approximate search: it finds {index.recall:.1%} of what the exact search finds")
+            return {"passages": len(index.passages), "bytes": index.num_bytes, "recall": index.recall}
+
+        return self._stage(
+            "index",
+            "the passages are indexed",
+            made_from=[*self._trained_from, wanted],
+            work=work,
+            makes=[self.index_folder],
+        )
+
+    @property
+    def _everything(self) -> list[Any]:
+        return [*self._trained_from, self.recipe.index, self.recipe.evaluation]
+
+    def evaluate(self) -> RetrievalResult:
+        """All retrievers on the held-out questions."""
+        self.index()
+        file = self.run.path / "evaluation.json"
+
+        def work() -> dict[str, Any]:
+            result = measured(self.parts, self.index_folder)
+            self._log(result)
+            write_atomic(file, json.dumps(result.to_json(), indent=1))
+            return {"questions": result.questions}
+
+        self._stage(
+            "evaluate", "held-out questions are searched for", made_from=self._everything, work=work, makes=[file]
+        )
+        return RetrievalResult.from_json(json.loads(file.read_text(encoding="utf-8")))
+
+    def _log(self, result: RetrievalResult) -> None:
+        for one in result.retrievers:
+            for metric, interval in {**one.metrics, **one.agreement}.items():
+                self.run.log(evaluated=one.name, metric=metric, **asdict(interval))
+
+    def report(self) -> RetrievalResult:
+        """`report.html` and the model card."""
+        from stillhouse.reporting.retrieval import RetrievalAccount, write_retrieval_card, write_retrieval_report
+
+        result, card = self.evaluate(), self.run.student / "README.md"
+
+        def work() -> dict[str, Any]:
+            stages, train = self.run.stages(), self.parts.train_and_held_out[0]
+            account = RetrievalAccount(
+                title=self.run.path.name,
+                result=result,
+                teacher=" + ".join(one.model for one in self.parts.teacher_configs),
+                curves=self.metrics.curves(),
+                scales=json.loads(self._scales.read_text(encoding="utf-8")),
+                mining=stages["label"],
+                recipe_yaml=to_yaml(self.recipe),
+                stages=[{"name": name, "seconds": done["seconds"]} for name, done in stages.items()],
+                documents={
+                    "documents": self.parts.corpus.num_documents,
+                    "empty": len(self.parts.corpus.empty),
+                    "duplicates": self.parts.corpus.num_duplicates,
+                    "questions": len(train),
+                },
+            )
+            write_retrieval_report(self.run.report, account)
+            write_retrieval_card(card, account)
+            return {}
+
+        self._stage(
+            "report", "the report is written", made_from=self._everything, work=work, makes=[self.run.report, card]
+        )
+        return result
+
+
+def _said_of(empty: Sequence[str], num_duplicates: int) -> Iterator[str]:
+    if empty:
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        yield f"without text, and left out: {', '.join(empty[:3])}{more}"
+    if num_duplicates:
+        yield f"{num_duplicates:,} passages say what another one says word for word, and are kept once"
+
+
+@contextmanager
+def at_work(recipe: RetrievalRecipe, progress: Progress) -> Iterator[RetrievalPipeline]:
+    """A retrieval recipe in its run folder, where no other process works meanwhile.
+
+    Raises:
+        StillhouseError: for what the user can mend.
+    """
+    run = RunFolder(recipe.run)
+    pipeline = RetrievalPipeline(recipe, run, progress)
+    pipeline.check()
+    with run.open(recipe):
+        yield pipeline

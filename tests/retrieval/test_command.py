@@ -1,0 +1,209 @@
+"""A recipe of kind retrieval goes from documents and questions to a student, its index and its report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stillhouse.cli import main
+from stillhouse.commands.retrieval.asking import ASTRAY, round_trip
+from stillhouse.commands.retrieval.recipe import RetrievalRecipe
+from stillhouse.core.config import load_recipe, parse_recipe
+from stillhouse.core.errors import RecipeError
+from stillhouse.core.files import read_lines
+from stillhouse.core.retrieval_results import QUALITY, RetrievalResult
+from stillhouse.retrieval.documents import id_of
+from stillhouse.retrieval.embed import load_embedder, model_fingerprint
+from stillhouse.retrieval.index import open_bm25, open_index
+from stillhouse.synthesis.records import Record
+
+from .cases import TEXTS
+from .models import save_bi_encoder, save_cross_encoder
+
+ROOT = Path(__file__).parents[2]
+ASKED = [
+    "which fox ran",
+    "who found a key",
+    "what learned to sing",
+    "who had a boat",
+    "where slept two foxes",
+    "who sings when",
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "cross": save_cross_encoder(folder, layers=3),
+        "bi": save_bi_encoder(folder / "bi", layers=3),
+        "wide": save_bi_encoder(folder / "wide", layers=2, hidden=24, normalizes=False),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "docs").mkdir()
+    for number, text in enumerate(TEXTS):
+        (tmp_path / "docs" / f"{number}.txt").write_text(text)
+    (tmp_path / "docs" / "empty.txt").write_text("")
+    rows = [{"question": text, "passages": [f"{n}.txt"]} for n, text in enumerate(ASKED)]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def small(folder: Path, models: dict[str, Path]) -> list[str]:
+    """What makes a few steps on six passages of the recipe's many on much."""
+    changes = {
+        "run": folder / "run",
+        "teacher.model": models["cross"],
+        "student.model": models["bi"],
+        "data.documents": folder / "docs",
+        "data.questions": folder / "asked.jsonl",
+        "data.held_out": 0.34,
+        "negatives.number": 2,
+        "negatives.depth": 3,
+        "training.rows_per_step": 2,
+        "training.rows_per_micro_batch": 2,
+        "evaluation.rerank_depth": 4,
+    }
+    return [f"{key}={value}" for key, value in changes.items()]
+
+
+def test_the_recipe_goes_the_whole_way_and_nothing_twice(folder, models, capsys):
+    command = ["distill", str(ROOT / "recipes" / "retriever.yaml"), *small(folder, models), "evaluation.dimensions=[8]"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "nDCG@10" in said.out and "empty.txt" in said.out + said.err
+    run = folder / "run"
+    result = RetrievalResult.from_json(json.loads((run / "evaluation.json").read_text()))
+    names = [one.name for one in result.retrievers]
+    assert names == [
+        "teacher",
+        "student",
+        "student_before",
+        "bm25",
+        "hybrid",
+        "student int8",
+        "student binary",
+        "student 8",
+    ]
+    assert all(one.metrics.keys() == QUALITY.keys() for one in result.retrievers)
+    steps = [line for line in read_lines(run / "metrics.jsonl") if line.get("arm") == "student"]
+    assert all({"listwise_kl", "info_nce", "loss"} <= line.keys() for line in steps)
+    embedder = load_embedder(str(run / "student"))
+    assert len(embedder.model[0].model.encoder.layer) == 3
+    index = open_index(run / "index", embedder, made_by=model_fingerprint(str(run / "student")))
+    hits = index.search([ASKED[0]], 3)[0]
+    assert len(hits) == 3 and hits[0].id in index.by_id
+    assert open_bm25(run / "index").search(["boat"], 1)[0]
+    page = (run / "report.html").read_text()
+    assert "Beside the teacher" in page and "http://" not in page.replace("http://www.w3.org", "")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def recipe_of(folder: Path, models: dict[str, Path], **changes: Any) -> dict[str, Any]:
+    base = {
+        "run": str(folder / "run"),
+        "teacher": {"kind": "cross_encoder", "model": str(models["cross"])},
+        "student": {"kind": "cross_encoder", "keep": 1},
+        "data": {
+            "kind": "retrieval",
+            "documents": str(folder / "docs"),
+            "questions": str(folder / "asked.jsonl"),
+            "held_out": 0.34,
+        },
+        "negatives": {"sources": ["bm25"], "number": 2, "depth": 3},
+        "objectives": [{"name": "margin_mse"}],
+        "training": {"rows_per_step": 2, "learning_rate": 1e-3},
+        "evaluation": {"rerank_depth": 4},
+    }
+    return {**base, **changes}
+
+
+def write_recipe(folder: Path, values: dict[str, Any]) -> str:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    return str(folder / "recipe.yaml")
+
+
+def test_a_cross_encoder_loses_layers_by_the_same_stages(folder, models):
+    assert main(["distill", write_recipe(folder, recipe_of(folder, models))]) == 0
+    result = RetrievalResult.from_json(json.loads((folder / "run" / "evaluation.json").read_text()))
+    assert [one.name for one in result.retrievers] == ["teacher", "student", "student_before", "bm25"]
+    assert not (folder / "run" / "index").exists()
+
+
+def test_a_static_student_learns_a_wider_bi_encoders_embeddings(folder, models):
+    values = recipe_of(
+        folder,
+        models,
+        teacher={"kind": "bi_encoder", "model": str(models["wide"])},
+        student={"kind": "static", "dimensions": 8, "similarity": "dot"},
+        negatives={"sources": ["teacher", "student"], "number": 2, "depth": 3},
+        objectives=[{"name": "score_mse"}, {"name": "embedding_mse"}],
+        matryoshka=[4],
+    )
+    assert main(["train", write_recipe(folder, values)]) == 0
+    embedder = load_embedder(str(folder / "run" / "student"))
+    assert embedder.similarity == "dot" and embedder.queries(["the fox"]).shape == (1, 8)
+    assert (folder / "run" / "projections.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"objectives": [{"name": "next_token"}]}, "next_token does not compare rankings"),
+        ({"objectives": [{"name": "margin_mse", "temperature": 2}]}, "margin_mse has no key 'temperature'"),
+        ({"objectives": [{"name": "margin_mse", "weight": 0}]}, "nothing to learn"),
+        ({"objectives": [{"name": "info_nce"}]}, "neither embeddings nor a batch"),
+        ({"student": {"kind": "from_layers", "keep": 2}}, "student.model must be given"),
+        ({"negatives": {"sources": ["teacher"]}}, "only a bi_encoder finds passages"),
+        ({"negatives": {"sources": ["bm25"], "number": 30}}, "fewer than the 30 negatives"),
+        ({"data": {"kind": "retrieval"}}, "give data.path"),
+        ({"data": {"kind": "retrieval", "documents": "docs"}}, "exactly one of them says what is asked"),
+        ({"teacher": {"kind": "cross"}}, "'cross' is not known"),
+        ({"tracher": {}}, "Did you mean 'teacher'"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_its_own_words(folder, models, changes, said):
+    with pytest.raises(RecipeError, match=said):
+        parse_recipe(RetrievalRecipe, recipe_of(folder, models, **changes))
+
+
+def test_an_embedding_objective_needs_a_teacher_that_embeds(folder, models):
+    student = {"kind": "checkpoint", "model": str(models["bi"])}
+    with pytest.raises(RecipeError, match="compared with a bi_encoder's"):
+        parse_recipe(
+            RetrievalRecipe, recipe_of(folder, models, student=student, objectives=[{"name": "embedding_mse"}])
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("data.documents=nowhere", "there is no such file or folder"),
+        ("teacher.model=./nowhere", "neither an existing folder"),
+        ("data.held_out=0.01", "too few"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(folder, models, change, said, capsys):
+    recipe = write_recipe(folder, recipe_of(folder, models))
+    assert main(["distill", recipe, change]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+    assert not (folder / "run").exists()
+
+
+def test_a_question_is_kept_if_its_passage_is_found_for_it():
+    records = [Record(lineage={"passage": text}).say("user", "?") for text in ("one two", "three")]
+    kept, dropped = round_trip(records, [{id_of("one  two")}, {id_of("four")}])
+    assert not kept.dropped and dropped.dropped == ASTRAY
+
+
+def test_the_recipe_file_is_read():
+    recipe = load_recipe(RetrievalRecipe, ROOT / "recipes" / "retriever.yaml")
+    assert recipe.parameter("teacher_temperature", 1.0) == 2.0
