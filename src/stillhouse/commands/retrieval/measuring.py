@@ -14,6 +14,8 @@ from stillhouse.retrieval.index import DenseIndex, Hybrid, Reranked, build_index
 from stillhouse.retrieval.teachers import BiEncoderTeacher, raw_logits
 
 TIMED_PASSAGES = 24
+TIMED_SLOWLY = 2
+"""Questions over which a teacher is timed that reads each passage with the question."""
 
 
 def measured(parts: RetrievalParts, index: Path) -> RetrievalResult:
@@ -74,17 +76,23 @@ class _Entrants:
             return Entrant("teacher", "teacher", name, index, index, parameter_count(embedder.model))
         depth = self.parts.recipe.evaluation.rerank_depth
         retriever = Reranked(self._pool, self._scored, self.parts.texts, depth)
-        # What was scored before is not scored again: it would be timed as if it cost nothing.
-        return Entrant("teacher", "teacher", f"{name}, of {depth} candidates", retriever, None, count or None, False)
+        # What was scored before is only looked up: to be timed, the teacher reads again.
+        reads = Reranked(self._pool, self._read, self.parts.texts, depth)
+        detail = f"{name}, of {depth} candidates"
+        return Entrant("teacher", "teacher", detail, retriever, None, count or None, True, reads, TIMED_SLOWLY)
 
     def _scored(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         return [float(score) for score in self.parts.scores(pairs)]
+
+    def _read(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        found = [one.scores(pairs) for one in self.parts.teachers]
+        return [float(sum(scores)) for scores in zip(*found, strict=True)]
 
     def _reranker(self, name: str, title: str) -> Entrant:
         model = self.parts.load_student(name)
         depth = self.parts.recipe.evaluation.rerank_depth
         retriever = Reranked(self._pool, lambda pairs: raw_logits(model, pairs), self.parts.texts, depth)
-        return Entrant(name, title, f"of {depth} candidates", retriever, None, parameter_count(model))
+        return Entrant(name, title, f"of {depth} candidates", retriever, None, parameter_count(model), timed_queries=8)
 
     def _dense(self, name: str, title: str, index: DenseIndex) -> Entrant:
         embedder = index.embedder

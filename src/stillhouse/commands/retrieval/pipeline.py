@@ -149,10 +149,8 @@ class RetrievalPipeline:
 
         def work() -> dict[str, Any]:
             mined = self._mined()
-            ids = [(one.question.id, passage) for one in mined for passage in (one.question.best, *one.passages)]
-            text_of = {one.question.id: one.question.text for one in mined}
-            scores = self.parts.scores([(text_of[question], self.parts.texts[passage]) for question, passage in ids])
-            known = dict(zip(ids, (float(score) for score in scores), strict=True))
+            wanted = [(one.question, passage) for one in mined for passage in (one.question.best, *one.passages)]
+            known = self._scored(wanted)
             rows, account = self._chosen(mined, known)
             write_atomic(self._rows, save_rows(rows))
             return {"pairs": len(known), "output": self.parts.output, **asdict(account)}
@@ -186,10 +184,15 @@ class RetrievalPipeline:
             )
         # Passages that filled up were not scored yet: they are now, in the order of the questions.
         extra = [(q, p) for q, passages in chosen for p in passages if (q.id, p) not in known]
-        found = self.parts.scores([(q.text, self.parts.texts[p]) for q, p in extra]) if extra else []
-        more = {(q.id, p): float(score) for (q, p), score in zip(extra, found, strict=True)}
-        scores = {**known, **more}
+        scores = {**known, **self._scored(extra)}
         return [TrainingRow(q, passages, tuple(scores[q.id, p] for p in passages)) for q, passages in chosen], account
+
+    def _scored(self, pairs: Sequence[tuple[Question, str]]) -> dict[tuple[str, str], float]:
+        """The teacher's scores, by question and passage id."""
+        if not pairs:
+            return {}
+        scores = self.parts.scores([(question.text, self.parts.texts[passage]) for question, passage in pairs])
+        return {(one.id, passage): float(score) for (one, passage), score in zip(pairs, scores, strict=True)}
 
     def rows(self) -> list[TrainingRow]:
         """What is learnt: questions, passages, and the teacher's scores."""
