@@ -7,6 +7,7 @@ import pytest
 from stillhouse.commands.sweep import trials
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.files import read_lines
+from stillhouse.core.run import RunFolder
 
 from .conftest import assert_refused, files_in, stillhouse, write_recipe
 
@@ -46,7 +47,8 @@ def test_a_grid_that_is_none_is_refused_before_any_run(grid, words, tmp_path: Pa
 
 
 def test_a_sweep_shares_what_is_the_same_and_is_done_once(tmp_path: Path, teacher_folder: Path):
-    recipe = write_recipe(tmp_path, teacher_folder, evaluation={"samples": 0, "control": "hard_labels"})
+    evaluation = {"samples": 0, "control": "hard_labels", "control_budget": "both"}
+    recipe = write_recipe(tmp_path, teacher_folder, evaluation=evaluation)
     command = ["sweep", recipe, "--grid", "objectives.0.weight=0.9,0.5", "--out", tmp_path / "out", "training.epochs=1"]
     said = stillhouse(*command)
     assert said.code == 0, said.err
@@ -56,7 +58,11 @@ def test_a_sweep_shares_what_is_the_same_and_is_done_once(tmp_path: Path, teache
     control = "control_hard_labels/model.safetensors"
     assert (first / control).read_bytes() == (second / control).read_bytes()
     arms = [{line["arm"] for line in read_lines(run / "metrics.jsonl") if "arm" in line} for run in (first, second)]
-    assert arms == [{"student", "control_hard_labels"}] * 2
+    assert arms == [{"student", "control_hard_labels", "control_hard_labels_flops"}] * 2
+    stages = RunFolder(first).stages()
+    same_tokens, same_flops = (stages[f"control_hard_labels{budget}"]["steps"] for budget in ("", "_flops"))
+    assert stages["train"]["steps"] == same_tokens < same_flops  # no teacher ran beside it, so it goes on for longer
+    assert "no teacher, same FLOPs" in (first / "summary.md").read_text(encoding="utf-8")
     assert len(read_lines(tmp_path / "out" / "sweep.jsonl")) == 2
 
     before = files_in(tmp_path / "out" / "runs")
