@@ -71,7 +71,8 @@ def test_a_classifier_is_held_beside_one_of_another_tokenizer(save_teacher: Save
     (first, *rest) = result.departures.examples
     assert len(rest) == len(RATINGS) - 1
     assert first.nats >= max(one.nats for one in rest)
-    assert first.text == f"{RATINGS[first.document][1]} {first.document}"
+    text = first.text.replace(" ##", "")  # the tiny tokenizer joins no pieces of words
+    assert text == f"{RATINGS[first.document][1]} {first.document}"
     assert first.answers["right"] == RATINGS[first.document][0]
     assert "where they differ" in (out / "report.html").read_text(encoding="utf-8")
 
