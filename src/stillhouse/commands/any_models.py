@@ -11,9 +11,10 @@ from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.commands.metrics_log import MetricsLog
+from stillhouse.commands.parts.identity import plain
 from stillhouse.commands.questions import questions_of
-from stillhouse.commands.recipe import EvaluationConfig
-from stillhouse.commands.stages.suites import suites_of
+from stillhouse.commands.recipe import EvaluationConfig, suite_faults
+from stillhouse.commands.stages.suites import check_suites, suites_of
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import Config, parse_recipe, to_yaml, with_overrides
 from stillhouse.core.errors import DataError, ModelError, StillhouseError
@@ -21,7 +22,7 @@ from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import BASELINES, EvaluationResult, Role
 from stillhouse.core.run import RunFolder
-from stillhouse.core.suites import RESULTS
+from stillhouse.core.suite_results import RESULTS
 from stillhouse.data.config import ChatDataConfig, DataConfig, TextDataConfig, judging_all
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows
@@ -29,9 +30,10 @@ from stillhouse.data.paired import PairedRows
 from stillhouse.data.prepare import Prepared, prepare
 from stillhouse.data.rowset import RowSet
 from stillhouse.evaluation import Contestant, OwnTokens, ScoredBatches, evaluate, evaluate_embeddings, evaluate_encoders
+from stillhouse.evaluation.bench import Bench
 from stillhouse.evaluation.compare import OwnSentences
 from stillhouse.evaluation.remembered import Measured
-from stillhouse.evaluation.suites import SUITES, Bench
+from stillhouse.evaluation.suites import SUITES
 from stillhouse.models.anatomy import most_tokens
 from stillhouse.models.labels import answers_of
 from stillhouse.models.load import (
@@ -75,11 +77,9 @@ class Contest(Config):
                 "evaluation.control, control_budget and reward are about training, and here nothing is trained. Leave them "
                 "out; to hold another model beside the student, name it as a baseline."
             )
-        unfit = [name for name in suites_of(wanted.suites) if self.data.task not in SUITES[name].tasks]
-        if unfit:
-            raise ValueError(
-                f"evaluation.suites: {unfit[0]} does not measure data of kind {self.data.kind!r}. Leave it out."
-            )
+        faults = list(suite_faults(wanted, task=self.data.task, kind=self.data.kind))
+        if faults:
+            raise ValueError(" ".join(faults))
         return self
 
     @property
@@ -222,6 +222,7 @@ class Entrants:
             ModelError: naming the model.
             DataError: naming the file and the line.
         """
+        check_suites(self.wanted.evaluation)
         for source in self.wanted.sources.values():
             check_weights(source)
             config = load_config(source)
@@ -311,8 +312,9 @@ class Entrants:
             MetricsLog(self.run).suite(name, found)
             return {"result": found.to_dict()}
 
-        known = settings.model_dump(mode="json") if isinstance(settings, Config) else settings
-        done = self.run.stage(name, made_from=fingerprint([made_from, known]), work=work)
+        files = list(SUITES[name].files(settings))
+        known = [made_from, plain(settings), *([fingerprint_files(files)] if files else [])]
+        done = self.run.stage(name, made_from=fingerprint(known), work=work)
         return RESULTS[name].from_dict(done["result"]).to_dict()
 
     def _bench(self, name: str) -> Bench:
