@@ -23,8 +23,8 @@ class Page:
     findings: Sequence[Finding]
     figures: Sequence[Figure]
     tiles: Sequence[Tile]
-    dial: Dial | None
     sections: Sequence[Shown]
+    dial: Dial | None = None
 
 
 def page_of(account: Account) -> Page:
