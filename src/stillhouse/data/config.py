@@ -1,18 +1,20 @@
 """What a recipe can say about the data: one kind for each kind of answer that teacher and student give."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, NonNegativeFloat, PrivateAttr, Tag, model_validator
+from pydantic import Discriminator, Field, NonNegativeFloat, PositiveInt, Tag, model_validator
 
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.task import Task
+from stillhouse.data.grounded import Template
 
 HELD_OUT_SHARE = 0.1
 
 _TASKS: dict[str, Task] = {
     "text": "causal_lm",
     "chat": "causal_lm",
+    "rag": "causal_lm",
     "preferences": "causal_lm",
     "masked_text": "masked_lm",
     "classification": "sequence_classification",
@@ -35,13 +37,6 @@ class _SplitConfig(Config):
     """A file or folder, read as `path` is, that decides in the place of `held_out`: all of it is held out, and what `path`
     has in common with it is not trained on."""
 
-    _judges_all: bool = PrivateAttr(default=False)
-
-    @property
-    def judges_all(self) -> bool:
-        """Whether nothing is trained on, so that all of `path` is there to judge by."""
-        return self._judges_all
-
     @model_validator(mode="after")
     def _one_thing_decides(self) -> "_SplitConfig":
         if self.held_out_path is not None and self.held_out != HELD_OUT_SHARE:
@@ -60,16 +55,6 @@ class _SplitConfig(Config):
     def sources(self) -> tuple[Path, ...]:
         """Every file or folder that is read."""
         return tuple(path for path in (self.path, self.held_out_path) if path is not None)
-
-
-AnyData = TypeVar("AnyData", bound=_SplitConfig)
-
-
-def judging_all(config: AnyData) -> AnyData:
-    """The same data, all of it held out: what no recipe can say, as it trains."""
-    copy = config.model_copy()
-    copy._judges_all = True
-    return copy
 
 
 class TextDataConfig(_SplitConfig):
@@ -160,6 +145,88 @@ class ChatDataConfig(_SplitConfig):
     def sources(self) -> tuple[Path, ...]:
         """Every file or folder that is read."""
         return (*super().sources, *(self.teacher_context.sources if self.teacher_context else ()))
+
+
+class MixtureConfig(Config):
+    """Shares of the questions, by what they are answered over; they need not sum to one."""
+
+    distractors: NonNegativeFloat = 0.5
+    """The gold passage among hard distractors: passages that the retriever finds behind it, near-duplicates left out."""
+    retrieved: NonNegativeFloat = 0.25
+    """Whatever the retriever finds, in its order."""
+    removed: NonNegativeFloat = 0.25
+    """The same without all that tells the answer: an abstention is learnt."""
+    contradiction: NonNegativeFloat = 0.0
+    """The gold passage beside one that says another answer: it is learnt to name both."""
+    none: NonNegativeFloat = 0.0
+    """No passage at all: an abstention is learnt."""
+
+    @model_validator(mode="after")
+    def _something_is_asked(self) -> "MixtureConfig":
+        if not any(self.model_dump().values()):
+            raise ValueError("every share is 0. Give one a share.")
+        return self
+
+
+class RagDataConfig(ChatDataConfig):
+    """Questions to be answered from documents: passages are retrieved, teacher and student read the same, and answers cite."""
+
+    kind: Literal["rag"] = "rag"  # type: ignore[assignment]
+    documents: Path
+    """A folder of text, Markdown, HTML, PDF or JSON lines, or one such file: what is answered from."""
+    path: Path | None = None
+    """Questions: rows of `question`, and where they are known `answers` and `passages`, the names of those that tell. May be
+    left out where the recipe synthesises them."""
+    retriever: str = "bm25"
+    """What finds the passages: `bm25`, or the run of a retriever, or any sentence-transformers model."""
+    teacher_retriever: str | None = None
+    """A second one, to judge by: both retrievers beside both generators."""
+    passages: PositiveInt = 4
+    """Shown with each question."""
+    passage_words: PositiveInt = 100
+    """In one passage, about: documents are cut where sentences end."""
+    passage_characters: PositiveInt = 1200
+    """Where a passage that is longer all the same is cut off when it is shown."""
+    candidates: PositiveInt = 20
+    """How far down the retriever's list distractors are looked for."""
+    mixture: MixtureConfig = MixtureConfig()
+    template: Template = Template()
+    student_reads: Literal["passages", "question"] = "passages"
+    """Whether the student reads what its teacher does, or the question alone: then the documents become weights."""
+    seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _who_reads_what(cls, values: Any) -> Any:
+        """A student that reads the question alone has a teacher with a context: the passages, which each row has beside it."""
+        if not isinstance(values, dict):
+            return values
+        reads_question = values.get("student_reads") == "question"
+        alone = TeacherContextConfig(styles=(StyleConfig(column=CONTEXT_COLUMN),)) if reads_question else None
+        given = values.get("teacher_context")
+        if given is not None and (alone is None or given != alone.model_dump(mode="json")):
+            raise ValueError(
+                "teacher_context is made of the passages where student_reads is question, and of nothing else with kind rag. "
+                "Leave it out."
+            )
+        return values if given is not None or alone is None else {**values, "teacher_context": alone}
+
+    @model_validator(mode="after")
+    def _there_is_room(self) -> "RagDataConfig":
+        if self.candidates < self.passages:
+            raise ValueError(
+                f"candidates is {self.candidates}, but {self.passages} passages are shown. Raise it to twice as many or more."
+            )
+        return self
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every file or folder that is read."""
+        return (*super().sources, self.documents)
+
+
+CONTEXT_COLUMN = "context"
+"""Of a row whose student reads the question alone: what its teacher reads before it."""
 
 
 class PreferencesDataConfig(_SplitConfig):
@@ -267,6 +334,7 @@ def _kind(values: Any) -> str:
 DataConfig = Annotated[
     Annotated[TextDataConfig, Tag("text")]
     | Annotated[ChatDataConfig, Tag("chat")]
+    | Annotated[RagDataConfig, Tag("rag")]
     | Annotated[PreferencesDataConfig, Tag("preferences")]
     | Annotated[MaskedTextDataConfig, Tag("masked_text")]
     | Annotated[ClassificationDataConfig, Tag("classification")]

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import field_validator, model_validator
 
 from stillhouse.core.config import Config
 from stillhouse.core.errors import StaleError
@@ -47,19 +47,19 @@ class Template(Config):
     disagreement: str = DISAGREEMENT
     """What is learnt where two of them contradict each other: `{first}` and `{second}` become what they say, with citations."""
 
-    @field_validator("passage", "question", "disagreement")
-    @classmethod
-    def _shows_all(cls, value: str, info: ValidationInfo) -> str:
-        slots = _SLOTS[str(info.field_name)]
-        missing = [slot for slot in slots if f"{{{slot}}}" not in value]
-        if missing:
-            raise ValueError(f"{value!r} is without {{{missing[0]}}}. Put it in.")
-        try:
-            value.format(**dict.fromkeys(slots, ""))
-        except (KeyError, IndexError, ValueError):
-            known = ", ".join(f"{{{slot}}}" for slot in slots)
-            raise ValueError(f"{value!r} has other braces than {known}. Write those twice.") from None
-        return value
+    @model_validator(mode="after")
+    def _shows_all(self) -> "Template":
+        for name, slots in _SLOTS.items():
+            written = getattr(self, name)
+            missing = [slot for slot in slots if f"{{{slot}}}" not in written]
+            if missing:
+                raise ValueError(f"{name} is {written!r}, without {{{missing[0]}}}. Put it in.")
+            try:
+                written.format(**dict.fromkeys(slots, ""))
+            except (KeyError, IndexError, ValueError):
+                known = ", ".join(f"{{{slot}}}" for slot in slots)
+                raise ValueError(f"{name} is {written!r}, with other braces than {known}. Write those twice.") from None
+        return self
 
     @field_validator("abstention")
     @classmethod

@@ -23,6 +23,7 @@ from stillhouse.data.config import (
     LabelledDataConfig,
     MaskedTextDataConfig,
     PreferencesDataConfig,
+    RagDataConfig,
     RegressionDataConfig,
     ReplayConfig,
     SentencesDataConfig,
@@ -47,6 +48,9 @@ from stillhouse.data.tables import read_records, split_documents
 from stillhouse.data.tags import TaggedRow, read_tagged, tagged_rows
 from stillhouse.data.text import Row, read_rows, to_example
 from stillhouse.models.load import pad_id_of
+
+HELD_OUT_ANSWERS = "held_out.jsonl"
+"""Beside the conversations to train on, where kind rag writes those that nobody does."""
 
 _HELD_OUT_SEED = 0
 """Students of every seed are judged by the same masks."""
@@ -112,6 +116,9 @@ def prepare(
         ModelError: if the tokenizer cannot serve the task.
     """
     path = path or config.path
+    if isinstance(config, RagDataConfig) and path is not None:
+        # Questions were answered, and written where both sides lie beside each other.
+        config = config.model_copy(update={"held_out_path": path.with_name(HELD_OUT_ANSWERS)})
     if path is None:
         raise DataError("data.path is not given. Name a file or a folder.")
     match config:
@@ -148,9 +155,6 @@ def _two_sides(
 ) -> tuple[list[AnyRow], list[AnyRow]]:
     """Rows to train on and rows held out, which share no text."""
     rows = read(path, "data.path")
-    if config.judges_all:
-        alone = list(dict.fromkeys(rows))
-        return alone, alone
     if config.held_out_path is None:
         hint = DOCUMENTS_HINT if config.kind in ("text", "masked_text") else ""
         return split_held_out(rows, share=config.held_out, spread_over=spread_over, hint=hint)
@@ -450,8 +454,7 @@ def _sentences(config: SentencesDataConfig, tokenizer: PreTrainedTokenizerBase, 
     train, held_out = _two_sides(config, path, lambda path, key: read_sentences(path, config, key=key))
     found = read_pairs(config)
     judged = [text for pairs in found.values() for pair in pairs for text in (pair.first, pair.second)]
-    if not config.judges_all:
-        train = without_texts(train, judged, key="data.pairs_path")
+    train = without_texts(train, judged, key="data.pairs_path")
     return Prepared(
         config.task,
         sentence_rows([row.text for row in train], tokenizer, max_tokens=max_tokens),

@@ -114,8 +114,9 @@ def read_replay(
         DataError: for a file or a row that is missing or wrong, and where too little is left.
         ModelError: if the tokenizer cannot write conversations.
     """
-    config = config.of_kind(data.kind)
-    taken = _texts_in(data_paths, data.kind) if config.kind == data.kind else set()
+    kind = "chat" if isinstance(data, ChatDataConfig) else data.kind
+    config = config.of_kind(kind)
+    taken = _texts_in(data_paths, kind) if config.kind == kind else set()
     stream = _Stream(config, taken)
     rows = _chosen(stream, config)
     if not rows:
