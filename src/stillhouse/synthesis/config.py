@@ -15,7 +15,10 @@ from stillhouse.models.generate import Sampling
 from stillhouse.synthesis.choosing import ChoiceConfig
 from stillhouse.synthesis.filters.agreement import AgreementConfig as AgreementFilterConfig
 from stillhouse.synthesis.filters.config import FilterConfig, default_filters
+from stillhouse.synthesis.filters.length import UnfinishedConfig
+from stillhouse.synthesis.filters.repetition import RepetitionConfig
 from stillhouse.synthesis.flow import Further, User
+from stillhouse.synthesis.grounded import Checks, Citing
 from stillhouse.synthesis.prompts import filled_templates
 from stillhouse.synthesis.records import Ask, Record, Source
 from stillhouse.synthesis.rounds import MOST_TIMES, Sizes
@@ -401,6 +404,61 @@ class QuestionsConfig(ConversationSynthesisConfig):
         return known
 
 
+class GroundedConfig(_SynthesisConfig):
+    """The teacher answers questions over retrieved passages, and asks them where there are none; for data of kind rag."""
+
+    kind: Literal["grounded"]
+    number: PositiveInt | None = None
+    """Questions that are written about passages, where `data.path` names none."""
+    sampling: Sampling = Sampling(temperature=0.8, max_new_tokens=64)
+    """How questions are written, where they are."""
+    answers: AnswersConfig = AnswersConfig(sampling=Sampling(temperature=0.0, max_new_tokens=64))
+    """How they are answered: at temperature 0, once. With more `samples` those must agree."""
+    citing: Citing = "added"
+    """`asked`: an answer without a citation is dropped. `added`: it gets one by its words. `none`: as it is."""
+    precision: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Share of an answer's words that must stand in the passages."""
+    recall: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of a right answer's words that it must have, where one is known. 0 learns wrong answers too."""
+    agreement: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Mean ROUGE-L that it must have with the other samples."""
+
+    @property
+    def counts_questions(self) -> bool:
+        """Those of `data.path` are as many as there are."""
+        return False
+
+    @property
+    def used_filters(self) -> tuple[FilterConfig, ...]:
+        """Those that are named, behind the checks that every answer must stand up to; or the usual ones."""
+        return (UnfinishedConfig(), RepetitionConfig()) if self.filters is None else self.filters
+
+    def answering(self) -> Answers:
+        """How answers are asked for."""
+        return Answers(sampling=self.answers.sampling, samples=self.answers.samples, seed=self.seed)
+
+    @property
+    def checks(self) -> Checks:
+        """What an answer must stand up to."""
+        return Checks(self.citing, self.precision, self.recall, self.agreement)
+
+    @model_validator(mode="after")
+    def _questions_are_counted_once(self) -> "GroundedConfig":
+        if self.kept is not None or self.most is not None:
+            raise ValueError("kind grounded asks its questions once. Give number in the place of kept and most.")
+        return self
+
+    @model_validator(mode="after")
+    def _only_some_ways_to_answer(self) -> "GroundedConfig":
+        usual = AnswersConfig(sampling=self.answers.sampling, samples=self.answers.samples)
+        if self.answers != usual:
+            raise ValueError(
+                "answers of kind grounded know sampling and samples alone: what is read stands in data.template. Leave the "
+                "others out."
+            )
+        return self
+
+
 class ContinueConfig(_SynthesisConfig):
     """A model that holds no conversations writes texts: from nothing, or from how they begin."""
 
@@ -444,6 +502,7 @@ SynthesisConfig = Annotated[
     | Annotated[EvolveConfig, Tag("evolve")]
     | Annotated[DocumentsConfig, Tag("documents")]
     | Annotated[QuestionsConfig, Tag("questions")]
+    | Annotated[GroundedConfig, Tag("grounded")]
     | Annotated[ContinueConfig, Tag("continue")],
     Discriminator(_kind),
 ]
