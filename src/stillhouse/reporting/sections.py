@@ -15,8 +15,8 @@ from stillhouse.reporting.calibrations import calibration_view
 from stillhouse.reporting.charts import CurvePanel, curve_panels
 from stillhouse.reporting.contexts import context_view
 from stillhouse.reporting.costs import cost_view
-from stillhouse.reporting.departures import departures_view
 from stillhouse.reporting.environment import environment_view
+from stillhouse.reporting.grounded import grounded_view
 from stillhouse.reporting.layers import LayersView, layers_view
 from stillhouse.reporting.likeness import similarity_view
 from stillhouse.reporting.preferences import preference_view
@@ -80,17 +80,8 @@ def _data(account: Account) -> list[Facts]:
     return data_facts(account.data, account.result)
 
 
-@dataclass(frozen=True)
-class RecipeView:
-    """What makes the same again: a command alone, or a recipe for one."""
-
-    command: str
-    text: str
-
-
-def _recipe(account: Account) -> RecipeView | None:
-    text = truncated(formatting.clean(account.recipe_yaml), RECIPE_CHARACTERS)[0]
-    return RecipeView(formatting.one_line(account.command), text) if text or account.command else None
+def _recipe(account: Account) -> str:
+    return truncated(formatting.clean(account.recipe_yaml), RECIPE_CHARACTERS)[0]
 
 
 def _advice(account: Account) -> list[Advice]:
@@ -106,17 +97,16 @@ SECTIONS: Sequence[Section] = (
     Section(
         "preferences", "Which answers are preferred", "Preferences", lambda account: preference_view(account.result)
     ),
+    Section(
+        "grounded",
+        "Answers over retrieved passages",
+        "Passages",
+        lambda account: grounded_view(account.data.get("grounded")),
+    ),
     Section("tasks", "Questions and answers", "Tasks", tasks_view),
     # Behaviour goes here: what a student does.
     Section("similarity", "How alike to the teacher", "Similarity", similarity_view, "similarity"),
     Section("calibration", "As sure as right", "Calibration", calibration_view, "calibration"),
-    Section(
-        "departures",
-        "Where the student departs most",
-        "Examples",
-        lambda account: departures_view(account.result.departures),
-        "departures",
-    ),
     Section("samples", "Samples", "Samples", lambda account: samples_view(account.result.samples), "samples"),
     Section("cost", "Cost", "Cost", lambda account: cost_view(account.result)),
     Section("training", "Training", "Training", _curves, "training"),
