@@ -68,7 +68,7 @@ def tiny_teacher(
 
     def make(recipe: Recipe) -> Path:
         depth = depth_for(recipe)
-        if recipe.synthesis is not None and recipe.data.kind == "chat":
+        if recipe.synthesis is not None and recipe.data.kind in ("chat", "rag"):
             return writing_teacher
         if recipe.task != "causal_lm":
             return encoder(recipe.task, depth, KINDS[recipe.data.kind].labels)
@@ -88,7 +88,9 @@ def tiny(
     changes |= {f"data.{key}": value for key, value in ROWS.items()}
     rows_per_step = 2 if recipe.task == "causal_lm" else 9
     changes |= dict.fromkeys(("training.rows_per_step", "training.rows_per_micro_batch"), rows_per_step)
-    if recipe.synthesis is not None and recipe.data.kind == "chat":
+    if recipe.data.kind == "rag":
+        changes |= over_passages(folder)
+    elif recipe.synthesis is not None and recipe.data.kind == "chat":
         number = "kept" if recipe.synthesis.kept else "number"
         changes |= {"data.sequence_tokens": 128, f"synthesis.{number}": 24, "synthesis.sampling.max_new_tokens": 40}
         changes |= {"synthesis.answers.sampling.max_new_tokens": 16, "synthesis.batch_size": 8}
@@ -124,6 +126,30 @@ def tiny(
     elif depth_for(recipe) < PUBLISHED_DEPTH:
         changes |= {"student.keep": 2}
     return changes
+
+
+def over_passages(folder: Path) -> dict[str, Any]:
+    """What else a recipe needs that answers from documents; what a random model says, its checks would drop."""
+    (folder / "documents").mkdir()
+    for number in range(24):
+        (folder / "documents" / f"{number}.txt").write_text(f"House {number} is {number}{number} feet high.", "utf-8")
+    questions = [
+        {"question": f"How high is house {number}?", "answers": f"{number}{number}", "passages": f"{number}.txt"}
+        for number in range(24)
+    ]
+    return {
+        "data.documents": folder / "documents",
+        "data.path": write_rows(folder / "rows.jsonl", questions),
+        "data.passages": 2,
+        "data.mixture.removed": 2.0,  # whose answers are known, so that no check drops them
+        "data.sequence_tokens": 512,
+        "evaluation.questions": 1,
+        "synthesis.answers.sampling.max_new_tokens": 8,
+        "synthesis.citing": "none",
+        "synthesis.precision": 0.0,
+        "synthesis.recall": 0.0,
+        "synthesis.filters": [],
+    }
 
 
 def in_context(folder: Path, teacher: Path) -> dict[str, Any]:

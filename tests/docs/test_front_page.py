@@ -12,6 +12,7 @@ from stillhouse.data.config import (
     ClassificationDataConfig,
     MaskedTextDataConfig,
     PreferencesDataConfig,
+    RagDataConfig,
     RegressionDataConfig,
     SentencesDataConfig,
     TagsDataConfig,
@@ -19,6 +20,7 @@ from stillhouse.data.config import (
 )
 from stillhouse.data.labelled import read_labelled
 from stillhouse.data.preference_forms import read_preferences
+from stillhouse.data.rag_questions import read_rag_questions
 from stillhouse.data.sentences import read_sentences
 from stillhouse.data.tables import read_records
 from stillhouse.data.tags import read_tagged
@@ -36,6 +38,7 @@ def read_masked(path: Path) -> list[str]:
 READERS: dict[str, Callable[[Path], list[object]]] = {
     "text": read_rows,
     "chat": read_conversations,
+    "rag": read_rag_questions,
     "preferences": lambda path: read_preferences(path)[0],
     "masked_text": read_masked,
     "classification": lambda path: read_labelled(path, ClassificationDataConfig(path=path), key="data.path"),
@@ -46,7 +49,7 @@ READERS: dict[str, Callable[[Path], list[object]]] = {
 
 
 def test_the_table_has_every_kind_of_data():
-    spoken = [TextDataConfig, ChatDataConfig, PreferencesDataConfig]
+    spoken = [TextDataConfig, ChatDataConfig, RagDataConfig, PreferencesDataConfig]
     kinds = [*spoken, MaskedTextDataConfig, ClassificationDataConfig, RegressionDataConfig]
     assert list(ROWS) == [kind.model_fields["kind"].default for kind in [*kinds, TagsDataConfig, SentencesDataConfig]]
 

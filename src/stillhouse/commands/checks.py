@@ -12,6 +12,7 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.core.batch import Batch
 from stillhouse.core.errors import ModelError
 from stillhouse.core.task import Task
+from stillhouse.data.config import ChatDataConfig
 from stillhouse.models.anatomy import (
     few_ids,
     head_width,
@@ -237,7 +238,7 @@ def _check_crossing(recipe: Recipe) -> None:
             f"{differ}, but with source.{key} both draw each token together. Leave {key} out, or choose a student with the "
             "teacher's tokenizer."
         )
-    if recipe.data.kind == "chat" and recipe.data.teacher_context is not None:
+    if isinstance(recipe.data, ChatDataConfig) and recipe.data.teacher_context is not None:
         raise ModelError(
             f"{differ}, but with data.teacher_context both must write the same tokens. Choose a student with the teacher's "
             "tokenizer, or leave teacher_context out."

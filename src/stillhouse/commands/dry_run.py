@@ -21,7 +21,7 @@ from stillhouse.core.run import RunFolder
 from stillhouse.reporting import terminal_progress
 from stillhouse.reporting.formatting import clean, count, duration
 from stillhouse.synthesis import filled_templates, write_synthetic
-from stillhouse.synthesis.config import PromptSynthesisConfig
+from stillhouse.synthesis.config import GroundedConfig, PromptSynthesisConfig
 from stillhouse.synthesis.records import Ask, Record
 from stillhouse.synthesis.sources import personas, topics
 from stillhouse.synthesis.write import first_answers
@@ -69,6 +69,14 @@ def dry_run(recipe_path: str, overrides: Sequence[str]) -> None:
     if recipe.synthesis is None:
         raise RecipeError(
             ["synthesis: it must be given for --dry-run, or there is nothing to try."], source=recipe_path
+        )
+    if isinstance(recipe.synthesis, GroundedConfig):
+        raise RecipeError(
+            [
+                "synthesis: --dry-run does not know kind grounded, which answers over passages. Try a few questions in a run "
+                "of their own: stillhouse synthesize with data.path=FEW run=FOLDER."
+            ],
+            source=recipe_path,
         )
     progress = terminal_progress()
     pipeline = Pipeline(recipe, RunFolder(recipe.run), progress)

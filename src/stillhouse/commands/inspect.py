@@ -57,7 +57,7 @@ def show(recipe_path: str, overrides: Sequence[str], *, num_examples: int) -> No
         raise RecipeError([f"--examples {num_examples}: it should be 0 or more."], source=recipe_path)
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
     parts = Parts(recipe, RunFolder(recipe.run), SILENT)
-    if not parts.data_path.exists() and recipe.data.path is None:
+    if not parts.data_path.exists() and (recipe.data.path is None or parts.answers_first):
         raise RecipeError(
             [f"synthesis: {parts.data_path} is not written yet. First: stillhouse synthesize {recipe_path}"],
             source=recipe_path,

@@ -1,8 +1,7 @@
 """The composition root of every verb: a recipe at work in its run folder, stage by stage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from stillhouse.commands.checks import check_models
 from stillhouse.commands.parts.checking import check_data
@@ -19,10 +18,10 @@ from stillhouse.commands.stages import (
     weighing,
     writing,
 )
+from stillhouse.commands.stages.grounding import check_grounding, is_rag
 from stillhouse.commands.stages.suites import check_suites
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.commands.synthesis import check_synthesis
-from stillhouse.commands.trackers import check_trackers
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
@@ -45,11 +44,13 @@ class Pipeline(Workshop):
         if self.recipe.watched_reward is not None:
             check_reward(self.recipe.watched_reward.reward, key="evaluation.reward.reward")
         check_suites(self.recipe.evaluation)
-        check_trackers(self.recipe.report_to, run=self.recipe.run)
         check_models(self.recipe)
         check_reference(self.recipe)
         check_synthesis(self.recipe)
-        check_data(self.parts)
+        if is_rag(self):
+            check_grounding(self.parts)
+        else:
+            check_data(self.parts)
         check_scores(self.parts)
 
     synthesize = writing.write
@@ -64,15 +65,14 @@ class Pipeline(Workshop):
 
 
 @contextmanager
-def at_work(recipe: Recipe, progress: Progress, *, lenders: Sequence[Path] = ()) -> Iterator[Pipeline]:
+def at_work(recipe: Recipe, progress: Progress) -> Iterator[Pipeline]:
     """A recipe in its run folder, where no other process works meanwhile. Nothing is written before what can be known to
-    be wrong without a model has been said. A stage that one of the `lenders`, other run folders, has done from the same is
-    taken over from it.
+    be wrong without a model has been said.
 
     Raises:
         StillhouseError: for what the user can mend.
     """
-    run = RunFolder(recipe.run, lenders=tuple(lenders))
+    run = RunFolder(recipe.run)
     pipeline = Pipeline(recipe, run, progress)
     pipeline.check()
     with run.open(recipe):

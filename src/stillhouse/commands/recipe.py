@@ -17,11 +17,10 @@ from stillhouse.commands.sources import (
     source_faults,
     teacher_source_faults,
 )
-from stillhouse.commands.trackers import Tracker
 from stillhouse.core.config import Config
 from stillhouse.core.suites import ALWAYS, SuiteName
 from stillhouse.core.task import Task
-from stillhouse.data.config import DataConfig, TextDataConfig
+from stillhouse.data.config import DataConfig, RagDataConfig, TextDataConfig
 from stillhouse.data.replay import ReplayDataConfig
 from stillhouse.evaluation.similarity import SimilarityConfig
 from stillhouse.evaluation.suites import SUITES
@@ -37,7 +36,7 @@ from stillhouse.objectives import (
     objective,
 )
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, StudentConfig
-from stillhouse.synthesis.config import ConversationSynthesisConfig, HistoryConfig, SynthesisConfig
+from stillhouse.synthesis.config import ConversationSynthesisConfig, GroundedConfig, HistoryConfig, SynthesisConfig
 from stillhouse.synthesis.rewards import RewardWatchConfig
 from stillhouse.teachers import RemoteTeacherConfig, TeacherConfig
 from stillhouse.training.config import ObjectiveConfig
@@ -74,13 +73,12 @@ class EvaluationConfig(Config):
     texts like a reference, stereotypes, gaps between groups, and tasks of lm-eval. For the suite `tasks`."""
     similarity: SimilarityConfig | None = None
     """By which model, and on how much, answers are compared. For the suite `similarity`."""
-    control_budget: Literal["tokens", "flops", "both"] = "tokens"
-    """What the controls have as much of as the student: `tokens`; `flops`, the teacher's forward counted, so that they train on
-    for as long as the student and its teacher computed; or one of each."""
     samples: int = Field(default=3, ge=0)
     """Held-out beginnings that every language model continues, for reading."""
     teacher_answers: int = Field(default=32, ge=0)
     """Of a teacher behind an API: held-out prompts that it is asked to answer, to measure the student beside its answers."""
+    questions: int = Field(default=100, ge=1)
+    """Of data of kind rag: at most so many held-out questions are answered by everyone, over their passages and without."""
     reward: RewardWatchConfig | None = None
     """A reward of the student's held-out answers, shown over training beside its agreement with the teacher. If left out:
     the one by which the training data was chosen, where there is one."""
@@ -108,8 +106,6 @@ class Recipe(Config):
     objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
     training: Schedule = Schedule()
     evaluation: EvaluationConfig = EvaluationConfig()
-    report_to: tuple[Tracker, ...] = ()
-    """Trackers that are told every step, beside `metrics.jsonl`; each has to be installed, and set up by its own variables."""
 
     @model_validator(mode="after")
     def _a_teacher_is_named(self) -> "Recipe":
@@ -152,7 +148,13 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _there_is_text(self) -> "Recipe":
-        if (self.synthesis is None) == (self.data.path is None):
+        if isinstance(self.data, RagDataConfig):
+            asks = isinstance(self.synthesis, GroundedConfig) and self.synthesis.number is not None
+            if asks == (self.data.path is not None):
+                raise ValueError(
+                    "give data.path or synthesis.number: exactly one of them says where the questions come from."
+                )
+        elif (self.synthesis is None) == (self.data.path is None):
             raise ValueError("give data.path or synthesis: exactly one of them says where the text comes from.")
         return self
 
@@ -362,6 +364,11 @@ def synthesis_fault(synthesis: SynthesisConfig | None, kind: str) -> str:
     """Why data of this kind cannot be what is synthesised; empty where it can."""
     if synthesis is None:
         return ""
+    if isinstance(synthesis, GroundedConfig) or kind == "rag":
+        fits = isinstance(synthesis, GroundedConfig) and kind == "rag"
+        return (
+            "" if fits else "synthesis of kind grounded and data of kind rag go together. Leave one out, or use both."
+        )
     needs = "chat" if isinstance(synthesis, ConversationSynthesisConfig) else "text"
     if kind == needs:
         return ""

@@ -11,11 +11,14 @@ from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.pipeline import at_work
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
+from stillhouse.commands.stages.grounded_answers import grounded_account
 from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
+from stillhouse.data.config import RagDataConfig
 from stillhouse.reporting import results_table, reward_lines, terminal_progress, written_summary
+from stillhouse.reporting.grounded import grounded_lines
 from stillhouse.synthesis import CARD
 
 
@@ -42,7 +45,13 @@ def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
 
 def _refuse_an_idle_verb(recipe: Recipe, until: str, *, source: str) -> None:
     """A verb whose stage this recipe does not have would end at once and say nothing."""
-    sections = {"synthesize": ("synthesis", recipe.synthesis or recipe.history), "label": ("labels", recipe.labels)}
+    sections = {
+        "synthesize": (
+            "synthesis",
+            recipe.synthesis or recipe.history or isinstance(recipe.data, RagDataConfig) or None,
+        ),
+        "label": ("labels", recipe.labels),
+    }
     name, section = sections.get(until, ("", recipe))
     if section is None:
         raise RecipeError(
@@ -64,9 +73,15 @@ def _said_of_reward(folder: RunFolder) -> list[str]:
     return reward_lines(reward or {}, MetricsLog(folder).curves().get("student", []))
 
 
+def _said_of_answers(folder: RunFolder) -> list[str]:
+    """How questions are answered over passages; nothing for other data."""
+    account = grounded_account(folder.stages()).get("grounded", {})
+    return grounded_lines(account) if account.get("result") else []
+
+
 def _show(result: EvaluationResult, folder: RunFolder) -> None:
     console = Console()
     console.print(results_table(result))
-    for line in _said_of_reward(folder):
+    for line in [*_said_of_reward(folder), *_said_of_answers(folder)]:
         console.print(f"\n{line}", highlight=False, markup=False)
     console.print(f"\nreport   {folder.report}\nstudent  {folder.student}", highlight=False)

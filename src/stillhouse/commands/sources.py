@@ -25,7 +25,7 @@ ROLLOUTS = "rollouts.jsonl"
 def teacher_source_faults(*, data: str) -> list[str]:
     """Why nothing can be learnt from answers that the teacher writes before training: one sentence a fault."""
     faults: list[str] = []
-    if data not in ("chat", "text"):
+    if data not in ("chat", "rag", "text"):
         faults.append(
             f"source.kind teacher lets the teacher answer prompts, but data of kind {data!r} has none. Leave source out, or "
             "use data of kind chat or text."
@@ -36,7 +36,7 @@ def teacher_source_faults(*, data: str) -> list[str]:
 def source_faults(source: str, *, data: str, has_labels: bool, objectives: Sequence[ObjectiveConfig]) -> list[str]:
     """Why nothing can be learnt from answers that the student writes: one sentence a fault, naming the keys."""
     faults: list[str] = []
-    if data not in ("chat", "text"):
+    if data not in ("chat", "rag", "text"):
         faults.append(
             f"source.kind {source} lets the student answer prompts, but data of kind {data!r} has none. Leave source out, or "
             "use data of kind chat or text."

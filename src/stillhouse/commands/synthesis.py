@@ -21,6 +21,7 @@ from stillhouse.synthesis.choosing import Chosen, check_choice
 from stillhouse.synthesis.config import (
     ContinueConfig,
     ConversationSynthesisConfig,
+    GroundedConfig,
     QuestionsConfig,
     TeacherWriterConfig,
 )
@@ -77,7 +78,7 @@ def tokenizer_key(recipe: Recipe) -> str:
     return "synthesis.writer.tokenizer" if own else "teacher.tokenizer"
 
 
-def _tokenizer_of(recipe: Recipe, wanted: DataFreeConfig) -> PreTrainedTokenizerBase | None:
+def _tokenizer_of(recipe: Recipe, wanted: DataFreeConfig | GroundedConfig) -> PreTrainedTokenizerBase | None:
     """The tokenizer of whoever writes; None where that is not known."""
     if not isinstance(wanted.writer, RemoteWriterConfig):
         return load_tokenizer(recipe.teacher.model)
@@ -98,7 +99,7 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, wanted: ConversationSynt
         raise ModelError(f"synthesis.answers: {error}{hint}") from None
 
 
-def writer_of(parts: Parts, wanted: DataFreeConfig) -> Writer:
+def writer_of(parts: Parts, wanted: DataFreeConfig | GroundedConfig) -> Writer:
     """Who writes."""
     if isinstance(wanted.writer, RemoteTeacherConfig):
         return remote_teacher(wanted.writer, parts.run, parts.progress, ledger=f"data/{LEDGER}")
@@ -222,7 +223,9 @@ def write_data(parts: Parts, wanted: DataFreeConfig, *, progress: Progress) -> d
         program,
         writer,
         folder=parts.run.data,
-        about=about(parts.recipe.teacher.model, writer, wanted),
+        about=about(
+            parts.recipe.teacher.model, writer, wanted, number=number_of(wanted) if wanted.kept is None else None
+        ),
         finish=program.account,
         progress=progress,
     )
@@ -232,7 +235,7 @@ def write_data(parts: Parts, wanted: DataFreeConfig, *, progress: Progress) -> d
     return {"documents": made.kept, "tokens": None, "dropped": dict(made.dropped)}  # what all took is in the card
 
 
-def about(model: str, writer: Writer, wanted: DataFreeConfig) -> dict[str, Any]:
+def about(model: str, writer: Writer, wanted: DataFreeConfig | GroundedConfig, *, number: int | None) -> dict[str, Any]:
     """Who writes, how it is drawn, where the questions come from, and the licence: the head of the card."""
     remote = wanted.writer if isinstance(wanted.writer, RemoteWriterConfig) else None
     licence = licence_of(model if remote is None else remote.tokenizer or "")
@@ -247,7 +250,7 @@ def about(model: str, writer: Writer, wanted: DataFreeConfig) -> dict[str, Any]:
             "questions_drawn": settings.pop("sampling"),
             **({"answers_drawn": answers.pop("sampling"), "answers": answers} if answers else {}),
         },
-        "source": {**settings, **({} if wanted.kept else {"questions": number_of(wanted)})},
+        "source": {**settings, **({} if number is None else {"questions": number})},
         "licence": {
             "named": licence["licence"] or unnamed,
             "link": licence["link"],

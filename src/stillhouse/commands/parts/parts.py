@@ -17,6 +17,7 @@ from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Pooling
 from stillhouse.data.asked import Asked
+from stillhouse.data.config import ChatDataConfig, RagDataConfig
 from stillhouse.data.prepare import Prepared, prepare
 from stillhouse.data.replay import Replayed
 from stillhouse.data.rowset import RowSet
@@ -96,7 +97,7 @@ class Parts:
             return None
         ours, theirs = end_of_turn(self.tokenizer), end_of_turn(self.teacher_tokenizer)
         pairs: list[tuple[int, int]] = []
-        if self.recipe.data.kind == "chat" and ours is not None and theirs is not None:
+        if isinstance(self.recipe.data, ChatDataConfig) and ours is not None and theirs is not None:
             pairs = [(ours, theirs)]
         return common_outcomes(self.tokenizer, self.teacher_tokenizer, pairs=pairs)
 
@@ -125,7 +126,7 @@ class Parts:
         """All tokens that end an answer: the model's own, and the one that the data ends with; in the tokens of this tokenizer,
         or of the student's."""
         speaks = tokenizer or self.tokenizer
-        ends = end_of_turn(speaks) if self.recipe.data.kind == "chat" else speaks.eos_token_id
+        ends = end_of_turn(speaks) if isinstance(self.recipe.data, ChatDataConfig) else speaks.eos_token_id
         return stop_ids_of(model) | ({ends} if isinstance(ends, int) else set())
 
     # Where the data lies, and what is read of it.
@@ -134,13 +135,18 @@ class Parts:
     def documents(self) -> Path:
         """Where the teacher's own text is written, or its conversations."""
         wanted = self.recipe.synthesis
-        by_prompts = wanted is None or isinstance(wanted, PromptSynthesisConfig)
+        by_prompts = not self.answers_first and (wanted is None or isinstance(wanted, PromptSynthesisConfig))
         return self.run.data / ("documents.jsonl" if by_prompts else SYNTHETIC)
 
     @property
     def data_path(self) -> Path:
         """Where the training text comes from."""
-        return self.recipe.data.path or self.documents
+        return self.documents if self.answers_first else self.recipe.data.path or self.documents
+
+    @property
+    def answers_first(self) -> bool:
+        """Whether `data.path` holds questions that are answered over passages before anything can be learnt."""
+        return isinstance(self.recipe.data, RagDataConfig)
 
     @property
     def rewritten(self) -> Path:

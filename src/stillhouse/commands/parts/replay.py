@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.commands.recipe import Recipe
 from stillhouse.data.asked import packed
-from stillhouse.data.config import ChatDataConfig, TextDataConfig
+from stillhouse.data.config import ChatDataConfig, RagDataConfig, TextDataConfig
 from stillhouse.data.context import ContextRows, views_of
 from stillhouse.data.paired import PairedRows
 from stillhouse.data.replay import Replayed, read_replay
@@ -28,11 +28,12 @@ def read_replayed(
     if wanted is None:
         return None
     assert isinstance(data, TextDataConfig | ChatDataConfig)
+    judged = None if isinstance(data, RagDataConfig) else data.held_out_path  # which holds questions alone
     return read_replay(
         wanted,
         data,
         tokenizer,
-        data_paths=[path for path in (data_path, data.held_out_path) if path is not None and path.exists()],
+        data_paths=[path for path in (data_path, judged) if path is not None and path.exists()],
         teacher_tokenizer=teacher_tokenizer,
     )
 

@@ -18,8 +18,10 @@ from stillhouse.commands.parts.students import saved
 from stillhouse.commands.preferences import load_reference
 from stillhouse.commands.stages.asking import taught_by
 from stillhouse.commands.stages.contamination import contamination
+from stillhouse.commands.stages.grounded_answers import judge_answers
+from stillhouse.commands.stages.grounding import is_rag
 from stillhouse.commands.stages.suites import measure_suites
-from stillhouse.commands.stages.training import control_roles, train, train_controls
+from stillhouse.commands.stages.training import CONTROL_ROLES, train, train_controls
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.core.task import Task
@@ -39,18 +41,20 @@ def evaluate(shop: Workshop) -> EvaluationResult:
     contamination(shop, made_from=everything(shop))
 
     def work() -> dict[str, Any]:
-        result = _judged(shop)
+        models = contestants(shop)
+        result = _judged(shop, models)
+        answers = {"grounded": judge_answers(shop, models)} if is_rag(shop) else {}
         shop.metrics.evaluation(result)
         shop.run.forget("report")
-        return {"result": result.to_dict()}
+        return {"result": result.to_dict(), **answers}
 
     done = shop.once("evaluate", "everyone is measured", made_from=everything(shop), work=work)
     suites = measure_suites(shop, partial(contestants, shop), made_from=everything(shop))
     return replace(EvaluationResult.from_dict(done["result"]), suites=suites)
 
 
-def _judged(shop: Workshop) -> EvaluationResult:
-    models, remote = contestants(shop), shop.parts.remote
+def _judged(shop: Workshop, models: list[Contestant]) -> EvaluationResult:
+    remote = shop.parts.remote
     if remote is not None:
         return _judge_language_models(shop.parts, models, taught=taught_by(shop, remote))
     return JUDGES[shop.recipe.task](shop.parts, models)
@@ -64,20 +68,14 @@ def everything(shop: Workshop) -> list[Any]:
         shop.parts.student_fingerprint,
         shop.recipe.model_dump(
             mode="json",
-            exclude={
-                "run": True,
-                "report_to": True,
-                "synthesis": {"writer"},
-                "teacher": set(UNSEEN),
-                "evaluation": suites,
-            },
+            exclude={"run": True, "synthesis": {"writer"}, "teacher": set(UNSEEN), "evaluation": suites},
         ),
     ]
 
 
 def contestants(shop: Workshop) -> list[Contestant]:
     """Whoever is measured: the teacher first, the student last."""
-    roles: tuple[Role, ...] = ("student_before", *control_roles(shop.recipe), "student")
+    roles: tuple[Role, ...] = ("student_before", *CONTROL_ROLES[shop.recipe.control], "student")
     own = [Contestant(role, role, saved(shop.parts, role), shop.run.path / role) for role in roles]
     if shop.parts.remote is not None:
         return own
@@ -130,8 +128,6 @@ def _judge_encoders(parts: Parts, models: list[Contestant]) -> EvaluationResult:
         vocab_size=parts.num_answers if task == "masked_lm" else None,
         tags=parts.data.labels if task == "token_classification" else (),
         documents=parts.data.held_out_documents,
-        tokenizer=parts.tokenizer,
-        labels=parts.data.labels,
         progress=parts.progress,
     )
 

@@ -10,13 +10,12 @@ from stillhouse.commands.alarm_log import alarms_of
 from stillhouse.commands.parts.learnt import num_tokens
 from stillhouse.commands.remote import spent_elsewhere
 from stillhouse.commands.stages.evaluating import evaluate, everything
+from stillhouse.commands.stages.grounded_answers import grounded_account
 from stillhouse.commands.stages.training import made_beside_the_student
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.config import to_yaml
-from stillhouse.core.files import fingerprint_files
 from stillhouse.core.results import EvaluationResult
 from stillhouse.synthesis import CARD
-from stillhouse.synthesis.licence import licence_of, said_about_outputs
 
 
 def report(shop: Workshop) -> EvaluationResult:
@@ -35,10 +34,9 @@ def report(shop: Workshop) -> EvaluationResult:
 
 
 def _write_report(shop: Workshop, result: EvaluationResult, card: Path) -> None:
-    from stillhouse.reporting import write_adapter_card, write_card, write_report, write_summary
+    from stillhouse.reporting import write_adapter_card, write_card, write_report
 
-    stages, teacher = shop.run.stages(), _teacher(shop)
-    licence = teacher.get("licence") or None
+    stages = shop.run.stages()
     layers = _layers(stages["student"].get("layers"))
     data = _data_account(shop, stages)
     recipe_yaml = to_yaml(shop.recipe)
@@ -56,49 +54,30 @@ def _write_report(shop: Workshop, result: EvaluationResult, card: Path) -> None:
         card,
         student_name=shop.run.path.name,
         result=result,
-        teacher=teacher,
+        teacher=_teacher(shop),
         recipe_yaml=recipe_yaml,
         layers=layers,
         data=data,
-        licence=licence,
+        licence=None,
     )
-    write_summary(shop.run.summary, title=shop.run.path.name, result=result)
     if "adapter" in data:
         write_adapter_card(
             shop.run.path / ADAPTER_FOLDER / "README.md",
             student_name=shop.run.path.name,
             result=result,
             adapter=data["adapter"],
-            licence=licence,
+            licence=None,
         )
 
 
 def _teacher(shop: Workshop) -> dict[str, str]:
-    """What it is called, and what its files say of its licence; what a server calls its model names nothing that could be
-    loaded."""
+    """What it is called; what a server calls its model names nothing that could be loaded."""
     model = shop.recipe.teacher.model
-    if shop.parts.remote is not None:
-        return {"name": f"{model}, behind an API"}
-    found = licence_of(model)
-    known = {"licence": found["licence"], "licence_link": found["link"]}
-    if found["looked_in"]:
-        known["output_terms"] = said_about_outputs(found)
-    return {"model": model, "fingerprint": shop.parts.teacher_fingerprint, **known}
+    return {"model": model} if shop.parts.remote is None else {"name": f"{model}, behind an API"}
 
 
 def _layers(choice: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if choice is None else {**choice, "scores": choice["influence"]}
-
-
-def _sources(shop: Workshop) -> list[Path]:
-    """Every file or folder that the data came from: what the teacher wrote is one."""
-    recipe = shop.recipe
-    replayed = [recipe.replay.path] if recipe.replay is not None else []
-    return list(dict.fromkeys([shop.parts.data_path, *recipe.data.sources, *replayed]))
-
-
-def _hash(path: Path) -> str:
-    return fingerprint_files(file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
 
 
 def _data_account(shop: Workshop, stages: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -108,7 +87,6 @@ def _data_account(shop: Workshop, stages: Mapping[str, dict[str, Any]]) -> dict[
         "train_documents": data.num_train_documents,
         "train_tokens": num_tokens(shop.parts.learnt),
         "held_out_documents": data.num_held_out_documents,
-        "sources": [{"name": path.name, "hash": _hash(path)} for path in _sources(shop)],
     }
     if "synthesize" in stages:
         done = stages["synthesize"]
@@ -129,4 +107,4 @@ def _data_account(shop: Workshop, stages: Mapping[str, dict[str, Any]]) -> dict[
     if (file := shop.run.data / CARD).exists():
         card = json.loads(file.read_text(encoding="utf-8"))
         account |= {"written": card, "reward": card.get("reward")}
-    return {**account, "alarms": alarms_of(shop.run)}
+    return {**account, **grounded_account(stages), "alarms": alarms_of(shop.run)}

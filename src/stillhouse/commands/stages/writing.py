@@ -4,18 +4,21 @@ from dataclasses import asdict
 from typing import Any
 
 from stillhouse.commands.parts.checking import conversations
+from stillhouse.commands.stages.grounding import ground, is_rag
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.commands.synthesis import DataFreeConfig, made_from, write_data
 from stillhouse.synthesis import filled_templates, rewrite, synthesize
-from stillhouse.synthesis.config import HistoryConfig, PromptSynthesisConfig
+from stillhouse.synthesis.config import GroundedConfig, HistoryConfig, PromptSynthesisConfig
 
 
 def write(shop: Workshop) -> dict[str, Any]:
     """The teacher writes the training text, or its own answers into it."""
     if shop.recipe.history is not None:
         return _rewrite(shop, shop.recipe.history)
+    if is_rag(shop):
+        return ground(shop)
     match shop.recipe.synthesis:
-        case None:
+        case None | GroundedConfig():
             return {}
         case PromptSynthesisConfig() as wanted:
             return _write_from_templates(shop, wanted)

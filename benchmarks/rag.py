@@ -1,0 +1,153 @@
+"""A generator over retrieved passages: how much of its teacher's answers a student of 12 layers keeps, and how fast it is.
+
+XQuAD's English paragraphs are the documents and BM25 finds passages in them. The student is held beside the same student that
+learns the same answers without the teacher's signals. Targets: a larger share of the teacher's token F1 and K-precision than
+that control, and 1.8 times the teacher's speed from question to last word.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from public_data import write_jsonl
+from seeds import machine, run
+
+from stillhouse.core.grounded_results import GROUNDED_METRICS, GroundedResult, grounded_result
+from stillhouse.core.results import Interval, Role
+from stillhouse.core.run import RunFolder
+
+ROLES: tuple[Role, ...] = ("teacher", "student", "control_hard_labels", "student_before")
+SHOWN = ("token_f1", "token_recall", "k_precision", "answered", "abstention_recall", "over_refusal", "citation_recall")
+
+
+def main() -> None:
+    """Print a table of everyone, shares of the teacher, both ablations and the speed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("teacher")
+    parser.add_argument("data", type=Path, help="the folder of public data: see benchmarks/README.md")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--questions", type=int, default=120, help="to learn from and held out together")
+    parser.add_argument("--held-out", type=float, default=0.2, help="share of the passages that nobody learns about")
+    parser.add_argument("--passages", type=int, default=2)
+    parser.add_argument("--passage-words", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-rag"))
+    options = parser.parse_args()
+    started = time.perf_counter()
+    write_data(options)
+    folder = options.runs / f"{options.layers}-layers-{options.seed}"
+    run(folder, seed=options.seed, **recipe(options))
+    _print(folder)
+    print(f"{machine()}; {(time.perf_counter() - started) / 60:.0f} minutes in all")
+
+
+def write_data(options: argparse.Namespace) -> None:
+    """All paragraphs, a file each, and questions about some of them, drawn by a seed that is always the same."""
+    found = json.loads((options.data / "rag_qa/xquad_en.json").read_text(encoding="utf-8"))["data"]
+    paragraphs = [paragraph for article in found for paragraph in article["paragraphs"]]
+    documents = options.runs / "documents"
+    documents.mkdir(parents=True, exist_ok=True)
+    questions: list[dict[str, Any]] = []
+    for number, paragraph in enumerate(paragraphs):
+        name = f"{number:03d}.txt"
+        (documents / name).write_text(paragraph["context"], encoding="utf-8")
+        for asked in paragraph["qas"]:
+            answers = list(dict.fromkeys(answer["text"] for answer in asked["answers"]))
+            questions.append({"question": asked["question"], "answers": answers, "passages": [name]})
+    Random(0).shuffle(questions)
+    write_jsonl(options.runs / "questions.jsonl", questions[: options.questions])
+
+
+def recipe(options: argparse.Namespace) -> dict[str, Any]:
+    """What is distilled."""
+    return {
+        "teacher": {"model": options.teacher},
+        # Measured once, layer by layer: the greedy choice takes longer than this training.
+        "student": {"kind": "from_layers", "keep": options.layers, "choose": "block_influence"},
+        "data": {
+            "kind": "rag",
+            "documents": str(options.runs / "documents"),
+            "path": str(options.runs / "questions.jsonl"),
+            "passages": options.passages,
+            "passage_words": options.passage_words,
+            "sequence_tokens": 512,
+            "held_out": options.held_out,
+            "mixture": {"distractors": 0.5, "retrieved": 0.25, "removed": 0.25},
+        },
+        "synthesis": {
+            "kind": "grounded",
+            "answers": {"sampling": {"temperature": 0.0, "max_new_tokens": 32}},
+            "filters": [],
+        },
+        "labels": {"signal": "last_hidden"},
+        "objectives": [{"name": "forward_kl", "weight": 0.9}, {"name": "next_token", "weight": 0.1}],
+        "training": {
+            "epochs": options.epochs,
+            "learning_rate": options.learning_rate,
+            "rows_per_step": 4,
+            "rows_per_micro_batch": 4,
+        },
+        "evaluation": {"samples": 0, "control": "hard_labels", "questions": 40},
+    }
+
+
+def _print(folder: Path) -> None:
+    stages = RunFolder(folder).stages()
+    found, answers = grounded_result(stages["evaluate"]["grounded"]), stages["synthesize"]
+    print(f"contexts: {stages['contexts']['mixture']}; kept {answers['documents']}, dropped {answers['dropped']}")
+    print(f"{found.questions} held-out questions, {found.told} told by their passages, {found.untold} not")
+    print("| | " + " | ".join(GROUNDED_METRICS[name].title for name in SHOWN) + " |")
+    print("|---|" + "---:|" * len(SHOWN))
+    for role in ROLES:
+        reading = found.reading(role)
+        if reading is not None:
+            print(f"| {role} | " + " | ".join(_share(reading.metrics, name) for name in SHOWN) + " |")
+    _print_kept(found)
+    for condition in ("without_passages", "shuffled"):
+        for role in ("teacher", "student"):
+            ablated = found.reading(role, condition)  # type: ignore[arg-type]
+            if ablated is not None:
+                print(f"{role} {condition}: token F1 {_share(ablated.metrics, 'token_f1')}")
+    for pair in found.pairs:
+        print(
+            f"{pair.retriever} with the {pair.role}: found {_text(pair.found)}, F1 {_share(pair.metrics, 'token_f1')}"
+        )
+    for one in found.latencies:
+        print(f"{one.who} {one.part}: p50 {one.p50:.0f} ms, p95 {one.p95:.0f} ms")
+    if found.speed_up is not None:
+        speed = found.speed_up
+        print(f"student {speed.value:.2f} [{speed.low:.2f}, {speed.high:.2f}] times as fast, end to end")
+    for example in found.examples:
+        print(f"- {example.question} ({example.mix}; right: {example.right[:1]})")
+        for role in ROLES:
+            print(f"    {role}: {example.answers.get(role, '')!r}")
+
+
+def _print_kept(found: GroundedResult) -> None:
+    for role, shares in (found.kept or {}).items():
+        said = ", ".join(f"{GROUNDED_METRICS[name].title} {_text(share)}" for name, share in shares.items())
+        print(f"{role} keeps of the teacher's: {said}")
+    for row in found.comparisons:
+        if row.other == "control_hard_labels" and row.metric in ("token_f1", "k_precision"):
+            print(f"student minus control, {row.metric}: {_text(row.difference)}")
+
+
+def _share(metrics: Mapping[str, Interval], name: str) -> str:
+    return _text(metrics.get(name))
+
+
+def _text(interval: Interval | None) -> str:
+    if interval is None:
+        return "–"
+    value, low, high = (100 * number for number in (interval.value, interval.low, interval.high))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Who finds passages for a generator: BM25, a retriever that a run made, or any model that embeds sentences."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stillhouse.core.errors import ModelError
+from stillhouse.core.files import atomic_path, fingerprint, json_line, read_lines, write_atomic
+from stillhouse.models.load import source_fingerprint
+from stillhouse.retrieval import Corpus, Passage, Retriever
+from stillhouse.retrieval.bm25 import Bm25
+from stillhouse.retrieval.embed import load_embedder
+from stillhouse.retrieval.index import build_index, open_index
+
+BM25_NAME = "bm25"
+PASSAGES = "passages.jsonl"
+
+
+@dataclass(frozen=True)
+class Finder:
+    """A retriever with the passages that it finds."""
+
+    retriever: Retriever
+    passages: Mapping[str, Passage]
+    name: str
+    """As a recipe names it."""
+    fingerprint: str
+    """Changes where what it finds may change."""
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What each passage says, its title first."""
+        return {id: passage.whole for id, passage in self.passages.items()}
+
+
+def model_of(source: str) -> str:
+    """What embeds, where a recipe names it or the run that made it."""
+    student = Path(source).expanduser() / "student"
+    return str(student) if student.is_dir() else source
+
+
+def check_retriever(source: str, *, key: str) -> None:
+    """Refuse a folder that holds nothing to retrieve with.
+
+    Raises:
+        ModelError: naming the key of the recipe.
+    """
+    looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if source != BM25_NAME and looks_like_path and not Path(model_of(source)).expanduser().exists():
+        raise ModelError(
+            f"{key} is {source!r}, but there is no such folder. Name the run of a retriever, a sentence-transformers model, or "
+            "bm25."
+        )
+
+
+def retriever_fingerprint(source: str) -> str:
+    """What a retriever's answers depend on, beside the passages."""
+    return BM25_NAME if source == BM25_NAME else source_fingerprint(model_of(source))
+
+
+def finder_of(source: str, corpus: Corpus, folder: Path) -> Finder:
+    """The retriever over these passages, its index kept in `folder`."""
+    made_by = retriever_fingerprint(source)
+    by_id = corpus.by_id
+    kept = fingerprint([made_by, [asdict(passage) for passage in corpus.passages]])
+    if source == BM25_NAME:
+        found: Retriever = Bm25.build(corpus.passages)
+        with atomic_path(folder) as part:
+            part.mkdir()
+            write_atomic(part / PASSAGES, "".join(json_line(asdict(passage)) for passage in corpus.passages))
+            assert isinstance(found, Bm25)
+            found.save(part / BM25_NAME)
+        return Finder(found, by_id, source, kept)
+    embedder = load_embedder(model_of(source))
+    index = build_index(embedder, corpus.passages)
+    index.save(folder, made_by=made_by)
+    return Finder(index, by_id, source, kept)
+
+
+def opened_finder(source: str, folder: Path) -> Finder:
+    """What `finder_of` kept."""
+    passages = {values["id"]: Passage(**values) for values in read_lines(folder / PASSAGES)}
+    if source == BM25_NAME:
+        return Finder(Bm25.open(folder / BM25_NAME), passages, source, "")
+    index = open_index(folder, load_embedder(model_of(source)), made_by=retriever_fingerprint(source))
+    return Finder(index, passages, source, "")
