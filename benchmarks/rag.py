@@ -42,9 +42,9 @@ def main() -> None:
     started = time.perf_counter()
     write_data(options)
     folder = options.runs / f"{options.layers}-layers-{options.seed}"
-    run(folder, seed=options.seed, **recipe(options))
+    result = run(folder, seed=options.seed, **recipe(options))
     _print(folder)
-    print(f"{machine()}; {(time.perf_counter() - started) / 60:.0f} minutes in all")
+    print(f"{machine(result)}; {(time.perf_counter() - started) / 60:.0f} minutes in all")
 
 
 def write_data(options: argparse.Namespace) -> None:
@@ -111,7 +111,7 @@ def _print(folder: Path) -> None:
     _print_kept(found)
     for condition in ("without_passages", "shuffled"):
         for role in ("teacher", "student"):
-            ablated = found.reading(role, condition)  # type: ignore[arg-type]
+            ablated = found.reading(role, condition)
             if ablated is not None:
                 print(f"{role} {condition}: token F1 {_share(ablated.metrics, 'token_f1')}")
     for pair in found.pairs:
