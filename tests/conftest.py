@@ -1,5 +1,6 @@
 """Tiny random models and tiny tokenizers, made here: no test downloads anything."""
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,10 @@ import pytest
 
 # Before torch, which imports Triton, and that asks once. TRITON_INTERPRET=0 runs its kernels on a machine's own GPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+# Before anything of ours, which it sees to the checking of.
+from . import annotations as annotations
+
+# isort: split
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -16,6 +21,13 @@ from stillhouse.core.task import Task
 from stillhouse.data.examples import Example
 from stillhouse.models.labels import name_labels
 from stillhouse.models.load import LABELLED_TASKS, PROBLEM_TYPES, untrained
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the garbage collector, which accelerate calls at every turn, need not look through it again."""
+    gc.collect()
+    gc.freeze()
+
 
 SENTENCES = [
     "the small fox ran over the hill and saw a red house",

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from stillhouse.core.plugins import plugins
@@ -35,6 +36,28 @@ EPILOG = """Each verb first does whatever it needs that is not done yet, and not
 Stopped at any instant, the same command goes on where it was.
 
 example: stillhouse distill recipes/demo.yaml training.learning_rate=1e-4 run=runs/mine"""
+
+
+EVALUATE = """With a recipe: does whatever it needs that is not done yet, and nothing twice. With a model and --teacher:
+measures any two models, whoever made them, and writes report.html, summary.md and metrics.jsonl.
+
+examples: stillhouse evaluate recipes/demo.yaml
+          stillhouse evaluate ./student --teacher HuggingFaceTB/SmolLM2-135M-Instruct --data stories.jsonl
+          stillhouse evaluate ./small --teacher ./large --data reviews.csv --kind classification data.label=stars"""
+
+
+REPORT = """With a recipe: does whatever it needs that is not done yet, and nothing twice. With run folders: writes one report
+of them all, with quality against latency and size. Runs that differ in training.seed alone are combined.
+
+examples: stillhouse report recipes/demo.yaml
+          stillhouse report runs/small runs/large --out comparison.html"""
+
+
+SWEEP = """Each run is an ordinary run folder below FOLDER/runs; stopped at any instant, the same command goes on. What the
+teacher wrote, its labels and the controls are taken over from one run to the next where they are the same. Runs that
+differ in training.epochs or synthesis.tokens and the seed alone are one curve over budgets.
+
+example: stillhouse sweep recipes/language_model.yaml --grid student.keep=4,8 --grid training.epochs=0.25,0.5,1,2 --seeds 3"""
 
 
 CHAT = (
@@ -90,12 +113,47 @@ def _run(chosen: argparse.Namespace) -> int:
         case "tokenizers":
             command = importlib.import_module("stillhouse.commands.tokenizers")
             return int(command.show(chosen.teacher, chosen.student))
+        case "evaluate" if chosen.teacher is not None:
+            _evaluate_models(chosen)
+        case "evaluate" if not chosen.recipe.endswith((".yaml", ".yml")):
+            from stillhouse.core.errors import StillhouseError
+
+            raise StillhouseError(
+                f"evaluate takes a recipe, which is a YAML file, or a student with --teacher: {chosen.recipe!r} is neither. To "
+                f"measure a model: stillhouse evaluate {chosen.recipe} --teacher TEACHER --data FILE."
+            )
+        case "report" if Path(chosen.recipe).is_dir():
+            command = importlib.import_module("stillhouse.commands.runs_report")
+            command.show([chosen.recipe, *chosen.overrides], out=chosen.out)
+        case "sweep":
+            command = importlib.import_module("stillhouse.commands.sweep")
+            command.show(chosen.recipe, chosen.overrides, grid=chosen.grid, seeds=chosen.seeds, out=chosen.out)
         case "synthesize" if chosen.dry_run:
             importlib.import_module("stillhouse.commands.dry_run").dry_run(chosen.recipe, chosen.overrides)
         case _:
             command = importlib.import_module("stillhouse.commands.run")
             command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until)
     return 0
+
+
+def _evaluate_models(chosen: argparse.Namespace) -> None:
+    """Any two models, without a recipe."""
+    if chosen.recipe.endswith((".yaml", ".yml")):
+        from stillhouse.core.errors import StillhouseError
+
+        raise StillhouseError(
+            f"{chosen.recipe} is a recipe, which names its teacher itself: leave --teacher out, or name a model in its place."
+        )
+    importlib.import_module("stillhouse.commands.any_models").show(
+        chosen.recipe,
+        chosen.overrides,
+        teacher=chosen.teacher,
+        data=chosen.data,
+        baselines=chosen.baseline,
+        kind=chosen.kind,
+        suites=[name for name in chosen.suites.split(",") if name],
+        out=chosen.out,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,8 +168,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"stillhouse {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, verb in VERBS.items():
-        added = verbs.add_parser(name, help=verb.summary, description=verb.summary.capitalize() + ".", epilog=EPILOG)
+        added = verbs.add_parser(
+            name,
+            help=verb.summary,
+            description=verb.summary.capitalize() + ".",
+            epilog={"evaluate": EVALUATE, "report": REPORT}.get(name, EPILOG),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         _add_recipe(added)
+        if name == "evaluate":
+            _add_models(added)
+        if name == "report":
+            help_text = "where several runs, given in the place of RECIPE, are reported on (default: comparison.html)"
+            added.add_argument("--out", metavar="FILE", default="comparison.html", help=help_text)
         if name == "synthesize":
             added.add_argument(
                 "--dry-run", action="store_true", help="show five examples and what the whole would take; keep nothing"
@@ -129,7 +198,55 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument("student", metavar="STUDENT", help="the same")
     _add_chat(verbs)
     _add_rag(verbs)
+    _add_sweep(verbs)
     return parser
+
+
+def _add_sweep(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    summary = "run a grid of recipes, and say what all of them support together"
+    swept = verbs.add_parser(
+        "sweep",
+        help=summary,
+        description=summary.capitalize() + ".",
+        epilog=SWEEP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_recipe(swept)
+    swept.add_argument(
+        "--grid",
+        metavar="KEY=A,B",
+        action="append",
+        default=[],
+        help="a key and its values; as often as there are keys",
+    )
+    swept.add_argument(
+        "--seeds", metavar="N", type=int, default=1, help="run each with training.seed=0 to N-1 (default: 1)"
+    )
+    swept.add_argument(
+        "--out", metavar="FOLDER", help="where all of it goes (default: the recipe's run folder, -sweep)"
+    )
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("any two models", "with a model in the place of RECIPE")
+    group.add_argument(
+        "--teacher", metavar="MODEL", help="a hub id, a folder or a GGUF file: whom the student is held beside"
+    )
+    group.add_argument(
+        "--baseline",
+        metavar="MODEL",
+        action="append",
+        default=[],
+        help="another model to hold beside it; up to three times",
+    )
+    group.add_argument("--data", metavar="FILE", help="what to measure on: all of it")
+    group.add_argument(
+        "--kind", metavar="KIND", default="text", help="what the data is, as in a recipe: text (default), chat, ..."
+    )
+    group.add_argument(
+        "--suites", metavar="A,B", default="", help="what is measured besides, as evaluation.suites of a recipe"
+    )
+    group.add_argument("--out", metavar="FOLDER", help="where the report goes (default: evaluations/...)")
 
 
 def _add_chat(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -57,7 +57,9 @@ def _judged(model, batches, task):
 def test_choices_are_those_of_a_scalar_loop(build_encoder, build_batches, monkeypatch, task, chunk):
     monkeypatch.setattr("stillhouse.evaluation.judging.CHUNK_ANSWERS", chunk)
     teacher, student, batches = build_encoder(task, seed=1), build_encoder(task, seed=2), build_batches(task)
-    choices = choose({"teacher": teacher, "student": student}, batches, task=task)["student"]
+    choices = choose({"teacher": teacher, "student": student}, {"teacher": batches, "student": batches}, task=task)[
+        "student"
+    ]
     ours, theirs = (_judged(model, batches, task) for model in (student, teacher))
     assert len(choices.target) == len(ours)
     for number, ((document, q, target), (_, p, _)) in enumerate(zip(ours, theirs, strict=True)):
@@ -75,7 +77,7 @@ def test_choices_are_those_of_a_scalar_loop(build_encoder, build_batches, monkey
 def test_numbers_are_the_models_own(build_encoder, build_batches):
     models = {"teacher": build_encoder("regression", seed=1), "student": build_encoder("regression", seed=2)}
     batches = build_batches("regression")
-    found = estimate(models, batches)["student"]
+    found = estimate(models, dict.fromkeys(models, batches))["student"]
     for answers, model in ((found.answer, models["student"]), (found.teacher, models["teacher"])):
         np.testing.assert_allclose(answers, [float(row[0]) for row, _, _ in _rows(model, batches)], rtol=1e-4)
     assert found.target.tolist() == torch.cat([batch.labels for batch in batches]).tolist()
@@ -83,7 +85,7 @@ def test_numbers_are_the_models_own(build_encoder, build_batches):
 
 @pytest.mark.parametrize("task", CHOICES)
 def test_metrics_of_choices_by_hand(build_encoder, build_batches, task):
-    choices = choose({"teacher": build_encoder(task, seed=1)}, build_batches(task), task=task)["teacher"]
+    choices = choose({"teacher": build_encoder(task, seed=1)}, {"teacher": build_batches(task)}, task=task)["teacher"]
     statistics = choice_statistics(choices, task=task)
     once = np.ones((1, len(np.unique(choices.document))))
     assert statistics["accuracy"](once)[0] == pytest.approx(np.mean(choices.chosen == choices.target))
@@ -143,7 +145,7 @@ def test_nothing_is_kept_of_a_teacher_that_may_have_nothing(encoders, build_batc
 def test_correlations_are_scipys(encoders, build_batches):
     contestants, batches = encoders("regression"), build_batches("regression", sizes=(12, 9))
     metrics = evaluate_encoders(contestants, batches, task="regression").model("student").metrics
-    found = estimate({c.role: c.model for c in contestants}, batches)["student"]
+    found = estimate({c.role: c.model for c in contestants}, {c.role: batches for c in contestants})["student"]
     assert metrics["spearman"].value == pytest.approx(scipy.stats.spearmanr(found.answer, found.target).statistic)
     assert metrics["pearson"].value == pytest.approx(scipy.stats.pearsonr(found.answer, found.target).statistic)
     assert metrics["teacher_pearson"].value == pytest.approx(
@@ -157,7 +159,7 @@ def test_what_carries_no_weight_is_not_judged(encoders, build_batches):
     weights = torch.tensor([1.0, 0, 1, 1, 0, 1])
     some = replace(batch, label_weights=weights)
     teacher = encoders("sequence_classification")[0].model
-    choices = choose({"teacher": teacher}, [some], task="sequence_classification")["teacher"]
+    choices = choose({"teacher": teacher}, {"teacher": [some]}, task="sequence_classification")["teacher"]
     assert choices.document.tolist() == [0, 2, 3, 5]
     assert choices.target.tolist() == batch.labels[weights > 0].tolist()
 
@@ -179,13 +181,13 @@ def test_nothing_to_judge_by_is_said(encoders, build_batches):
 
 
 def test_rows_that_pad_the_vocabulary_are_never_chosen_and_cost_nothing(build_encoder, build_batches):
-    batches = build_batches("masked_lm")
+    both = dict.fromkeys(("teacher", "student"), build_batches("masked_lm"))
     teacher, plain, padded = (build_encoder("masked_lm", seed=seed) for seed in (1, 2, 2))
     padded.resize_token_embeddings(96, mean_resizing=False)
     with torch.no_grad():
         padded.get_output_embeddings().bias[90:] = 50.0
-    one = choose({"teacher": teacher, "student": plain}, batches, task="masked_lm", vocab_size=90)["student"]
-    other = choose({"teacher": teacher, "student": padded}, batches, task="masked_lm", vocab_size=90)["student"]
+    one = choose({"teacher": teacher, "student": plain}, both, task="masked_lm", vocab_size=90)["student"]
+    other = choose({"teacher": teacher, "student": padded}, both, task="masked_lm", vocab_size=90)["student"]
     for name in ("chosen", "loss_nats", "kl_nats"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6)
 

@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from stillhouse.core.results import Sample
-from stillhouse.reporting.card import escaped, fenced, hub_id, render_card, write_card
+from stillhouse.reporting.card import hub_id, render_card, write_card
+from stillhouse.reporting.markdown import escaped, fenced
 
 HOSTILE = (
     '---\nlicense: evil\n"quote" \\ {a: [b]} # | `code` <script>x</script> ```\n```yaml\n: - ! & * \x00 \u2028 \ud800'
@@ -28,7 +29,15 @@ def metadata_of(card):
 
 
 def test_the_hub_can_read_the_metadata(inputs):
-    assert metadata_of(card_of(inputs)) == {
+    found = metadata_of(card_of(inputs))
+    (index,) = found.pop("model-index")
+    (results,) = index["results"]
+    assert (index["name"], results["task"]) == ("fox-92M", {"type": "text-generation"})
+    assert [one["type"] for one in results["metrics"]] == found.pop("metrics")
+    values = {one["type"]: (one["value"], one["name"]) for one in results["metrics"]}
+    assert values["top1_agreement"] == (0.713, "top-1 agreement, 95 % interval [0.695, 0.731]")
+    assert "held-out documents" in results["dataset"]["name"]
+    assert found == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -56,6 +65,22 @@ def test_the_card_shows_results_layers_data_limits_and_how_to_reproduce(inputs):
         "teacher: {kind: local",
     ):
         assert expected in card
+
+
+def test_the_lineage_is_told_and_whom_the_licence_binds(inputs):
+    data = {**inputs["data"], "sources": [{"name": "stories`.jsonl", "hash": "0123abcd"}]}
+    teacher = {
+        "model": "owner/big",
+        "fingerprint": "beef",
+        "licence_link": "https://example.org",
+        "output_terms": "Be kind.",
+    }
+    card = card_of(inputs, data=data, teacher=teacher, licence="gemma-like")
+    assert "Read from `stories.jsonl`, hash 0123abcd." in card
+    assert "fingerprint beef" in card
+    assert "The teacher's licence is gemma-like." in card
+    assert "Be kind." in card
+    assert metadata_of(card)["license_link"] == "https://example.org"
 
 
 def test_missing_parts_are_left_out(inputs):
@@ -86,7 +111,8 @@ def test_hostile_text_breaks_neither_yaml_nor_markdown(inputs):
     )
     metadata = metadata_of(card)
     assert metadata["license"] == "other"
-    assert set(metadata) == {"library_name", "pipeline_tag", "license", "license_name", "tags"}
+    known = {"library_name", "pipeline_tag", "license", "license_name", "tags", "metrics", "model-index"}
+    assert set(metadata) == known
     outside = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", card, flags=re.S | re.M)
     assert "<script>" not in outside.split("---\n", 2)[2].replace(r"\<script\>", "")
     card.encode("utf-8")

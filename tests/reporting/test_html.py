@@ -1,11 +1,16 @@
 import re
+from base64 import b64encode
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 
 import pytest
 
-from stillhouse.core.results import Interval, Sample
+from stillhouse.core.departures import Choice, Departure, Departures, TokenDeparture
+from stillhouse.core.results import Interval, Retention, Sample
 from stillhouse.reporting.charts import axis_over, curve_panels, dot_panel, layer_strip, ranges, round_values, trend
+from stillhouse.reporting.departures import level_of, visible
+from stillhouse.reporting.dial import dial
 from stillhouse.reporting.html import TEMPLATES, render_report, typeset, write_report
 
 HOSTILE = (
@@ -108,7 +113,12 @@ def test_what_a_model_wrote_is_text_and_nothing_else(inputs):
     result = inputs["result"]
     sample = Sample(HOSTILE, {"teacher": HOSTILE, "student": HOSTILE + "</p></div>", "student_before": ""})
     models = [replace(model, name=HOSTILE) for model in result.models]
-    hostile = replace(result, models=models, samples=[sample], machine={HOSTILE: HOSTILE})
+    choices = (Choice(HOSTILE, 0.5), Choice("</i><script>f()</script>", 0.1))
+    tokens = [TokenDeparture(HOSTILE), TokenDeparture(HOSTILE, 7.0, choices, choices)]
+    departures = Departures(
+        9, [Departure(0, 7.0, 0.0, tokens), Departure(1, 1.0, 0.5, (), HOSTILE, {HOSTILE: HOSTILE})]
+    )
+    hostile = replace(result, models=models, samples=[sample], machine={HOSTILE: HOSTILE}, departures=departures)
     layers = {**inputs["layers"], "method": HOSTILE, "alternatives": {HOSTILE: 2.0}}
     data = {"synthesised": {"documents": 1, "dropped": {HOSTILE: 3}}, "labels": {"signal": HOSTILE}}
     curves = {HOSTILE: [{"step": step, HOSTILE: 1.0 / step} for step in range(1, 30)]}
@@ -123,7 +133,9 @@ def test_what_a_model_wrote_is_text_and_nothing_else(inputs):
             stages=[{"name": HOSTILE, "seconds": 2}, {"name": "b", "seconds": 1}],
         )
     )
-    assert not {"script", "img", "iframe", "object", "link"} & set(page.tags)
+    assert not {"img", "iframe", "object", "link"} & set(page.tags)
+    assert page.tags.count("script") == 1
+    assert any(name == "data-c" and "<script>f()" in value for _, name, value in page.attributes)
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert any("<script>alert('x')</script>" in words for words in page.words)
     assert any("{{ 7 * 7 }}" in words for words in page.words)
@@ -139,6 +151,64 @@ def test_the_page_fetches_nothing_and_forbids_it(inputs):
     assert "default-src 'none'" in text
 
 
+def test_only_our_own_script_may_run(inputs):
+    text = render_report(**inputs)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
+    allowed = b64encode(sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{allowed}'" in text
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", script)
+
+
+def make_departures(documents, *, text=" 日本語<&", tokens=160):
+    choices = [Choice(text, 0.25)] * 3
+    told = [TokenDeparture(text, 0.1 * place, choices, choices) for place in range(tokens)]
+    examples = [Departure(number, 9.0 - number / 10_000, 0.25, told) for number in range(documents)]
+    return Departures(documents, examples)
+
+
+def test_ten_thousand_examples_are_bounded_and_what_is_left_out_is_said(inputs, tmp_path):
+    result = replace(inputs["result"], departures=make_departures(10_000, tokens=4))
+    write_report(tmp_path / "report.html", **{**inputs, "result": result})
+    assert (tmp_path / "report.html").stat().st_size < 3_000_000
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = page.count('<article class="departure"')
+    assert 0 < shown < 10_000
+    assert f"Shown: {shown:,} of {10_000:,} held-out documents" in page
+    assert f"{10_000 - shown:,} in which it is nearer are left out" in page
+
+
+def test_examples_are_whole_without_a_script(inputs):
+    page = Page(render_report(**{**inputs, "result": replace(inputs["result"], departures=make_departures(2))}))
+    assert ("form", "hidden", None) in page.attributes  # it needs the script, and appears with it
+    assert sum(name == "data-c" for _, name, _ in page.attributes) == 2 * 160
+    assert "16" in page.words  # the farthest tokens are told in a table too
+    assert "日本語<&" in " ".join(page.words)
+
+
+def test_the_dial_shows_what_is_kept_and_where_the_others_stand(result):
+    shares = {"student": (0.86, 0.84, 0.88), "student_before": (0.31, 0.3, 0.32)}
+    kept = [Retention(role, "top1_agreement", Interval(*share)) for role, share in shares.items()]
+    found = dial(replace(result, retentions=kept))
+    assert found.description == "Student 86 % [84, 88] of the teacher's top-1 agreement; before training 31.0 %."
+    assert [mark.role for mark in found.marks] == ["student_before"]
+    assert dial(result).label == "of tokens answered as the teacher does"  # where no share was measured
+    assert dial(replace(result, models=[])) is None
+    for share in (-0.5, 0.0, 1.0, 1.7, float("inf"), float("nan")):
+        one = replace(result, retentions=[Retention("student", "top1_agreement", Interval(share, share, share))])
+        assert "nan" not in dial(one).reached
+
+
+def test_tokens_are_tinted_by_how_far_apart_the_two_are():
+    assert [level_of(nats) for nats in (0.0, 0.1, 0.49, 0.5, 3.0, 6.0, 60.0)] == [0, 1, 1, 2, 4, 5, 5]
+    assert [visible(text) for text in (" the", "\n", " ", "", "\u202e")] == [
+        "the",
+        "\u21b5",
+        "\u2423",
+        "(nothing)",
+        "\ufffd",
+    ]
+
+
 def test_every_link_has_its_target(inputs):
     page = Page(render_report(**inputs))
     targets = {value[1:] for _, name, value in page.attributes if name == "href"}
@@ -149,7 +219,7 @@ def test_every_link_has_its_target(inputs):
 def test_charts_have_words_and_tables_have_captions_and_scopes(inputs):
     page = Page(render_report(**inputs))
     num_images = sum((name, value) == ("role", "img") for _, name, value in page.attributes)
-    assert num_images == 4 + 4 + 1  # metrics, curves, layers
+    assert num_images == 1 + 4 + 4 + 1  # dial, metrics, curves, layers
     assert page.tags.count("caption") == page.tags.count("table")
     assert [name for tag, name, _ in page.attributes if tag == "th"].count("scope") == page.tags.count("th")
     labels = [value for _, name, value in page.attributes if name == "aria-label"]
@@ -246,7 +316,8 @@ def test_typesetting_touches_numbers_and_quotation_marks_only():
 def _palettes():
     css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     found = [
-        dict(re.findall(r"--([a-z]+): (#[0-9a-f]{3,6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S)
+        dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{3,6})", block))
+        for block in re.findall(r":root \{(.*?)\}", css, re.S)
     ]
     light, dark, paper = found
     return {"light": light, "dark": {**light, **dark}, "print": {**light, **paper}}
@@ -270,5 +341,7 @@ def test_colours_meet_wcag_contrast(mode):
     for ground in ("paper", "card", "wash"):
         for text in ("ink", "muted", "copper", "gain", "none", "worse"):
             assert _contrast(palette[text], palette[ground]) >= 4.5, (text, ground)
-    for graphic in ("teacher", "student", "hard", "scratch", "before"):
+    for level in range(1, 6):
+        assert _contrast(palette["ink"], palette[f"heat{level}"]) >= 4.5, level
+    for graphic in ("teacher", "student", "hard", "scratch", "before", "other"):
         assert _contrast(palette[graphic], palette["card"]) >= 3, graphic

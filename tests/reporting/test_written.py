@@ -147,7 +147,7 @@ def test_what_a_model_wrote_is_text_and_nothing_else(inputs, card):
     card["source"] = {HOSTILE: HOSTILE}
     card["written_by"]["model"] = HOSTILE
     page = page_of(inputs, card)
-    assert "<script" not in page
+    assert page.count("<script") == 1 and "<script>alert" not in page  # ours alone
     assert "49" in page and "\x1b" not in page
     lines = model_card(inputs, card).split("\n")
     assert not any("<script" in line.replace("\\<", "") for line in lines)

@@ -1,7 +1,8 @@
 """The composition root of every verb: a recipe at work in its run folder, stage by stage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from stillhouse.commands.checks import check_models
 from stillhouse.commands.parts.checking import check_data
@@ -22,6 +23,7 @@ from stillhouse.commands.stages.grounding import check_grounding, is_rag
 from stillhouse.commands.stages.suites import check_suites
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.commands.synthesis import check_synthesis
+from stillhouse.commands.trackers import check_trackers
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
@@ -44,6 +46,7 @@ class Pipeline(Workshop):
         if self.recipe.watched_reward is not None:
             check_reward(self.recipe.watched_reward.reward, key="evaluation.reward.reward")
         check_suites(self.recipe.evaluation)
+        check_trackers(self.recipe.report_to, run=self.recipe.run)
         check_models(self.recipe)
         check_reference(self.recipe)
         check_synthesis(self.recipe)
@@ -65,14 +68,15 @@ class Pipeline(Workshop):
 
 
 @contextmanager
-def at_work(recipe: Recipe, progress: Progress) -> Iterator[Pipeline]:
+def at_work(recipe: Recipe, progress: Progress, *, lenders: Sequence[Path] = ()) -> Iterator[Pipeline]:
     """A recipe in its run folder, where no other process works meanwhile. Nothing is written before what can be known to
-    be wrong without a model has been said.
+    be wrong without a model has been said. A stage that one of the `lenders`, other run folders, has done from the same is
+    taken over from it.
 
     Raises:
         StillhouseError: for what the user can mend.
     """
-    run = RunFolder(recipe.run)
+    run = RunFolder(recipe.run, lenders=tuple(lenders))
     pipeline = Pipeline(recipe, run, progress)
     pipeline.check()
     with run.open(recipe):

@@ -1,21 +1,31 @@
 """What is held out, as questions: conversations up to their last answer, prompts, or how texts begin."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
 
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.parts.held_out import held_out_examples
 from stillhouse.data.asked import PROMPT_TOKENS
-from stillhouse.data.config import ChatDataConfig
+from stillhouse.data.config import ChatDataConfig, DataConfig
+from stillhouse.data.examples import Example
 from stillhouse.data.prepare import chat_sides
 from stillhouse.evaluation.asking import Question
 
 
 def held_out_questions(parts: Parts) -> list[Question]:
+    """What a recipe holds out."""
+    return questions_of(parts.recipe.data, parts.data_path, held_out_examples(parts), parts.tokenizer)
+
+
+def questions_of(
+    data: DataConfig, path: Path, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
+) -> list[Question]:
     """Each with what the data goes on with; not those conversations that tools answer in, or that are written in segments."""
-    if isinstance(parts.recipe.data, ChatDataConfig):
-        return list(_conversations(parts.recipe.data, parts.data_path))
-    return list(_beginnings(parts))
+    if isinstance(data, ChatDataConfig):
+        return list(_conversations(data, path))
+    return list(_beginnings(examples, tokenizer))
 
 
 def _conversations(data: ChatDataConfig, path: Path) -> Iterator[Question]:
@@ -27,10 +37,10 @@ def _conversations(data: ChatDataConfig, path: Path) -> Iterator[Question]:
             yield Question(plain, reference=str(messages[last]["content"]))
 
 
-def _beginnings(parts: Parts) -> Iterator[Question]:
-    for example in held_out_examples(parts):
+def _beginnings(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[Question]:
+    for example in examples:
         given = _prompt_tokens(example.weights)
-        begins, goes_on = (str(parts.tokenizer.decode(list(ids))) for ids in (example.ids[:given], example.ids[given:]))
+        begins, goes_on = (str(tokenizer.decode(list(ids))) for ids in (example.ids[:given], example.ids[given:]))
         yield Question(prefix=begins, reference=goes_on)
 
 

@@ -17,6 +17,7 @@ from stillhouse.commands.sources import (
     source_faults,
     teacher_source_faults,
 )
+from stillhouse.commands.trackers import Tracker
 from stillhouse.core.config import Config
 from stillhouse.core.suites import ALWAYS, SuiteName
 from stillhouse.core.task import Task
@@ -73,6 +74,9 @@ class EvaluationConfig(Config):
     texts like a reference, stereotypes, gaps between groups, and tasks of lm-eval. For the suite `tasks`."""
     similarity: SimilarityConfig | None = None
     """By which model, and on how much, answers are compared. For the suite `similarity`."""
+    control_budget: Literal["tokens", "flops", "both"] = "tokens"
+    """What the controls have as much of as the student: `tokens`; `flops`, the teacher's forward counted, so that they train on
+    for as long as the student and its teacher computed; or one of each."""
     samples: int = Field(default=3, ge=0)
     """Held-out beginnings that every language model continues, for reading."""
     teacher_answers: int = Field(default=32, ge=0)
@@ -106,6 +110,8 @@ class Recipe(Config):
     objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
     training: Schedule = Schedule()
     evaluation: EvaluationConfig = EvaluationConfig()
+    report_to: tuple[Tracker, ...] = ()
+    """Trackers that are told every step, beside `metrics.jsonl`; each has to be installed, and set up by its own variables."""
 
     @model_validator(mode="after")
     def _a_teacher_is_named(self) -> "Recipe":

@@ -1,5 +1,6 @@
 """Recipes: strict, frozen, and frank about every fault at once."""
 
+import copy
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,18 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     for override in overrides:
         _apply_override(values, override)
     return values
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Plain values with overrides such as `data.label=stars` applied.
+
+    Raises:
+        RecipeError: for what is no override.
+    """
+    changed = copy.deepcopy(dict(values))
+    for override in overrides:
+        _apply_override(changed, override)
+    return changed
 
 
 def parse_recipe(kind: type[AnyConfig], values: Mapping[str, Any], *, source: str = "the recipe") -> AnyConfig:

@@ -4,9 +4,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from stillhouse.core.departures import Departures
 from stillhouse.core.task import Task
 
-Role = Literal["teacher", "student", "student_before", "control_hard_labels", "control_from_scratch"]
+Role = Literal[
+    "teacher",
+    "student",
+    "student_before",
+    "control_hard_labels",
+    "control_from_scratch",
+    "control_hard_labels_flops",
+    "control_from_scratch_flops",
+    "baseline",
+    "baseline_2",
+    "baseline_3",
+]
+
+BASELINES: Sequence[Role] = ("baseline", "baseline_2", "baseline_3")
+"""Other models that somebody else made, to be held beside the student."""
 
 Work = Literal["decode", "prefill", "document"]
 """What is timed: writing, reading, or reading one held-out document alone. The first that a model has counts most."""
@@ -17,6 +32,11 @@ ROLE_TITLES: Mapping[Role, str] = {
     "student_before": "student before training",
     "control_hard_labels": "control: same start and budget, no teacher signals",
     "control_from_scratch": "control: random start, same budget, no teacher signals",
+    "control_hard_labels_flops": "control: same start and FLOPs (the teacher's counted), no teacher signals",
+    "control_from_scratch_flops": "control: random start, same FLOPs (the teacher's counted), no teacher signals",
+    "baseline": "baseline: another model",
+    "baseline_2": "second baseline: another model",
+    "baseline_3": "third baseline: another model",
 }
 
 
@@ -365,6 +385,8 @@ class EvaluationResult:
     """What else the recipe asked for, by its name in `core/suites.py`, each as its own `to_dict` says it."""
     taught: TaughtResult | None = None
     """Where the teacher is behind an API: there is then no such model among `models`."""
+    departures: Departures | None = None
+    """The examples in which the student departs most from its teacher; None where they cannot be compared one by one."""
 
     def model(self, role: Role) -> ModelResult | None:
         """The model in this role, if it was measured."""
@@ -402,6 +424,7 @@ class EvaluationResult:
             preferences=_preference_result(values["preferences"]) if values.get("preferences") else None,
             suites=dict(values.get("suites", {})),
             taught=_taught_result(values["taught"]) if values.get("taught") else None,
+            departures=Departures.from_dict(values["departures"]) if values.get("departures") else None,
         )
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +13,27 @@ from typing import Any
 
 from stillhouse.core.config import Config, differences, load_recipe, to_yaml
 from stillhouse.core.errors import RecipeError, RunError, StaleError
-from stillhouse.core.files import PART_SUFFIX, append_line, read_lines, write_atomic
+from stillhouse.core.files import PART_SUFFIX, append_line, atomic_path, read_lines, write_atomic
 
 _OF_WRITERS = ("budget", "prices", "concurrency", "timeout_seconds", "retries", "key_env")
-MAY_CHANGE = ("run", *(f"{who}.{name}" for who in ("synthesis.writer", "teacher") for name in _OF_WRITERS))
+MAY_CHANGE = (
+    *("run", "report_to"),
+    *(f"{who}.{name}" for who in ("synthesis.writer", "teacher") for name in _OF_WRITERS),
+)
 """Keys of a recipe that change nothing of what a run makes: a folder may be moved, and a budget raised."""
+
+LENT = {
+    "synthesize": "data",
+    "history": "data",
+    "answer": "answers",
+    "label": "labels",
+    "control_hard_labels": "control_hard_labels",
+    "control_from_scratch": "control_from_scratch",
+    "control_hard_labels_flops": "control_hard_labels_flops",
+    "control_from_scratch_flops": "control_from_scratch_flops",
+}
+"""Stages that one run may take over from another, and the folder in which lies what they make. The student before training is
+none of them: what it is made from does not name the seed."""
 
 LOCK = ".lock"
 """Held by the process that works in a run folder, for as long as it lives."""
@@ -27,6 +44,11 @@ class RunFolder:
     """Paths and records of one run. Every write is atomic or append-only."""
 
     path: Path
+    named_by: str = "run=FOLDER"
+    """How a user names another folder."""
+
+    lenders: tuple[Path, ...] = ()
+    """Other run folders: what a stage of theirs has made from the same serves here too."""
 
     @property
     def recipe(self) -> Path:
@@ -54,6 +76,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def summary(self) -> Path:
+        """The few numbers that count, in Markdown: for a pull request."""
+        return self.path / "summary.md"
+
+    @property
     def metrics(self) -> Path:
         """Every number, one object a line."""
         return self.path / "metrics.jsonl"
@@ -70,7 +97,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise RunError(
-                f"{self.path} cannot be a folder: a file is in its place. Name another with run=FOLDER."
+                f"{self.path} cannot be a folder: a file is in its place. Name another with {self.named_by}."
             ) from None
         with self._keeping_others_out():
             if self.recipe.exists():
@@ -85,7 +112,7 @@ class RunFolder:
             strange = sorted({entry.name for entry in self.path.iterdir()} - {LOCK, self.recipe.name + PART_SUFFIX})
             if strange:
                 raise RunError(
-                    f"{self.path} is not empty (it has {strange[0]!r}) and no run made it. Name another with run=FOLDER."
+                    f"{self.path} is not empty (it has {strange[0]!r}) and no run made it. Name another with {self.named_by}."
                 )
 
     def _compare_with(self, recipe: Config) -> None:
@@ -93,7 +120,7 @@ class RunFolder:
         if changes:
             raise RunError(
                 f"{self.path} was made by another recipe ({'; '.join(changes[:3])}{'; ...' if len(changes) > 3 else ''}). "
-                "Name another folder with run=FOLDER, or remove this one."
+                f"Name another folder with {self.named_by}, or remove this one."
             )
 
     def _recipe_before(self, recipe: Config) -> Config:
@@ -101,7 +128,7 @@ class RunFolder:
             return load_recipe(type(recipe), self.recipe)
         except RecipeError:
             raise RunError(
-                f"{self.recipe} is not a recipe of this version. Name another folder with run=FOLDER, or remove this one."
+                f"{self.recipe} is not a recipe of this version. Name another folder with {self.named_by}, or remove this one."
             ) from None
 
     @contextmanager
@@ -111,7 +138,7 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(
-                    f"{self.path} is in use by another stillhouse process. Wait for it, or name run=FOLDER."
+                    f"{self.path} is in use by another stillhouse process. Wait for it, or name {self.named_by}."
                 ) from None
             yield
 
@@ -139,6 +166,8 @@ class RunFolder:
             self._refuse_stale(name, done["made_from"], made_from)
             if all(path.exists() for path in makes):
                 return done
+        if not record.exists() and (borrowed := self._borrow(name, made_from)) is not None:
+            return borrowed
         resumed = beginning.exists()
         if resumed:
             self._refuse_stale(name, beginning.read_text(encoding="utf-8"), made_from)
@@ -151,6 +180,25 @@ class RunFolder:
         self.event("finished", stage=name, seconds=done["seconds"])
         return done
 
+    def _borrow(self, name: str, made_from: str) -> dict[str, Any] | None:
+        """A stage that another run has done from the same, with all that it made; None where there is none."""
+        for lender in map(RunFolder, self.lenders) if name in LENT else ():
+            if not lender.is_done(name, makes=[lender.path / LENT[name]]):
+                continue
+            done: dict[str, Any] = json.loads(lender._record(name).read_text(encoding="utf-8"))
+            if done["made_from"] != made_from:
+                continue
+            with atomic_path(self.path / LENT[name]) as part:
+                shutil.copytree(lender.path / LENT[name], part)
+            for line in lender.metric_lines():
+                if line.get("arm") == name:
+                    self.log(**line)
+            done = {**done, "seconds": 0.0, "borrowed_from": lender.path.name}
+            write_atomic(self._record(name), json.dumps(done, indent=1, ensure_ascii=False))
+            self.event("borrowed", stage=name, lender=lender.path.name)
+            return done
+        return None
+
     def _record(self, name: str) -> Path:
         return self.path / "stages" / f"{name}.json"
 
@@ -158,7 +206,7 @@ class RunFolder:
         if before != now:
             raise StaleError(
                 f"the stage {name!r} in {self.path} was made from something else (teacher, tokenizer, template or data have "
-                "changed since). Name another folder with run=FOLDER, or remove this one to make all stages again."
+                f"changed since). Name another folder with {self.named_by}, or remove this one to make all stages again."
             )
 
     def forget(self, name: str) -> None:

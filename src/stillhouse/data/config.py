@@ -1,9 +1,9 @@
 """What a recipe can say about the data: one kind for each kind of answer that teacher and student give."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, NonNegativeFloat, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, NonNegativeFloat, PositiveInt, PrivateAttr, Tag, model_validator
 
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.task import Task
@@ -37,6 +37,13 @@ class _SplitConfig(Config):
     """A file or folder, read as `path` is, that decides in the place of `held_out`: all of it is held out, and what `path`
     has in common with it is not trained on."""
 
+    _judges_all: bool = PrivateAttr(default=False)
+
+    @property
+    def judges_all(self) -> bool:
+        """Whether nothing is trained on, so that all of `path` is there to judge by."""
+        return self._judges_all
+
     @model_validator(mode="after")
     def _one_thing_decides(self) -> "_SplitConfig":
         if self.held_out_path is not None and self.held_out != HELD_OUT_SHARE:
@@ -55,6 +62,16 @@ class _SplitConfig(Config):
     def sources(self) -> tuple[Path, ...]:
         """Every file or folder that is read."""
         return tuple(path for path in (self.path, self.held_out_path) if path is not None)
+
+
+AnyData = TypeVar("AnyData", bound=_SplitConfig)
+
+
+def judging_all(config: AnyData) -> AnyData:
+    """The same data, all of it held out: what no recipe can say, as it trains."""
+    copy = config.model_copy()
+    copy._judges_all = True
+    return copy
 
 
 class TextDataConfig(_SplitConfig):

@@ -155,6 +155,9 @@ def _two_sides(
 ) -> tuple[list[AnyRow], list[AnyRow]]:
     """Rows to train on and rows held out, which share no text."""
     rows = read(path, "data.path")
+    if config.judges_all:
+        alone = list(dict.fromkeys(rows))
+        return alone, alone
     if config.held_out_path is None:
         hint = DOCUMENTS_HINT if config.kind in ("text", "masked_text") else ""
         return split_held_out(rows, share=config.held_out, spread_over=spread_over, hint=hint)
@@ -454,7 +457,8 @@ def _sentences(config: SentencesDataConfig, tokenizer: PreTrainedTokenizerBase, 
     train, held_out = _two_sides(config, path, lambda path, key: read_sentences(path, config, key=key))
     found = read_pairs(config)
     judged = [text for pairs in found.values() for pair in pairs for text in (pair.first, pair.second)]
-    train = without_texts(train, judged, key="data.pairs_path")
+    if not config.judges_all:
+        train = without_texts(train, judged, key="data.pairs_path")
     return Prepared(
         config.task,
         sentence_rows([row.text for row in train], tokenizer, max_tokens=max_tokens),

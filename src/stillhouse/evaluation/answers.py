@@ -54,24 +54,26 @@ class Estimates:
 
 def choose(
     models: Mapping[Role, PreTrainedModel],
-    batches: Sequence[Batch],
+    batches: Mapping[Role, Sequence[Batch]],
     *,
     task: Task,
     vocab_size: int | None = None,
     documents: Sequence[int] = (),
     progress: Progress = SILENT,
 ) -> dict[Role, Choices]:
-    """What every model chooses at every place that carries weight; `teacher` must be among them.
+    """What every model chooses at every place that carries weight, each in batches of its own; `teacher` must be among them.
 
     Only the first `vocab_size` tokens or classes can be chosen; None leaves all. `documents` says to which document
     each row belongs; without it, every row is one.
     """
     pieces: dict[Role, list[Choices]] = {role: [] for role in models}
-    document_of = np.array(documents or range(sum(len(batch.ids) for batch in batches)))
+    document_of = np.array(documents or range(sum(len(batch.ids) for batch in batches["teacher"])))
     num_before = 0
-    for batch in batches:
+    for read in zip(*(batches[role] for role in models), strict=True):
+        sides = dict(zip(models, read, strict=True))
+        batch = sides["teacher"]
         rows = document_of[np.nonzero(batch.predicts.cpu().numpy())[0] + num_before]
-        says = {role: _logits(model, batch, vocab_size) for role, model in models.items()}
+        says = {role: _logits(model, sides[role], vocab_size) for role, model in models.items()}
         for role, ours in says.items():
             pieces[role].append(_choices(rows, ours, says["teacher"], batch.targets, task))
             progress.advance(len(batch.ids))
@@ -112,16 +114,17 @@ def _confidence(logits: Logits) -> NDArray[np.float64]:
 
 
 def estimate(
-    models: Mapping[Role, PreTrainedModel], batches: Sequence[Batch], *, progress: Progress = SILENT
+    models: Mapping[Role, PreTrainedModel], batches: Mapping[Role, Sequence[Batch]], *, progress: Progress = SILENT
 ) -> dict[Role, Estimates]:
-    """What number every model gives each document that carries weight; `teacher` must be among them."""
+    """What number every model gives each document that carries weight, each in batches of its own; `teacher` must be among
+    them."""
     answers: dict[Role, list[Sums]] = {role: [] for role in models}
-    for batch in batches:
-        for role, model in models.items():
+    for role, model in models.items():
+        for batch in batches[role]:
             answers[role].append(_logits(model, batch, None).dense()[:, 0].cpu().double().numpy())
             progress.advance(len(batch.ids))
     whole = {role: np.concatenate(parts) for role, parts in answers.items()}
-    target = np.concatenate([batch.targets.cpu().double().numpy() for batch in batches])
+    target = np.concatenate([batch.targets.cpu().double().numpy() for batch in batches["teacher"]])
     return {role: Estimates(target, answer, whole["teacher"]) for role, answer in whole.items()}
 
 

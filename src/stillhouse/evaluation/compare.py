@@ -4,15 +4,17 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.core.batch import Batch
+from stillhouse.core.departures import Departures
 from stillhouse.core.errors import DataError
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.results import (
@@ -35,7 +37,7 @@ from stillhouse.core.results import (
 from stillhouse.core.signals import Pooling
 from stillhouse.core.task import Task
 from stillhouse.data.examples import Example
-from stillhouse.evaluation.answers import choice_statistics, choose, estimate, estimate_statistics
+from stillhouse.evaluation.answers import Choices, choice_statistics, choose, estimate, estimate_statistics
 from stillhouse.evaluation.context import InContext, judge_context
 from stillhouse.evaluation.cost import (
     DOCUMENT_REPEATS,
@@ -46,6 +48,7 @@ from stillhouse.evaluation.cost import (
     time_encoders,
     time_language_models,
 )
+from stillhouse.evaluation.departures import answer_departures, language_departures, texts_of
 from stillhouse.evaluation.elsewhere import Elsewhere, judge_elsewhere
 from stillhouse.evaluation.embeddings import (
     ScoredBatches,
@@ -58,6 +61,7 @@ from stillhouse.evaluation.embeddings import (
 from stillhouse.evaluation.intervals import Sampled, Statistic, bootstrapped, jackknifed
 from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
 from stillhouse.evaluation.preferences import HeldOutPairs, judge_preferences
+from stillhouse.evaluation.remembered import Remember, anew
 from stillhouse.evaluation.statistics import Embeddings
 from stillhouse.evaluation.taught import Taught, judge_taught
 from stillhouse.models.generate import Sampling, generate
@@ -86,6 +90,22 @@ class OwnTokens:
 
     examples: Sequence[Example]
     tokenizer: PreTrainedTokenizerBase
+
+
+NOBODY: Mapping[Role, OwnTokens] = {}
+NO_BATCHES: Mapping[Role, Sequence[Batch]] = {}
+
+
+@dataclass(frozen=True)
+class OwnSentences:
+    """The held-out sentences and pairs as one model reads them, and how it makes an embedding of its token states."""
+
+    batches: Sequence[Batch]
+    pooling: Pooling
+    pairs: Sequence[ScoredBatches] = ()
+
+
+NO_SENTENCES: Mapping[Role, OwnSentences] = {}
 
 
 @dataclass(frozen=True)
@@ -117,7 +137,7 @@ class Judgement:
         return [
             Retention(role, metric, found[metric].share_of(teacher).interval())
             for role, found in self.sampled.items()
-            if role != "teacher"
+            if role != "teacher" and metric in found
         ]
 
 
@@ -144,6 +164,8 @@ def evaluate(
     elsewhere: Elsewhere | None = None,
     preferences: HeldOutPairs | None = None,
     taught: Taught | None = None,
+    others_read: Mapping[Role, OwnTokens] = NOBODY,
+    remember: Remember = anew,
     progress: Progress = SILENT,
 ) -> EvaluationResult:
     """Measure causal language models on the same examples. One must be the teacher, and one the student.
@@ -155,20 +177,37 @@ def evaluate(
     with the context and without.
 
     A teacher with another tokenizer `teacher_reads` the same documents in its own tokens. Then bits per byte is all that is
-    said of it: what counts tokens is told of the others alone, and nothing compares token by token.
+    said of it: what counts tokens is told of the others alone, and nothing compares token by token. So it is with
+    `others_read`, of models that share their tokens with nobody here.
 
     Documents of other data, which are `elsewhere`, show what was forgotten.
     With `preferences`, everyone is asked which of two answers it prefers; the examples are then the chosen ones.
     """
     models = _models(contestants)
-    sums = _document_sums(models, examples, len(tokenizer), teacher_reads, in_context, progress)
+    own_tokens: dict[Role, OwnTokens] = {**others_read}
+    if teacher_reads is not None:
+        own_tokens["teacher"] = teacher_reads
+    sums = _document_sums(models, examples, len(tokenizer), own_tokens, in_context, remember, progress)
     statistics = {role: language_statistics(own) for role, own in sums.items()}
     if teacher_reads is not None or taught is not None:
-        statistics = {role: _in_own_tokens(role, own) for role, own in statistics.items()}
+        statistics = {role: _beside_other_tokens(own) for role, own in statistics.items()}
+    statistics = {role: _in_own_tokens(own) if role in own_tokens else own for role, own in statistics.items()}
+    departures = None
+    if teacher_reads is None and in_context is None and taught is None:
+        student = sums["student"]
+        departures = language_departures(
+            models["student"],
+            models["teacher"],
+            examples,
+            tokenizer,
+            kl_nats=student.kl_nats,
+            tokens=student.tokens,
+            agreements=student.agreements,
+        )
     context = None
     if in_context is not None:
         context = judge_context(models, in_context, vocab_size=len(tokenizer), progress=progress)
-        teacher_reads = OwnTokens(in_context.teacher_reads, tokenizer)  # in the same tokens
+        own_tokens["teacher"] = OwnTokens(in_context.teacher_reads, tokenizer)  # in the same tokens
     text = sums["student"]
     judgements, pairs, replay = [judgement(statistics, drawn_from(len(text.tokens)))], None, None
     if elsewhere is not None:
@@ -184,9 +223,11 @@ def evaluate(
         contestants,
         judgements,
         timings,
+        cut_otherwise=[*others_read],
         task="causal_lm",
         held_out=HeldOut(len(text.tokens), int(text.tokens.sum()), int(text.bytes.sum())),
-        samples=samples[:num_samples] or _samples(models, examples[:num_samples], tokenizer, teacher_reads),
+        samples=samples[:num_samples] or _samples(models, examples[:num_samples], tokenizer, own_tokens),
+        departures=departures,
         teacher_tokens=None if teacher_reads is None or in_context else int(sums["teacher"].tokens.sum()),
         context=context,
         replay=replay,
@@ -199,29 +240,41 @@ def _document_sums(
     models: Mapping[Role, PreTrainedModel],
     examples: Sequence[Example],
     vocab_size: int,
-    teacher_reads: OwnTokens | None,
+    own_tokens: Mapping[Role, OwnTokens],
     in_context: InContext | None,
+    remember: Remember,
     progress: Progress,
 ) -> dict[Role, DocumentSums]:
-    """Every model's sums over the documents, the teacher's in its own tokens, or with its context, where these are others."""
+    """Every model's sums over the documents, in its own tokens, or the teacher's with its context, where these are others."""
     told = examples if in_context is None else in_context.teacher_reads
-    is_beside = teacher_reads is None and "teacher" in models
-    says = say(models["teacher"], told, vocab_size=vocab_size) if is_beside else None
-    sums: dict[Role, DocumentSums] = {}
+    is_beside = "teacher" in models and "teacher" not in own_tokens
+    says = cache(lambda: say(models["teacher"], told, vocab_size=vocab_size))
+
+    def sums_of(role: Role) -> dict[str, NDArray[np.float64]]:
+        own, size = told if role == "teacher" else examples, vocab_size
+        if role in own_tokens:
+            own, size = own_tokens[role].examples, len(own_tokens[role].tokenizer)
+        beside = says() if is_beside and role not in own_tokens else None
+        return vars(measure(models[role], own, beside, vocab_size=size, progress=progress))
+
     with working(progress, "predicting held-out text", len(examples) * len(models), "documents"):
-        for role, model in models.items():
-            if teacher_reads is not None and role == "teacher":
-                own, size = teacher_reads.examples, len(teacher_reads.tokenizer)
-            else:
-                own, size = told if role == "teacher" else examples, vocab_size
-            sums[role] = measure(model, own, says, vocab_size=size, progress=progress)
-    return sums
+        found = {role: DocumentSums(**remember("language", role, partial(sums_of, role))) for role in models}
+    if len(sizes := {len(sums.tokens) for sums in found.values()}) > 1:
+        raise DataError(
+            f"the models do not read equally many of the documents ({min(sizes)} and {max(sizes)}): some are too short to "
+            "predict anything in the tokens of one of them. Give longer documents."
+        )
+    return found
 
 
-def _in_own_tokens(role: Role, statistics: Mapping[str, Statistic]) -> dict[str, Statistic]:
-    """What may be said of a model beside a teacher that counts other tokens."""
-    known = {"bits_per_byte"} if role == "teacher" else statistics.keys() - {"forward_kl", "top1_agreement"}
-    return {name: statistic for name, statistic in statistics.items() if name in known}
+def _beside_other_tokens(statistics: Mapping[str, Statistic]) -> dict[str, Statistic]:
+    """What may be said of a model whose teacher counts other tokens."""
+    return {name: own for name, own in statistics.items() if name not in ("forward_kl", "top1_agreement")}
+
+
+def _in_own_tokens(statistics: Mapping[str, Statistic]) -> dict[str, Statistic]:
+    """What may be said of a model beside others that count other tokens."""
+    return {name: own for name, own in statistics.items() if name == "bits_per_byte"}
 
 
 def evaluate_encoders(
@@ -232,13 +285,18 @@ def evaluate_encoders(
     vocab_size: int | None = None,
     tags: Sequence[str] = (),
     documents: Sequence[int] = (),
+    own_batches: Mapping[Role, Sequence[Batch]] = NO_BATCHES,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    labels: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> EvaluationResult:
     """Measure masked language models, classifiers, taggers or regressors on the same batches.
 
     One must be the teacher, and one the student. Of a masked language model, `vocab_size` is how many tokens its
     tokenizer has; of a tagger, `tags` are the names of its tags. `documents` says to which document each row belongs,
-    where long ones were cut; without it, every row is one.
+    where long ones were cut; without it, every row is one. A model with a tokenizer of its own reads its `own_batches`, with
+    as many rows and answers as the others. With the `tokenizer` of the batches and the names of the `labels`, the texts in
+    which a classifier departs most from its teacher are told.
 
     Raises:
         DataError: if nothing in the batches carries weight.
@@ -249,38 +307,47 @@ def evaluate_encoders(
             "no held-out answer carries weight, so there is nothing to judge by. Hold out more: data.held_out."
         )
     with working(progress, "reading held-out text", _num_rows(batches) * len(models), "documents"):
-        statistics, num_documents = _judge(
-            models, batches, task=task, vocab_size=vocab_size, tags=tags, documents=documents, progress=progress
+        statistics, num_documents, choices = _judge(
+            models,
+            {role: own_batches.get(role, batches) for role in models},
+            task=task,
+            vocab_size=vocab_size,
+            tags=tags,
+            documents=documents,
+            progress=progress,
         )
     num_tokens = sum(int(batch.real.sum()) for batch in batches)
     per_token = task in ("masked_lm", "token_classification")
     return _result(
         contestants,
         [judgement(statistics, drawn_from(num_documents))],
-        _time(models, batches, progress),
+        _time(models, batches, progress, own_batches),
         task=task,
         held_out=HeldOut(num_documents, num_tokens, answers=judged if per_token else None),
+        departures=None
+        if tokenizer is None or task != "sequence_classification"
+        else answer_departures(choices["student"], choices["teacher"], texts_of(batches, tokenizer), labels),
     )
 
 
 def _judge(
     models: Mapping[Role, PreTrainedModel],
-    batches: Sequence[Batch],
+    batches: Mapping[Role, Sequence[Batch]],
     *,
     task: Task,
     vocab_size: int | None,
     tags: Sequence[str],
     documents: Sequence[int],
     progress: Progress,
-) -> tuple[dict[Role, dict[str, Statistic]], int]:
-    """Every model's statistics, and over how many documents they are."""
+) -> tuple[dict[Role, dict[str, Statistic]], int, Mapping[Role, Choices]]:
+    """Every model's statistics, over how many documents they are, and what was chosen, where there was a choice."""
     if task == "regression":
         estimates = estimate(models, batches, progress=progress)
         statistics = {role: estimate_statistics(found) for role, found in estimates.items()}
-        return statistics, len(estimates["teacher"].target)
+        return statistics, len(estimates["teacher"].target), {}
     choices = choose(models, batches, task=task, vocab_size=vocab_size, documents=documents, progress=progress)
     statistics = {role: choice_statistics(found, task=task, tags=tags) for role, found in choices.items()}
-    return statistics, len(np.unique(choices["teacher"].document))
+    return statistics, len(np.unique(choices["teacher"].document)), choices
 
 
 def evaluate_embeddings(
@@ -289,11 +356,13 @@ def evaluate_embeddings(
     *,
     pooling: Pooling,
     pairs: Sequence[ScoredBatches] = (),
+    own_sentences: Mapping[Role, OwnSentences] = NO_SENTENCES,
     progress: Progress = SILENT,
 ) -> EvaluationResult:
     """Measure sentence embeddings: on held-out sentences beside the teacher's, and on scored pairs, where there are any.
 
-    One must be the teacher, and one the student. Of several sets of pairs the mean is the headline.
+    One must be the teacher, and one the student. Of several sets of pairs the mean is the headline. A model with a tokenizer
+    or a pooling of its own reads its `own_sentences`.
 
     Raises:
         DataError: if there is not one score a pair.
@@ -303,15 +372,21 @@ def evaluate_embeddings(
     models = _models(contestants)
     num_pairs, num_sentences = sum(len(chosen.scores) for chosen in pairs), _num_rows(batches)
     with working(progress, "embedding", (num_sentences + 2 * num_pairs) * len(models), "sentences"):
-        own = {role: embed(model, batches, pooling=pooling, progress=progress) for role, model in models.items()}
+        shared = OwnSentences(batches, pooling, pairs)
+        reads = {role: own_sentences.get(role, shared) for role in models}
+        own = {
+            role: embed(models[role], one.batches, pooling=one.pooling, progress=progress)
+            for role, one in reads.items()
+        }
         cosines = {
-            role: similarities(model, pairs, pooling=pooling, progress=progress) for role, model in models.items()
+            role: similarities(models[role], one.pairs, pooling=one.pooling, progress=progress)
+            for role, one in reads.items()
         }
     order = {role: pair_statistics(found, cosines["teacher"], pairs) for role, found in cosines.items()}
     return _result(
         contestants,
         [*([judgement(order, drawn_from(*map(len, cosines["teacher"])))] if pairs else []), *_beside_teacher(own)],
-        _time(models, batches, progress),
+        _time(models, batches, progress, {role: one.batches for role, one in own_sentences.items()}),
         task="sentence_embedding",
         held_out=HeldOut(
             num_sentences, sum(int(batch.real.sum()) for batch in batches), answers=num_pairs if pairs else None
@@ -340,10 +415,13 @@ def _check_scores(pairs: ScoredBatches) -> None:
 
 
 def _time(
-    models: Mapping[Role, PreTrainedModel], batches: Sequence[Batch], progress: Progress
+    models: Mapping[Role, PreTrainedModel],
+    batches: Sequence[Batch],
+    progress: Progress,
+    own_batches: Mapping[Role, Sequence[Batch]] = NO_BATCHES,
 ) -> Mapping[Role, Timing]:
     with working(progress, "timing", len(models) * (DOCUMENT_REPEATS + 1), "runs"):
-        return time_encoders(models, batches, progress=progress)
+        return time_encoders(models, batches, own_batches=own_batches, progress=progress)
 
 
 def _models(contestants: Sequence[Contestant]) -> dict[Role, PreTrainedModel]:
@@ -361,12 +439,14 @@ def _result(
     *,
     task: Task,
     held_out: HeldOut,
+    cut_otherwise: Sequence[Role] = (),
     samples: Sequence[Sample] = (),
     teacher_tokens: int | None = None,
     context: ContextResult | None = None,
     replay: ReplayResult | None = None,
     preferences: PreferenceResult | None = None,
     taught: TaughtResult | None = None,
+    departures: Departures | None = None,
 ) -> EvaluationResult:
     folders = {contestant.role: contestant.folder for contestant in contestants}
     priced = costs(_models(contestants), folders, timings)
@@ -386,12 +466,18 @@ def _result(
             for judgement in judgements
             for row in judgement.retentions(HEADLINE[task] if preferences is None else "preference_accuracy")
         ],
-        speeds=_for_text(speed_ups(timings), student_tokens=held_out.tokens, teacher_tokens=teacher_tokens),
+        # A ratio of tokens a second says nothing of two models whose tokens nobody has counted beside each other.
+        speeds=_for_text(
+            [one for one in speed_ups(timings) if one.role not in cut_otherwise],
+            student_tokens=held_out.tokens,
+            teacher_tokens=teacher_tokens,
+        ),
         teacher_tokens=teacher_tokens,
         context=context,
         replay=replay,
         preferences=preferences,
         taught=taught,
+        departures=departures,
     )
 
 
@@ -406,13 +492,11 @@ def _samples(
     models: Mapping[Role, PreTrainedModel],
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
-    teacher_reads: OwnTokens | None = None,
+    own_tokens: Mapping[Role, OwnTokens] = NOBODY,
 ) -> list[Sample]:
     """What each model writes, greedily, where the judged text of each example begins."""
-    shared = OwnTokens(examples, tokenizer)
-    sides = dict.fromkeys(models, shared)
-    if teacher_reads is not None:
-        sides["teacher"] = OwnTokens(teacher_reads.examples[: len(examples)], teacher_reads.tokenizer)
+    sides = dict.fromkeys(models, OwnTokens(examples, tokenizer))
+    sides |= {role: OwnTokens(own.examples[: len(examples)], own.tokenizer) for role, own in own_tokens.items()}
     written = {role: _written(model, sides[role]) for role, model in models.items()}
     return [
         Sample(_decoded(tokenizer, _beginning(example)), {role: texts[number] for role, texts in written.items()})

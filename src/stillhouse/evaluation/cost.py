@@ -99,18 +99,23 @@ def _decode(model: PreTrainedModel, tokens: int) -> None:
 
 
 def time_encoders(
-    models: Mapping[Name, PreTrainedModel], batches: Sequence[Batch], *, progress: Progress = SILENT
+    models: Mapping[Name, PreTrainedModel],
+    batches: Sequence[Batch],
+    *,
+    own_batches: Mapping[Name, Sequence[Batch]] | None = None,
+    progress: Progress = SILENT,
 ) -> dict[Name, Timing]:
     """Held-out documents, one at a time and without padding, read by each model in turn, after a warm-up.
 
     Of each repeat the median document counts, so that one interruption does not.
     """
-    documents = _sampled(batches)
-    seconds = {name: np.zeros((DOCUMENT_REPEATS + 1, len(documents))) for name in models}
+    documents = {name: _sampled((own_batches or {}).get(name, batches)) for name in models}
+    num_documents = len(_sampled(batches))
+    seconds = {name: np.zeros((DOCUMENT_REPEATS + 1, num_documents)) for name in models}
     for repeat in range(DOCUMENT_REPEATS + 1):
-        for number, document in enumerate(documents):
+        for number in range(num_documents):
             for name in _taking_turns(list(models), repeat + number):
-                seconds[name][repeat, number] = _seconds(models[name], document)
+                seconds[name][repeat, number] = _seconds(models[name], documents[name][number])
         progress.advance(len(models))
     return {name: Timing({"document": 1 / taken[1:]}) for name, taken in seconds.items()}
 

@@ -123,3 +123,11 @@ def parameter_count(model: nn.Module, *, embeddings: bool = True) -> int:
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     left_out = {id(p) for module in [*tables, *([head] if head is not None else [])] for p in module.parameters()}
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in left_out)
+
+
+def multiplied_parameters(model: PreTrainedModel) -> int:
+    """Parameters that every token is multiplied with: those outside the tables of tokens and positions, and the head's, even
+    where it is one of these tables."""
+    head = model.get_output_embeddings()
+    inner = parameter_count(model, embeddings=False)
+    return inner if head is None else inner + int(head.weight.numel())

@@ -4,6 +4,7 @@ from stillhouse.reporting.adapter_card import write_adapter_card
 from stillhouse.reporting.card import write_card
 from stillhouse.reporting.html import write_report
 from stillhouse.reporting.rewards import reward_lines
+from stillhouse.reporting.summary import write_summary
 from stillhouse.reporting.terminal import (
     LiveProgress,
     PlainProgress,
@@ -23,5 +24,6 @@ __all__ = [
     "write_adapter_card",
     "write_card",
     "write_report",
+    "write_summary",
     "written_summary",
 ]

@@ -19,3 +19,5 @@ class Account:
     layers: Mapping[str, Any] | None
     data: Mapping[str, Any]
     stages: Sequence[Mapping[str, Any]]
+    command: str = ""
+    """What makes the same again, where that is no recipe."""

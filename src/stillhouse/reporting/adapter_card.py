@@ -7,8 +7,9 @@ from typing import Any
 
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.task import Task
-from stillhouse.reporting.card import escaped, fenced, hub_id, metadata
+from stillhouse.reporting.card import hub_id, metadata
 from stillhouse.reporting.html import write_whole
+from stillhouse.reporting.markdown import escaped, fenced
 from stillhouse.reporting.sources import learnt_sentence
 from stillhouse.reporting.verdicts import headline
 

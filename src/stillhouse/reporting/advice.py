@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Any
 
-from stillhouse.core.results import EvaluationResult, Role
+from stillhouse.core.results import BASELINES, EvaluationResult, Role
 from stillhouse.reporting import formatting
 from stillhouse.reporting.charts import LAST_TERMS, POSITIONS, WATCHED, Point, series, term_words
 from stillhouse.reporting.verdicts import (
@@ -56,7 +56,8 @@ def advise(
 
 
 def _without_control(result: EvaluationResult) -> Iterator[Advice]:
-    is_missed = can_have_control(result.task) and not any(result.model(role) for role in CONTROLS)
+    others = (*CONTROLS, *BASELINES)
+    is_missed = can_have_control(result.task) and not any(result.model(role) for role in others)
     if is_missed and result.model("student"):
         reason = "Without one, better numbers may come from the training text alone and not from the teacher's signals."
         yield Advice("Train a control: evaluation.control: hard_labels", reason)

@@ -1,6 +1,7 @@
 """`student/README.md`: the model card, with the metadata that the Hugging Face hub reads."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.html import write_whole
 from stillhouse.reporting.layers import layers_sentence, start_distance
+from stillhouse.reporting.markdown import escaped, fenced, table
 from stillhouse.reporting.preferences import preference_lines
 from stillhouse.reporting.quality import held_out_sentence
 from stillhouse.reporting.replays import replay_lines
@@ -99,11 +101,12 @@ def render_card(
 ) -> str:
     """The model card as one string of Markdown."""
     sections = [
-        f"{metadata(teacher=teacher, licence=licence, task=result.task)}\n# {escaped(student_name)}",
+        f"{metadata(teacher=teacher, licence=licence, task=result.task, results=_index(student_name, result))}\n"
+        f"# {escaped(student_name)}",
         f"Distilled from {_teacher_words(teacher, result)} with stillhouse.\n\n{headline(result)}",
-        _figures_section(result),
-        _results_section(result),
-        _gains_section(result),
+        figures_table(result),
+        results_section(result),
+        gains_section(result),
         _taught_section(result),
         _context_section(result),
         _replay_section(result),
@@ -119,7 +122,12 @@ def render_card(
 
 
 def metadata(
-    *, teacher: Mapping[str, Any], licence: str | None, task: Task = "causal_lm", library: str | None = None
+    *,
+    teacher: Mapping[str, Any],
+    licence: str | None,
+    task: Task = "causal_lm",
+    library: str | None = None,
+    results: Sequence[str] = (),
 ) -> str:
     """The YAML block at the top. Every value is a JSON string, which YAML reads as it stands."""
     usual = "sentence-transformers" if task == "sentence_embedding" else "transformers"
@@ -127,8 +135,29 @@ def metadata(
     base_model = hub_id(teacher)
     if base_model is not None:
         lines.append(f"base_model: {_yaml(base_model)}")
-    lines += _licence_lines(licence)
-    return "\n".join([*lines, "tags:", "- distillation", "- stillhouse", "---"])
+    lines += _licence_lines(licence, str(teacher.get("licence_link") or ""))
+    return "\n".join([*lines, "tags:", "- distillation", "- stillhouse", *results, "---"])
+
+
+def _index(student_name: str, result: EvaluationResult) -> list[str]:
+    """The student's numbers in the form that the hub shows beside a model."""
+    student = result.model("student")
+    finite = {} if student is None else {n: one for n, one in student.metrics.items() if math.isfinite(one.value)}
+    if not finite:
+        return []
+    lines = [
+        "metrics:",
+        *(f"- {name}" for name in finite),
+        "model-index:",
+        f"- name: {_yaml(student_name)}",
+        "  results:",
+    ]
+    lines += [f"  - task:\n      type: {PIPELINE_TAGS[result.task]}", "    dataset:\n      type: held-out"]
+    lines += [f"      name: {_yaml(held_out_sentence(result))}", "    metrics:"]
+    for name, one in finite.items():
+        title = _yaml(f"{formatting.describe(name).title}, 95 % interval {formatting.bounds_text(one, '') or 'exact'}")
+        lines += [f"    - type: {name}", f"      name: {title}", f"      value: {one.value:.6g}"]
+    return lines
 
 
 def hub_id(teacher: Mapping[str, Any]) -> str | None:
@@ -138,56 +167,41 @@ def hub_id(teacher: Mapping[str, Any]) -> str | None:
     return model if is_id else None
 
 
-def _licence_lines(licence: str | None) -> list[str]:
+def _licence_lines(licence: str | None, link: str = "") -> list[str]:
     if not licence:
         return []
     identifier = licence.strip().lower()
     if identifier in HUB_LICENCES:
         return [f"license: {_yaml(identifier)}"]
-    return ["license: other", f"license_name: {_yaml(licence)}"]
+    return ["license: other", f"license_name: {_yaml(licence)}", *([f"license_link: {_yaml(link)}"] if link else [])]
 
 
 def _yaml(text: str) -> str:
     return json.dumps(formatting.one_line(text), ensure_ascii=False)
 
 
-def escaped(text: str) -> str:
-    """Text as one line of Markdown that shows exactly these characters."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&!$])", r"\\\1", formatting.one_line(text))
-
-
 def _words(name: object) -> str:
     return escaped(str(name).replace("_", " "))
-
-
-def fenced(text: str, language: str = "") -> str:
-    """A code block whose fence is longer than any run of backticks inside it."""
-    text = formatting.clean(text).rstrip("\n")
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _teacher_words(teacher: Mapping[str, Any], result: EvaluationResult) -> str:
     measured = result.model("teacher")
     name = teacher.get("name") or hub_id(teacher) or (measured.name if measured else "") or teacher.get("model")
-    revision = f" (revision {escaped(str(teacher['revision']))})" if teacher.get("revision") else ""
+    known = ((name, teacher.get(name)) for name in ("revision", "fingerprint"))
+    parts = [f"{name} {escaped(str(value))}" for name, value in known if value]
+    revision = f" ({', '.join(parts)})" if parts else ""
     return f"**{escaped(str(name or 'a teacher'))}**{revision}"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
-    alignment = ["---", *["---:" if numbers else "---"] * (len(columns) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, alignment, *rows])
-
-
-def _figures_section(result: EvaluationResult) -> str:
+def figures_table(result: EvaluationResult) -> str:
     rows = [
         [figure.name, f"**{figure.value} %** {figure.bounds} {figure.label}", figure.detail]
         for figure in headline_figures(result)
     ]
-    return _table(["", "against its teacher", ""], rows, numbers=False) if rows else ""
+    return table(["", "against its teacher", ""], rows, numbers=False) if rows else ""
 
 
-def _results_section(result: EvaluationResult) -> str:
+def results_section(result: EvaluationResult) -> str:
     names = metric_names(result)
     is_encoder = any(model.cost.document_milliseconds is not None for model in result.models)
     speed = "a document, ms" if is_encoder else "decode, tokens/s"
@@ -200,7 +214,7 @@ def _results_section(result: EvaluationResult) -> str:
         if model.role.startswith("control")
     ]
     legend = f" {'; '.join(roles)}." if roles else ""
-    return f"## Results\n\n{_table(columns, rows)}\n\n{note}{legend}"
+    return f"## Results\n\n{table(columns, rows)}\n\n{note}{legend}"
 
 
 def _metric_heading(name: str) -> str:
@@ -220,7 +234,7 @@ def _result_row(model: ModelResult, names: Sequence[str]) -> list[str]:
     return [title, *cells, formatting.si(cost.parameters), formatting.si(cost.disk_bytes, "B"), timed]
 
 
-def _gains_section(result: EvaluationResult) -> str:
+def gains_section(result: EvaluationResult) -> str:
     words = {"gain": "gain", "none": "no gain shown", "worse": "worse"}
     rows = [
         [
@@ -234,7 +248,7 @@ def _gains_section(result: EvaluationResult) -> str:
     if not rows:
         return ""
     note = f"Paired over the same {counted_documents(result)}; positive means that the student is better."
-    return f"### What the student gained\n\n{_table(['metric', 'gain', 'verdict'], rows)}\n\n{note}"
+    return f"### What the student gained\n\n{table(['metric', 'gain', 'verdict'], rows)}\n\n{note}"
 
 
 def _context_section(result: EvaluationResult) -> str:
@@ -278,7 +292,15 @@ def _layers_section(layers: Mapping[str, Any] | None) -> str:
 
 def _data_section(data: Mapping[str, Any]) -> str:
     lines = [
-        line for line in (_synthesised_line(data), _train_line(data), _learnt_line(data), _labels_line(data)) if line
+        line
+        for line in (
+            _synthesised_line(data),
+            *_source_lines(data),
+            _train_line(data),
+            _learnt_line(data),
+            _labels_line(data),
+        )
+        if line
     ]
     return "## Data\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
 
@@ -291,6 +313,14 @@ def _synthesised_line(data: Mapping[str, Any]) -> str:
     dropped: Mapping[str, int] = synthesised.get("dropped") or {}
     reasons = ", ".join(f"{_words(reason)} {formatting.count(number)}" for reason, number in dropped.items())
     return f"The teacher wrote the text itself: {amounts} kept" + (f"; dropped: {reasons}." if reasons else ".")
+
+
+def _source_lines(data: Mapping[str, Any]) -> list[str]:
+    """Where the data came from: names and hashes, so that the same can be known again."""
+    return [
+        f"Read from `{formatting.one_line(str(one['name'])).replace('`', '')}`, hash {escaped(str(one['hash']))}."
+        for one in data.get("sources") or ()
+    ]
 
 
 def _train_line(data: Mapping[str, Any]) -> str:
@@ -326,13 +356,13 @@ def _written_section(card: Mapping[str, Any]) -> str:
     rows = [[escaped(one.name), one.count, escaped(one.explanation)] for one in view.dropped]
     parts = [escaped(view.sentence)]
     if rows:
-        parts.append(_table(["filter", "dropped", "what it drops"], rows, numbers=False))
+        parts.append(table(["filter", "dropped", "what it drops"], rows, numbers=False))
     if view.diversity:
         columns = [view.diversity.corner, *(title for title, _ in view.diversity.columns)]
         cells = [
             [row.title, *(f"{cell.value} {cell.below}".rstrip() for cell in row.cells)] for row in view.diversity.rows
         ]
-        parts += [_table([*map(escaped, columns)], cells), " ".join(map(escaped, view.notes))]
+        parts += [table([*map(escaped, columns)], cells), " ".join(map(escaped, view.notes))]
     facts = [f"- {escaped(group.title)}: {_fact_line(group.items)}" for group in view.facts]
     return "\n\n".join(["## How the data was written", *parts, *(["\n".join(facts)] if facts else [])])
 
@@ -371,8 +401,12 @@ def _limits_section(result: EvaluationResult, teacher: Mapping[str, Any], licenc
         if terms
         else "The teacher's licence may have terms on models that are trained on its outputs: read it before use."
     )
-    if not licence:
-        lines.append("No licence was given for the teacher, so none is given here.")
+    if licence:
+        lines.append(
+            f"The teacher's licence is {escaped(licence)}. The student was made from it, so its terms bind the student too."
+        )
+    else:
+        lines.append("No licence was found for the teacher, so none is given here.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 

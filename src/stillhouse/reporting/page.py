@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from stillhouse.reporting import formatting
 from stillhouse.reporting.account import Account
+from stillhouse.reporting.dial import Dial, dial
 from stillhouse.reporting.figures import Figure, headline_figures
 from stillhouse.reporting.quality import Tile, tiles
 from stillhouse.reporting.sections import Shown, sections_of
@@ -23,6 +24,7 @@ class Page:
     figures: Sequence[Figure]
     tiles: Sequence[Tile]
     sections: Sequence[Shown]
+    dial: Dial | None = None
 
 
 def page_of(account: Account) -> Page:
@@ -37,5 +39,6 @@ def page_of(account: Account) -> Page:
         findings=findings(result),
         figures=headline_figures(result),
         tiles=tiles(result),
+        dial=dial(result),
         sections=sections_of(account),
     )

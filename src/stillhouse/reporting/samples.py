@@ -4,10 +4,10 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stillhouse.core.results import Role, Sample
+from stillhouse.core.results import BASELINES, Role, Sample
 from stillhouse.reporting import formatting
 from stillhouse.reporting.shapes import truncated
-from stillhouse.reporting.verdicts import SHORT_TITLES
+from stillhouse.reporting.verdicts import CONTROLS, SHORT_TITLES
 
 SAMPLE_BYTES = 1_200_000  # of escaped text; with curves and recipe the file stays well under 3 MB
 
@@ -15,7 +15,7 @@ SAMPLE_CHARACTERS = 1_500
 
 SAMPLES_OPEN = 3
 
-SAMPLE_ORDER: Sequence[Role] = ("teacher", "student", "student_before", "control_hard_labels", "control_from_scratch")
+SAMPLE_ORDER: Sequence[Role] = ("teacher", "student", "student_before", *CONTROLS, *BASELINES)
 
 
 @dataclass(frozen=True)

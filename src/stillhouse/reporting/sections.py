@@ -15,6 +15,7 @@ from stillhouse.reporting.calibrations import calibration_view
 from stillhouse.reporting.charts import CurvePanel, curve_panels
 from stillhouse.reporting.contexts import context_view
 from stillhouse.reporting.costs import cost_view
+from stillhouse.reporting.departures import departures_view
 from stillhouse.reporting.environment import environment_view
 from stillhouse.reporting.grounded import grounded_view
 from stillhouse.reporting.layers import LayersView, layers_view
@@ -80,8 +81,17 @@ def _data(account: Account) -> list[Facts]:
     return data_facts(account.data, account.result)
 
 
-def _recipe(account: Account) -> str:
-    return truncated(formatting.clean(account.recipe_yaml), RECIPE_CHARACTERS)[0]
+@dataclass(frozen=True)
+class RecipeView:
+    """What makes the same again: a command alone, or a recipe for one."""
+
+    command: str
+    text: str
+
+
+def _recipe(account: Account) -> RecipeView | None:
+    text = truncated(formatting.clean(account.recipe_yaml), RECIPE_CHARACTERS)[0]
+    return RecipeView(formatting.one_line(account.command), text) if text or account.command else None
 
 
 def _advice(account: Account) -> list[Advice]:
@@ -107,6 +117,13 @@ SECTIONS: Sequence[Section] = (
     # Behaviour goes here: what a student does.
     Section("similarity", "How alike to the teacher", "Similarity", similarity_view, "similarity"),
     Section("calibration", "As sure as right", "Calibration", calibration_view, "calibration"),
+    Section(
+        "departures",
+        "Where the student departs most",
+        "Examples",
+        lambda account: departures_view(account.result.departures),
+        "departures",
+    ),
     Section("samples", "Samples", "Samples", lambda account: samples_view(account.result.samples), "samples"),
     Section("cost", "Cost", "Cost", lambda account: cost_view(account.result)),
     Section("training", "Training", "Training", _curves, "training"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stillhouse.core.results import (
+    BASELINES,
     HEADLINE,
     METRICS,
     MOST_COMPARED,
@@ -23,17 +24,27 @@ from stillhouse.reporting import formatting
 Outcome = Literal["gain", "none", "worse", "unknown", "mixed"]
 """How a comparison turned out; `mixed` only for a finding whose metrics do not all say the same."""
 
-CONTROLS: Sequence[Role] = ("control_hard_labels", "control_from_scratch")
-OTHERS: Sequence[Role] = (*CONTROLS, "student_before")
+CONTROLS: Sequence[Role] = (
+    "control_hard_labels_flops",
+    "control_hard_labels",
+    "control_from_scratch_flops",
+    "control_from_scratch",
+)
+OTHERS: Sequence[Role] = (*CONTROLS, *BASELINES, "student_before")
 """What the student is held against, the strictest first."""
 
-ROLE_ORDER: Sequence[Role] = ("teacher", "student", *CONTROLS, "student_before")
+ROLE_ORDER: Sequence[Role] = ("teacher", "student", *CONTROLS, *BASELINES, "student_before")
 
 SHORT_TITLES: Mapping[Role, str] = {
     "teacher": "teacher",
     "student": "student",
     "control_hard_labels": "control: no teacher",
     "control_from_scratch": "control: random start",
+    "control_hard_labels_flops": "control: no teacher, same FLOPs",
+    "control_from_scratch_flops": "control: random start, same FLOPs",
+    "baseline": "baseline",
+    "baseline_2": "second baseline",
+    "baseline_3": "third baseline",
     "student_before": "before training",
 }
 
@@ -56,12 +67,22 @@ ANSWERS: Mapping[Task, str] = {
 BEGINNINGS: Mapping[Role, str] = {
     "control_hard_labels": "Trained for the same budget without teacher signals, it would",
     "control_from_scratch": "From a random start, for the same budget without teacher signals, it would",
+    "control_hard_labels_flops": "Trained for the same FLOPs without teacher signals, it would",
+    "control_from_scratch_flops": "From a random start, for the same FLOPs without teacher signals, it would",
+    "baseline": "The baseline",
+    "baseline_2": "The second baseline",
+    "baseline_3": "The third baseline",
     "student_before": "Before training it",
 }
 
 CAUSES: Mapping[Role, str] = {
     "control_hard_labels": "the teacher's signals",
     "control_from_scratch": "distillation",
+    "control_hard_labels_flops": "the teacher's signals",
+    "control_from_scratch_flops": "distillation",
+    "baseline": "the student over the baseline",
+    "baseline_2": "the student over the second baseline",
+    "baseline_3": "the student over the third baseline",
     "student_before": "training",
 }
 
@@ -84,7 +105,11 @@ PHRASES: Mapping[str, tuple[Mapping[Tense, str], str]] = {
     "accuracy": ({"now": "is right", "before": "was right", "would": "be right"}, "on {value} of {answers} {bounds}"),
     "bits_per_byte": ({"now": "spends", "before": "spent", "would": "spend"}, "{value} per byte {bounds}"),
 }
-NOT_COMPARABLE: Mapping[Tense, str] = {"before": "was measured otherwise", "would": "be measured otherwise"}
+NOT_COMPARABLE: Mapping[Tense, str] = {
+    "now": "is measured otherwise",
+    "before": "was measured otherwise",
+    "would": "be measured otherwise",
+}
 PLAIN_PHRASE: tuple[Mapping[Tense, str], str] = (
     {"now": "has", "before": "had", "would": "have"},
     "a {title} of {value} {bounds}",
@@ -257,6 +282,10 @@ def lead(result: EvaluationResult) -> str:
 
 def _against_strictest_control(result: EvaluationResult, metric: str) -> str:
     other = next((role for role in CONTROLS if result.model(role) is not None), None)
+    baseline = result.model("baseline")
+    if other is None and baseline is not None:
+        has_value = metric in baseline.metrics
+        return f"the baseline {_standing(result, metric, baseline.metrics[metric], 'now')}" if has_value else ""
     if other is None:
         is_missed = can_have_control(result.task)
         return "no control was trained to compare it with" if is_missed else _against_the_start(result)
@@ -294,7 +323,7 @@ def findings(result: EvaluationResult) -> list[Finding]:
     if metric is None:
         return []
     found = [_finding(result, other, metric) for other in OTHERS if result.model(other) is not None]
-    if can_have_control(result.task) and not any(result.model(other) for other in CONTROLS):
+    if can_have_control(result.task) and not any(result.model(other) for other in (*CONTROLS, *BASELINES)):
         text = "No control was trained, so nothing here says how much of this is owed to the teacher's signals."
         found.insert(0, Finding("unknown", text))
     return found
@@ -354,7 +383,7 @@ def _finding(result: EvaluationResult, other: Role, metric: str) -> Finding:
     main = next((row for row in rows if row.metric == metric), None)
     model = result.model(other)
     assert model is not None
-    tense: Tense = "before" if other == "student_before" else "would"
+    tense: Tense = "before" if other == "student_before" else "now" if other in BASELINES else "would"
     standing = (
         _standing(result, metric, model.metrics[metric], tense) if metric in model.metrics else NOT_COMPARABLE[tense]
     )
@@ -385,7 +414,9 @@ def _short_clause(row: Verdict) -> str:
     if row.outcome == "none":
         return f"no gain from {CAUSES[row.other]} was shown"
     return (
-        "training made the student worse" if row.other == "student_before" else "the student is worse than this control"
+        "training made the student worse"
+        if row.other == "student_before"
+        else f"the student is worse than this {_kind(row.other)}"
     )
 
 
@@ -404,7 +435,11 @@ def _clause(row: Verdict) -> str:
         return f"no gain from {CAUSES[row.other]} was shown: {formatting.difference_text(row.gain, unit)} includes 0"
     if row.other == "student_before":
         return f"training made the student worse by {formatting.difference_text(loss, unit)}"
-    return f"the student is worse than this control by {formatting.difference_text(loss, unit)}"
+    return f"the student is worse than this {_kind(row.other)} by {formatting.difference_text(loss, unit)}"
+
+
+def _kind(other: Role) -> str:
+    return "baseline" if other in BASELINES else "control"
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -256,22 +256,24 @@ class DistillationTrainer(Trainer):
         Raises:
             ModelError: if a number of this step is none, before anything of it is saved.
         """
-        super().log(logs, start_time)
-        if "loss" in logs:
-            sums = self._sums.clone()
-            if self.args.world_size > 1:
-                sums = self.accelerator.reduce(sums.to(self.args.device)).cpu()
-            counts = sums[self._num_terms :].reshape(2, len(UNITS))
-            means = self._means(sums[: len(self.terms)], counts[0])
-            replayed = self._replay_means(sums[len(self.terms) : self._num_terms], counts[1])
-            self._sums.zero_()
-            _refuse_nan({**means, **replayed, "gradient_norm": logs["grad_norm"]}, step=self.state.global_step)
-            rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
-            if self.log_line is not None and self.is_world_process_zero():
-                line = {"step": self.state.global_step, "tokens": self._tokens(counts.sum(0))}
-                watched = {} if self.watch is None else self.watch.numbers()
-                self.log_line({**line, **means, **replayed, **self._numbers(), **watched, **self.inspected(), **rates})
-            self._move_on(means)
+        if "loss" not in logs:
+            super().log(logs, start_time)
+            return
+        sums = self._sums.clone()
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums.to(self.args.device)).cpu()
+        counts = sums[self._num_terms :].reshape(2, len(UNITS))
+        means = self._means(sums[: len(self.terms)], counts[0])
+        replayed = self._replay_means(sums[len(self.terms) : self._num_terms], counts[1])
+        self._sums.zero_()
+        _refuse_nan({**means, **replayed, "gradient_norm": logs["grad_norm"]}, step=self.state.global_step)
+        super().log({**logs, **means, **replayed}, start_time)
+        rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
+        if self.log_line is not None and self.is_world_process_zero():
+            line = {"step": self.state.global_step, "tokens": self._tokens(counts.sum(0))}
+            watched = {} if self.watch is None else self.watch.numbers()
+            self.log_line({**line, **means, **replayed, **self._numbers(), **watched, **self.inspected(), **rates})
+        self._move_on(means)
 
     def inspected(self) -> Mapping[str, float]:
         """What whoever looks at the student finds now."""
@@ -374,6 +376,7 @@ def train(
     watch: Watch | None = None,
     replay_terms: Sequence[Term] = (),
     inspect: Inspector | None = None,
+    report_to: Sequence[str] = (),
     progress: Progress = SILENT,
     title: str = "the student learns",
 ) -> PreTrainedModel:
@@ -381,11 +384,11 @@ def train(
     goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit. Objectives
     across tokenizers need what both vocabularies have in `common`. What a `watch` counts is logged beside the terms, and so is
     what whoever may `inspect` the student finds, before the first step too. Rows that `MixedRows` replay learn the terms, too,
-    or `replay_terms` in their place, where there are any.
+    or `replay_terms` in their place, where there are any. What is logged goes to the trackers of `report_to`, too.
     """
     trainer = DistillationTrainer(
         model=student,
-        args=_arguments(schedule, checkpoints),
+        args=_arguments(schedule, checkpoints, report_to=report_to, title=title),
         train_dataset=rows,
         data_collator=rows.collate,
         terms=terms,
@@ -413,7 +416,9 @@ def train(
     return student.eval()
 
 
-def _arguments(schedule: Schedule, checkpoints: Path) -> TrainingArguments:
+def _arguments(
+    schedule: Schedule, checkpoints: Path, *, report_to: Sequence[str] = (), title: str | None = None
+) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=schedule.epochs,
@@ -431,7 +436,8 @@ def _arguments(schedule: Schedule, checkpoints: Path) -> TrainingArguments:
         ddp_find_unused_parameters=False,  # heads and projections serve outside the forward pass, where none would be found
         dataloader_pin_memory=torch.accelerator.is_available(),  # asked for without one, it warns in every epoch
         remove_unused_columns=False,
-        report_to="none",
+        report_to=list(report_to) or "none",
+        run_name=title,
         disable_tqdm=True,
     )
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from stillhouse.commands.adapters import ADAPTER_FOLDER, named
 from stillhouse.commands.alarm_log import LogLine, alarming
 from stillhouse.commands.parts.replay import mixed, replay_terms
-from stillhouse.commands.parts.students import adapter_base, in_full, save
+from stillhouse.commands.parts.students import adapter_base, in_full, save, start
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.replays import account_of, said_of
 from stillhouse.commands.reward_watch import RewardWatch, reward_watch
@@ -21,7 +21,8 @@ from stillhouse.core.results import Role
 from stillhouse.data.rowset import RowSet
 from stillhouse.kernels.terms import Term
 from stillhouse.models.adapters import adapter_config, merge_adapter, save_adapter, trainable_count
-from stillhouse.models.anatomy import parameter_count
+from stillhouse.models.anatomy import multiplied_parameters, parameter_count
+from stillhouse.objectives import objective
 from stillhouse.students.config import FromLayersConfig
 from stillhouse.students.distilbert import freeze_position_embeddings
 from stillhouse.students.lora import frozen_hash
@@ -45,7 +46,9 @@ def train_arm(
 ) -> dict[str, Any]:
     """Train this arm, save it, and say what it took."""
     checkpoints = shop.run.path / "checkpoints" / arm
-    if _keeps_positions(shop.recipe) and arm != "control_from_scratch":  # whose positions nobody has learnt yet
+    if _keeps_positions(shop.recipe) and not arm.startswith(
+        "control_from_scratch"
+    ):  # whose positions nobody has learnt yet
         freeze_position_embeddings(student)
     frozen = frozen_hash(student) if adapter_config(student) else None
     log_line, watch = _watched(shop, arm, checkpoints)
@@ -66,6 +69,7 @@ def train_arm(
         watch=watch,
         replay_terms=replay_terms(shop.recipe),
         inspect=_inspector(shop, arm, checkpoints),
+        report_to=shop.recipe.report_to,
         progress=shop.progress,
         title=arm.replace("_", " ") + " learns",
     )
@@ -111,6 +115,28 @@ def _inspector(shop: Workshop, arm: Role, checkpoints: Path) -> RewardWatch | No
 
 def _schedule(shop: Workshop, arm: Role) -> Schedule:
     """The recipe's, for as many steps as the student makes: the teacher may have answered a prompt more than once."""
+    schedule = _same_tokens(shop, arm)
+    if not arm.endswith("_flops"):
+        return schedule
+    return schedule.model_copy(update={"epochs": schedule.epochs * flops_factor(shop)})
+
+
+def flops_factor(shop: Workshop) -> float:
+    """How many times the student's own FLOPs are spent on it: 1 without a teacher; with one, its forward counted, once where
+    its labels are stored and else in every epoch.
+
+    A forward takes 2 FLOPs a parameter and token, forward and backward together 6 (Kaplan et al., 2020, arXiv:2001.08361,
+    section 2.1). What a teacher writes is not counted: both arms learn from it.
+    """
+    recipe, parts = shop.recipe, shop.parts
+    if not any(objective(chosen.name).reads_teacher for chosen in recipe.objectives):
+        return 1.0
+    student, teacher = (multiplied_parameters(model) for model in (start(parts), parts.teacher.model))
+    readings = recipe.training.epochs if recipe.labels is None else 1.0
+    return 1.0 + 2 * teacher * readings / (6 * student * recipe.training.epochs)
+
+
+def _same_tokens(shop: Workshop, arm: Role) -> Schedule:
     schedule = shop.recipe.training
     if arm == "student" or shop.recipe.source.kind != "teacher":
         return schedule

@@ -21,7 +21,7 @@ from stillhouse.commands.stages.contamination import contamination
 from stillhouse.commands.stages.grounded_answers import judge_answers
 from stillhouse.commands.stages.grounding import is_rag
 from stillhouse.commands.stages.suites import measure_suites
-from stillhouse.commands.stages.training import CONTROL_ROLES, train, train_controls
+from stillhouse.commands.stages.training import control_roles, train, train_controls
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.core.task import Task
@@ -68,14 +68,20 @@ def everything(shop: Workshop) -> list[Any]:
         shop.parts.student_fingerprint,
         shop.recipe.model_dump(
             mode="json",
-            exclude={"run": True, "synthesis": {"writer"}, "teacher": set(UNSEEN), "evaluation": suites},
+            exclude={
+                "run": True,
+                "report_to": True,
+                "synthesis": {"writer"},
+                "teacher": set(UNSEEN),
+                "evaluation": suites,
+            },
         ),
     ]
 
 
 def contestants(shop: Workshop) -> list[Contestant]:
     """Whoever is measured: the teacher first, the student last."""
-    roles: tuple[Role, ...] = ("student_before", *CONTROL_ROLES[shop.recipe.control], "student")
+    roles: tuple[Role, ...] = ("student_before", *control_roles(shop.recipe), "student")
     own = [Contestant(role, role, saved(shop.parts, role), shop.run.path / role) for role in roles]
     if shop.parts.remote is not None:
         return own
@@ -128,6 +134,8 @@ def _judge_encoders(parts: Parts, models: list[Contestant]) -> EvaluationResult:
         vocab_size=parts.num_answers if task == "masked_lm" else None,
         tags=parts.data.labels if task == "token_classification" else (),
         documents=parts.data.held_out_documents,
+        tokenizer=parts.tokenizer,
+        labels=parts.data.labels,
         progress=parts.progress,
     )
 

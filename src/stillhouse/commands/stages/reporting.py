@@ -14,8 +14,10 @@ from stillhouse.commands.stages.grounded_answers import grounded_account
 from stillhouse.commands.stages.training import made_beside_the_student
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.config import to_yaml
+from stillhouse.core.files import fingerprint_files
 from stillhouse.core.results import EvaluationResult
 from stillhouse.synthesis import CARD
+from stillhouse.synthesis.licence import licence_of, said_about_outputs
 
 
 def report(shop: Workshop) -> EvaluationResult:
@@ -34,9 +36,10 @@ def report(shop: Workshop) -> EvaluationResult:
 
 
 def _write_report(shop: Workshop, result: EvaluationResult, card: Path) -> None:
-    from stillhouse.reporting import write_adapter_card, write_card, write_report
+    from stillhouse.reporting import write_adapter_card, write_card, write_report, write_summary
 
-    stages = shop.run.stages()
+    stages, teacher = shop.run.stages(), _teacher(shop)
+    licence = teacher.get("licence") or None
     layers = _layers(stages["student"].get("layers"))
     data = _data_account(shop, stages)
     recipe_yaml = to_yaml(shop.recipe)
@@ -54,30 +57,49 @@ def _write_report(shop: Workshop, result: EvaluationResult, card: Path) -> None:
         card,
         student_name=shop.run.path.name,
         result=result,
-        teacher=_teacher(shop),
+        teacher=teacher,
         recipe_yaml=recipe_yaml,
         layers=layers,
         data=data,
-        licence=None,
+        licence=licence,
     )
+    write_summary(shop.run.summary, title=shop.run.path.name, result=result)
     if "adapter" in data:
         write_adapter_card(
             shop.run.path / ADAPTER_FOLDER / "README.md",
             student_name=shop.run.path.name,
             result=result,
             adapter=data["adapter"],
-            licence=None,
+            licence=licence,
         )
 
 
 def _teacher(shop: Workshop) -> dict[str, str]:
-    """What it is called; what a server calls its model names nothing that could be loaded."""
+    """What it is called, and what its files say of its licence; what a server calls its model names nothing that could be
+    loaded."""
     model = shop.recipe.teacher.model
-    return {"model": model} if shop.parts.remote is None else {"name": f"{model}, behind an API"}
+    if shop.parts.remote is not None:
+        return {"name": f"{model}, behind an API"}
+    found = licence_of(model)
+    known = {"licence": found["licence"], "licence_link": found["link"]}
+    if found["looked_in"]:
+        known["output_terms"] = said_about_outputs(found)
+    return {"model": model, "fingerprint": shop.parts.teacher_fingerprint, **known}
 
 
 def _layers(choice: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if choice is None else {**choice, "scores": choice["influence"]}
+
+
+def _sources(shop: Workshop) -> list[Path]:
+    """Every file or folder that the data came from: what the teacher wrote is one."""
+    recipe = shop.recipe
+    replayed = [recipe.replay.path] if recipe.replay is not None else []
+    return list(dict.fromkeys([shop.parts.data_path, *recipe.data.sources, *replayed]))
+
+
+def _hash(path: Path) -> str:
+    return fingerprint_files(file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
 
 
 def _data_account(shop: Workshop, stages: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -87,6 +109,7 @@ def _data_account(shop: Workshop, stages: Mapping[str, dict[str, Any]]) -> dict[
         "train_documents": data.num_train_documents,
         "train_tokens": num_tokens(shop.parts.learnt),
         "held_out_documents": data.num_held_out_documents,
+        "sources": [{"name": path.name, "hash": _hash(path)} for path in _sources(shop)],
     }
     if "synthesize" in stages:
         done = stages["synthesize"]

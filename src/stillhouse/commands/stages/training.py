@@ -9,7 +9,7 @@ from stillhouse.commands.adapters import ADAPTER_FOLDER
 from stillhouse.commands.labels import spoken_temperature
 from stillhouse.commands.parts.matching import projections, terms_of
 from stillhouse.commands.parts.students import start
-from stillhouse.commands.recipe import HARD_OBJECTIVE
+from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
 from stillhouse.commands.stages.answering import answer
 from stillhouse.commands.stages.arms import train_arm
 from stillhouse.commands.stages.beginning import make_student
@@ -32,6 +32,18 @@ CONTROL_ROLES: Mapping[str, tuple[Role, ...]] = {
     "from_scratch": ("control_from_scratch",),
     "both": ("control_hard_labels", "control_from_scratch"),
 }
+SAME_FLOPS: Mapping[Role, Role] = {
+    "control_hard_labels": "control_hard_labels_flops",
+    "control_from_scratch": "control_from_scratch_flops",
+}
+"""The same control with the FLOPs of the student and its teacher, in the place of the student's tokens."""
+
+
+def control_roles(recipe: Recipe) -> tuple[Role, ...]:
+    """Which controls are trained: on as many tokens as the student, on as many FLOPs, or both."""
+    roles, budget = CONTROL_ROLES[recipe.control], recipe.evaluation.control_budget
+    same_tokens = roles if budget != "flops" else ()
+    return (*same_tokens, *(SAME_FLOPS[role] for role in roles if budget != "tokens"))
 
 
 def train(shop: Workshop) -> dict[str, Any]:
@@ -87,7 +99,7 @@ def _signals(shop: Workshop, student: PreTrainedModel) -> Teacher | None:
 
 def train_controls(shop: Workshop) -> None:
     """The same architecture on the same texts and steps, without the teacher's signals."""
-    for role in CONTROL_ROLES[shop.recipe.control]:
+    for role in control_roles(shop.recipe):
         _train_control(shop, role)
 
 
@@ -97,9 +109,12 @@ def _train_control(shop: Workshop, role: Role) -> None:
 
     def work() -> dict[str, Any]:
         student = start(shop.parts)
-        if role == "control_from_scratch":
+        if role.startswith("control_from_scratch"):
             student = randomised(student, seed=shop.recipe.training.seed)
         return train_arm(shop, role, student, [Term(hard)], teacher=None)
 
     title, makes = "the control learns without the teacher", [shop.run.path / role]
-    shop.once(role, title, made_from=_arms_are_made_from(shop), work=work, makes=makes)
+    made_from = _arms_are_made_from(shop)
+    if role in SAME_FLOPS.values():  # how long it trains depends on who teaches, and how
+        made_from += [shop.recipe.objectives, shop.recipe.labels]
+    shop.once(role, title, made_from=made_from, work=work, makes=makes)
