@@ -28,6 +28,7 @@ def test_a_teacher_beside_itself_keeps_exactly_everything(teacher_folder: Path, 
         "teacher": str(teacher_folder),
         "data": texts_file,
         "out": tmp_path / "out",
+        "suites": ["similarity"],
         "overrides": ["evaluation.samples=0"],
     }
     result = evaluate_models(str(teacher_folder), **options)
@@ -35,6 +36,8 @@ def test_a_teacher_beside_itself_keeps_exactly_everything(teacher_folder: Path, 
     assert kept is None or (kept.share.value, kept.share.low, kept.share.high) == (1.0, 1.0, 1.0)
     assert metrics["forward_kl"].value == pytest.approx(0, abs=1e-9)
     assert metrics["top1_agreement"].value == 1.0
+    assert {"evaluate", "similarity"} <= {file.stem for file in (tmp_path / "out" / "stages").iterdir()}
+    assert any(line.get("suite") == "similarity" for line in read_lines(tmp_path / "out" / "metrics.jsonl"))
     assert all(example.nats == pytest.approx(0, abs=1e-6) for example in result.departures.examples)
 
     measured = sorted((tmp_path / "out" / "measured").iterdir())
@@ -53,6 +56,7 @@ def test_models_of_different_tokenizers_are_compared_by_bytes(held_beside: Path)
     assert bits["teacher"] == bits["baseline"] != bits["student"]
     page, summary = ((held_beside / name).read_text(encoding="utf-8") for name in ("report.html", "summary.md"))
     assert "stillhouse evaluate" in page
+    assert "whether a model was trained on them is not known here" in page
     assert "baseline" in summary
     assert "No control was trained" not in summary
 

@@ -39,16 +39,19 @@ class QualityView:
     """The section: what was measured on, a chart a metric, what was gained, and every number."""
 
     held_out: str
+    seen: str
+    """Whether anybody was trained on it."""
     legend: Sequence[tuple[Role, str]]
     panels: Sequence[DotPanel]
     gains: Table | None
     numbers: Table
 
 
-def quality_view(result: EvaluationResult) -> QualityView:
+def quality_view(result: EvaluationResult, *, is_known: bool = True) -> QualityView:
     """The whole section."""
     return QualityView(
         held_out=held_out_sentence(result),
+        seen="none were trained on" if is_known else "whether a model was trained on them is not known here",
         legend=[(model.role, ROLE_TITLES[model.role]) for model in models_in_order(result)],
         panels=[dot_panel(result, name) for name in _measured(result)],
         gains=gains_table(result),

@@ -21,7 +21,7 @@ from stillhouse.reporting.grounded import grounded_view
 from stillhouse.reporting.layers import LayersView, layers_view
 from stillhouse.reporting.likeness import similarity_view
 from stillhouse.reporting.preferences import preference_view
-from stillhouse.reporting.quality import quality_view
+from stillhouse.reporting.quality import QualityView, quality_view
 from stillhouse.reporting.replays import replay_view
 from stillhouse.reporting.rewards import RewardView, reward_view, without_looks
 from stillhouse.reporting.samples import samples_view
@@ -65,6 +65,11 @@ def sections_of(account: Account) -> list[Shown]:
     ]
 
 
+def _quality(account: Account) -> QualityView:
+    # A command alone measured models that somebody else made.
+    return quality_view(account.result, is_known=not account.command)
+
+
 def _curves(account: Account) -> list[CurvePanel]:
     return curve_panels(without_looks(account.curves))
 
@@ -100,7 +105,7 @@ def _advice(account: Account) -> list[Advice]:
 
 
 SECTIONS: Sequence[Section] = (
-    Section("quality", "Quality", "Quality", lambda account: quality_view(account.result), "quality"),
+    Section("quality", "Quality", "Quality", _quality, "quality"),
     Section("taught", "Beside the teacher's answers", "Answers", lambda account: taught_view(account.result)),
     Section("context", "What the teacher alone had read", "Context", lambda account: context_view(account.result)),
     Section("replay", "On the replayed data", "Replay", lambda account: replay_view(account.result)),
