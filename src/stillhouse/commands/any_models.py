@@ -202,10 +202,10 @@ class DiskMemory:
         if file.exists():
             with np.load(file, allow_pickle=False) as kept:
                 return dict(kept)
-        found: Measured = work()
+        found: Any = work()
         with atomic_path(file) as part, part.open("wb") as handle:
-            np.savez(handle, allow_pickle=False, **found)
-        return found
+            np.savez(handle, **found)
+        return dict(found)
 
 
 class Entrants:
