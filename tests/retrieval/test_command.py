@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from stillhouse.cli import main
+from stillhouse.commands.retrieval import asking
 from stillhouse.commands.retrieval.asking import ASTRAY, round_trip
 from stillhouse.commands.retrieval.recipe import RetrievalRecipe
 from stillhouse.core.config import load_recipe, parse_recipe
@@ -18,6 +19,7 @@ from stillhouse.retrieval.documents import id_of
 from stillhouse.retrieval.embed import load_embedder, model_fingerprint
 from stillhouse.retrieval.index import open_bm25, open_index
 from stillhouse.synthesis.records import Record
+from stillhouse.teachers.writer import Reply
 
 from .cases import TEXTS
 from .models import save_bi_encoder, save_cross_encoder
@@ -202,6 +204,35 @@ def test_a_question_is_kept_if_its_passage_is_found_for_it():
     records = [Record(lineage={"passage": text}).say("user", "?") for text in ("one two", "three")]
     kept, dropped = round_trip(records, [{id_of("one  two")}, {id_of("four")}])
     assert not kept.dropped and dropped.dropped == ASTRAY
+
+
+class Asker:
+    """Asks of each passage about its fourth word on, and of one about something that is nowhere."""
+
+    name, fingerprint, tokenizer = "asker", "0", None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def write(self, requests, done=()):
+        for request in requests:
+            passage = request.messages[-1]["content"].partition("\n\n")[2].partition("\n\n")[0]
+            text = "what of zebras?" if "boat" in passage else " ".join(passage.split()[3:]) + "?"
+            yield request, Reply(text=text, finished=True, tokens=3, prompt_tokens=3)
+
+
+def test_without_questions_a_model_asks_them_and_those_that_lead_astray_are_left_out(folder, models, monkeypatch):
+    monkeypatch.setattr(asking, "load_causal_lm", lambda source: None)
+    monkeypatch.setattr(asking, "LocalWriter", Asker)
+    values = recipe_of(folder, models, synthesis={"model": str(models["bi"]), "number": 6, "round_trip": 2})
+    del values["data"]["questions"]
+    assert main(["label", write_recipe(folder, values)]) == 0
+    asked = read_lines(folder / "run" / "data" / "questions.jsonl")
+    dropped = read_lines(folder / "run" / "data" / "dropped.jsonl")
+    assert len(asked) == 5 and [line["dropped"] for line in dropped] == [ASTRAY]
+    assert {line["question"] for line in read_lines(folder / "run" / "labels" / "rows.jsonl")} < {
+        line["_id"] for line in asked
+    }
 
 
 def test_the_recipe_file_is_read():

@@ -14,7 +14,7 @@ from stillhouse.retrieval.students import (
     static_student,
     token_vectors,
 )
-from stillhouse.retrieval.teachers import AnswerTeacher, BiEncoderTeacher, CrossEncoderTeacher, ensemble
+from stillhouse.retrieval.teachers import AnswerTeacher, BiEncoderTeacher, CrossEncoderTeacher, ensemble, spread_of
 
 from .cases import TEXTS
 from .models import load_cross_encoder, save_bi_encoder, save_cross_encoder
@@ -74,12 +74,17 @@ def test_a_language_models_score_is_its_mean_log_probability_of_the_answer(build
 def test_an_ensemble_does_not_care_in_which_units_its_teachers_score():
     random = np.random.default_rng(0)
     one, other = (random.standard_normal(30).astype(np.float32) for _ in range(2))
-    both = ensemble([one * 10, other], [0.5, 0.5])
-    assert both.std() == pytest.approx(one.std() * 10, rel=1e-3)
-    np.testing.assert_allclose(both, ensemble([one * 10, other * 7 + 3], [0.5, 0.5]), atol=1e-4)
-    np.testing.assert_allclose(ensemble([one, other], [1, 0]), one - one.mean(), atol=1e-5)
+
+    def together(*scores, weights=(0.5, 0.5), of=slice(None)):
+        return ensemble([found[of] for found in scores], weights, [spread_of(found) for found in scores])
+
+    both = together(one * 10, other)
+    np.testing.assert_allclose(both, together(one * 10, other * 7 + 3), atol=1e-4)
+    np.testing.assert_allclose(together(one, other, weights=(1, 0)), one - one.mean(), atol=1e-5)
+    # What is asked for later means the same as what was asked for first.
+    np.testing.assert_allclose(together(one * 10, other, of=slice(4)), both[:4], atol=1e-5)
     with pytest.raises(ValueError, match="2 teachers and 1 weights"):
-        ensemble([one, other], [1.0])
+        together(one, other, weights=(1.0,))
 
 
 def test_a_student_of_layers_keeps_pooling_and_the_layers_named(bi_encoder):

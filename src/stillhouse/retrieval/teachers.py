@@ -170,21 +170,23 @@ class Spread:
     deviation: float
 
 
-def ensemble(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """Several teachers' scores of the same pairs as one: each brought to mean 0 and deviation 1 over all pairs, then added by
-    weight, and brought to the deviation of the first, so that scales and temperatures of its own still fit.
+def spread_of(scores: Scores) -> Spread:
+    """Of all scores that there are. It is to be found once: with another one they would be other scores."""
+    return Spread(float(scores.mean()), max(float(scores.std()), 1e-12))
+
+
+def ensemble(scores: Sequence[Scores], weights: Sequence[float], spreads: Sequence[Spread]) -> Scores:
+    """Several teachers' scores of the same pairs as one: each less its mean and over its deviation, averaged by weight, and
+    times the deviation of the first, so that scales and temperatures of its own are a beginning.
     """
     if len(scores) != len(weights) or not scores:
         raise ValueError(f"there are {len(scores)} teachers and {len(weights)} weights. Give each one weight.")
     if min(weights) < 0 or not sum(weights):
         raise ValueError(f"the weights of an ensemble are {list(weights)}. Give each 0 or more, and one of them more.")
-    spreads = [Spread(float(one.mean()), max(float(one.std()), 1e-12)) for one in scores]
-    total = sum(
-        weight * (one - spread.mean) / spread.deviation
-        for one, weight, spread in zip(scores, weights, spreads, strict=True)
-    )
-    whole = np.asarray(total, dtype=np.float64)
-    return np.asarray(whole / max(float(whole.std()), 1e-12) * spreads[0].deviation, dtype=np.float32)
+    total = np.zeros(len(scores[0]))
+    for one, weight, spread in zip(scores, weights, spreads, strict=True):
+        total += weight * (one - spread.mean) / spread.deviation
+    return np.asarray(total / sum(weights) * spreads[0].deviation, dtype=np.float32)
 
 
 def key_of_pair(pair: Pair) -> bytes:

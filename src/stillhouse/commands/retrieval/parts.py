@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from stillhouse.commands.retrieval.recipe import (
     StaticConfig,
 )
 from stillhouse.core.errors import DataError
-from stillhouse.core.files import fingerprint, fingerprint_files
+from stillhouse.core.files import fingerprint, fingerprint_files, write_atomic
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.data.split import split_held_out
@@ -40,7 +41,9 @@ from stillhouse.retrieval.teachers import (
     Pair,
     RankingTeacher,
     Scores,
+    Spread,
     ensemble,
+    spread_of,
 )
 
 
@@ -168,12 +171,22 @@ class RetrievalParts:
 
     def scores(self, pairs: Sequence[Pair]) -> Scores:
         """What the teacher, or all of them together, say of each pair; each asked once, ever."""
-        stores = self.run.labels / "scores"
-        found = [store_for(one, stores).scores(one, pairs, progress=self.progress) for one in self.teachers]
+        found = self._each(pairs)
         teacher = self.recipe.teacher
         if not isinstance(teacher, EnsembleConfig):
             return found[0]
-        return ensemble(found, teacher.weights or (1.0,) * len(found))
+        return ensemble(found, teacher.weights or (1.0,) * len(found), self._spreads(found))
+
+    def _each(self, pairs: Sequence[Pair]) -> list[Scores]:
+        stores = self.run.labels / "scores"
+        return [store_for(one, stores).scores(one, pairs, progress=self.progress) for one in self.teachers]
+
+    def _spreads(self, found: Sequence[Scores]) -> list[Spread]:
+        """Each teacher's own, of the first pairs that all were asked for: the candidates to learn from."""
+        file = self.run.labels / "spreads.json"
+        if not file.exists():
+            write_atomic(file, json.dumps([asdict(spread_of(scores)) for scores in found]))
+        return [Spread(**values) for values in json.loads(file.read_text(encoding="utf-8"))]
 
     def check_answers(self) -> None:
         """Refuse questions without an answer where a teacher is asked how likely it is.
@@ -209,7 +222,8 @@ class RetrievalParts:
         Raises:
             ModelError: naming the first.
         """
-        for source in [*(one.model for one in self.teacher_configs), self.start]:
+        asks = [] if self.recipe.synthesis is None else [self.recipe.synthesis.model]
+        for source in [*(one.model for one in self.teacher_configs), self.start, *asks]:
             check_exists(source)
 
     def new_student(self) -> Any:
