@@ -113,6 +113,8 @@ def tiny(
         changes["data.path"] = texts_file
     else:
         changes["data.path"] = write_rows(folder / "rows.jsonl", KINDS[recipe.data.kind].rows)
+    if recipe.evaluation.behaviour is not None:
+        changes["evaluation.behaviour.sampling.max_new_tokens"] = 8
     if recipe.replay is not None:
         changes |= {"replay.path": write_rows(folder / "old.jsonl", CHATS), "replay.held_out": 0.25}
     if isinstance(recipe.student, CheckpointConfig):

@@ -16,10 +16,11 @@ from stillhouse.models.answer_logprobs import CHUNK_TOKENS, Answered, answer_log
 from stillhouse.models.generate import Sampling
 from stillhouse.models.load import LoadedModel
 from stillhouse.synthesis import reward_models
-from stillhouse.synthesis.judge import PairJudge, RatingJudge, YesJudge, read_better, read_rating
+from stillhouse.synthesis.judge import PairJudge, RatingJudge, YesJudge, read_rating
 from stillhouse.synthesis.records import Record
 from stillhouse.synthesis.reward_models import ImplicitReward, ModelReward, Remembered, in_tokens
 from stillhouse.synthesis.rewards import RewardConfig, Tools
+from stillhouse.teachers.judging import read_better
 from stillhouse.teachers.ledger import Ledger
 from stillhouse.teachers.writer import LocalWriter, Reply
 

@@ -23,6 +23,7 @@ from stillhouse.core.suites import ALWAYS, SuiteName
 from stillhouse.core.task import Task
 from stillhouse.data.config import DataConfig, RagDataConfig, TextDataConfig
 from stillhouse.data.replay import ReplayDataConfig
+from stillhouse.evaluation.behaviour.config import BehaviourConfig
 from stillhouse.evaluation.similarity import SimilarityConfig
 from stillhouse.evaluation.suites import SUITES
 from stillhouse.evaluation.tasks.config import TaskConfig
@@ -72,6 +73,8 @@ class EvaluationConfig(Config):
     tasks: tuple[TaskConfig, ...] | None = None
     """Questions with right answers, from files of your own: multiple choice, minimal pairs, answers to be found by a pattern,
     texts like a reference, stereotypes, gaps between groups, and tasks of lm-eval. For the suite `tasks`."""
+    behaviour: BehaviourConfig | None = None
+    """What models are asked to see how they behave, how they answer, and who looks at it. For the suite `behaviour`."""
     similarity: SimilarityConfig | None = None
     """By which model, and on how much, answers are compared. For the suite `similarity`."""
     control_budget: Literal["tokens", "flops", "both"] = "tokens"

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+from stillhouse.core.behaviour_results import BehaviourResult
 from stillhouse.core.likeness import CalibrationFound, SimilarityFound
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.suites import SuiteResult
 from stillhouse.core.tasks import TasksFound
 
 RESULTS: Mapping[str, type[SuiteResult]] = {
+    "behaviour": BehaviourResult,
     "tasks": TasksFound,
     "similarity": SimilarityFound,
     "calibration": CalibrationFound,

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from stillhouse.core.results import Interval
 
-SuiteName = Literal["language", "cost", "tasks", "similarity", "calibration"]
+SuiteName = Literal["language", "cost", "behaviour", "tasks", "similarity", "calibration"]
 
 ALWAYS: tuple[SuiteName, ...] = ("language", "cost")
 """Measured in every evaluation: how held-out data is predicted or answered, and what that costs."""

@@ -1,11 +1,10 @@
 """Questions that every model is asked, and answers that are kept in the moment in which they come."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.core.files import fingerprint
 from stillhouse.core.progress import SILENT, Progress
@@ -18,6 +17,8 @@ from stillhouse.teachers.writer import LocalWriter, Message, Reply, Request
 
 BATCH_SIZE = 16
 """Answers that are written at once."""
+HASHED = 8
+"""Numbers of each tensor that tell a model from another."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Question:
         return Request(seed=seed, sampling=sampling, prefix=f"{plain}\n\n")
 
 
+def weights_hash(model: PreTrainedModel) -> str:
+    """Changes where training has changed the model: of each of its tensors the first numbers are read."""
+    firsts = (parameter.detach().flatten()[:HASHED].double().tolist() for parameter in model.parameters())
+    return fingerprint(list(firsts))
+
+
 def answers_of(
     contestant: Contestant,
     tokenizer: PreTrainedTokenizerBase,
@@ -61,9 +68,8 @@ def answers_of(
     in_chat = bool(tokenizer.chat_template)
     requests = [one.request(sampling=sampling, seed=seed, in_chat=in_chat) for one in questions]
     loaded = LoadedModel(contestant.model, tokenizer, contestant.name, contestant.folder)
-    writer = LocalWriter(
-        loaded, name=contestant.role, fingerprint=fingerprint([contestant.name]), batch_size=BATCH_SIZE
-    )
-    ledger = Ledger(folder / f"{re.sub(r'[^a-z_]', '', contestant.role)}.jsonl", writer, progress=progress)
+    known = weights_hash(contestant.model)
+    writer = LocalWriter(loaded, name=contestant.role, fingerprint=known, batch_size=BATCH_SIZE)
+    ledger = Ledger(folder / f"{contestant.role}_{known[:8]}.jsonl", writer, progress=progress)
     with evaluating(contestant.model):
         return ledger.ask(requests, title=f"{contestant.role.replace('_', ' ')} answers")

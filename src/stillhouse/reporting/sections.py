@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from stillhouse.reporting import formatting
 from stillhouse.reporting.account import Account
 from stillhouse.reporting.advice import Advice, advise
+from stillhouse.reporting.behaviour import behaviour_view
 from stillhouse.reporting.calibrations import calibration_view
 from stillhouse.reporting.charts import CurvePanel, curve_panels
 from stillhouse.reporting.contexts import context_view
@@ -118,8 +119,8 @@ SECTIONS: Sequence[Section] = (
         "Passages",
         lambda account: grounded_view(account.data.get("grounded")),
     ),
+    Section("behaviour", "Behaviour", "Behaviour", behaviour_view, "behaviour"),
     Section("tasks", "Questions and answers", "Tasks", tasks_view),
-    # Behaviour goes here: what a student does.
     Section("similarity", "How alike to the teacher", "Similarity", similarity_view, "similarity"),
     Section("calibration", "As sure as right", "Calibration", calibration_view, "calibration"),
     Section(

@@ -11,6 +11,7 @@ from stillhouse.core.errors import ModelError
 from stillhouse.models.answer_logprobs import next_logprobs
 from stillhouse.models.generate import Sampling
 from stillhouse.synthesis.records import Ask, Record, asking
+from stillhouse.teachers.judging import COMPARISON, SLOTS, filled, read_better
 from stillhouse.teachers.writer import LocalWriter, Reply, Request, Writer
 
 RATING = (
@@ -19,23 +20,15 @@ RATING = (
     "Say in one or two sentences what is good and what is wrong about it. Then end with a line of its own:\n"
     "Rating: N\nwhere N is a whole number from {lowest} (useless) to {highest} (could not be better)."
 )
-COMPARISON = (
-    "Read the conversation and compare two answers to its last turn. The better one is right, does what was asked, is clear, "
-    "and is no longer than it has to be. Do not let the order in which they stand decide.\n\n[Conversation]\n{conversation}\n\n"
-    "[Answer A]\n{first}\n\n[Answer B]\n{second}\n\nSay in one or two sentences what decides. Then end with a line of its own, "
-    "one of:\nBetter: A\nBetter: B\nBetter: tie"
-)
 YES = "[Conversation]\n{conversation}\n\n[Answer]\n{answer}\n\nIs this answer right and helpful? Say only yes or no."
 PROMPTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rating": (RATING, ("{conversation}", "{answer}")),
-    "pairs": (COMPARISON, ("{conversation}", "{first}", "{second}")),
+    "pairs": (COMPARISON, SLOTS),
     "yes": (YES, ("{conversation}", "{answer}")),
 }
 """The default prompt of each way to judge, and what any other must hold."""
 
 RATED = re.compile(r"^[ \t*_#>]*rating[ \t*_]*:[ \t*_]*(-?\d+(?:\.\d+)?)(?:[ \t]*/[ \t]*\d+)?[ \t*_.]*$", re.IGNORECASE)
-BETTER = re.compile(r"^[ \t*_#>]*better[ \t*_]*:[ \t*_]*(A|B|tie)[ \t*_.]*$", re.IGNORECASE)
-Shown = Literal["A", "B", "tie"]
 
 
 def read_rating(text: str, *, lowest: float, highest: float) -> float | None:
@@ -45,21 +38,9 @@ def read_rating(text: str, *, lowest: float, highest: float) -> float | None:
     return rating if rating is not None and lowest <= rating <= highest else None
 
 
-def read_better(text: str) -> Shown | None:
-    """What the one line `Better: ...` says; None where there is none, or several that differ."""
-    found = {match[1].lower() for line in text.splitlines() if (match := BETTER.match(line))}
-    known: dict[str, Shown] = {"a": "A", "b": "B", "tie": "tie"}
-    return known[found.pop()] if len(found) == 1 else None
-
-
 def conversation_of(record: Record) -> str:
     """All before the last answer, as a judge reads it."""
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in record.messages[:-1])
-
-
-def filled(prompt: str, **parts: str) -> str:
-    """The prompt with its parts, whatever else in braces it, or they, may hold."""
-    return re.sub(r"\{(\w+)\}", lambda match: parts.get(match[1], match[0]), prompt)
 
 
 class RatingJudge:
