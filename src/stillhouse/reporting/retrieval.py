@@ -11,7 +11,7 @@ from stillhouse.reporting import formatting
 from stillhouse.reporting.charts import curve_panels
 from stillhouse.reporting.html import rendered, write_whole
 from stillhouse.reporting.page import Page
-from stillhouse.reporting.sections import Shown
+from stillhouse.reporting.sections import RecipeView, Shown
 from stillhouse.reporting.shapes import Cell, Facts, Prose, Row, Table
 from stillhouse.reporting.verdicts import Finding, Outcome
 
@@ -106,7 +106,7 @@ def _sections(account: RetrievalAccount) -> Iterator[Shown]:
         yield shown("training", "Training", "Training", panels, "training")
     yield shown("scales", "Scales, before training", "Scales", scales_view(account.scales))
     yield shown("data", "Documents, questions, negatives", "Data", data_facts(account), "data")
-    yield shown("recipe", "Recipe", "Recipe", formatting.clean(account.recipe_yaml), "recipe")
+    yield shown("recipe", "Recipe", "Recipe", RecipeView("", formatting.clean(account.recipe_yaml)), "recipe")
 
 
 def quality_table(result: RetrievalResult) -> Table:
