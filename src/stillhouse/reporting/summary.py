@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from stillhouse.core.results import EvaluationResult
+from stillhouse.reporting import formatting
 from stillhouse.reporting.card import figures_table, gains_section, results_section
 from stillhouse.reporting.html import write_whole
 from stillhouse.reporting.markdown import escaped
@@ -33,7 +34,9 @@ def _departures(result: EvaluationResult) -> str:
     if found is None or not found.examples:
         return ""
     farthest = found.examples[0]
+    by_token = bool(farthest.tokens)
     return (
         f"Of {found.documents:,} documents the student is farthest from its teacher in number {farthest.document + 1}: "
-        f"{farthest.nats:.2f} nats a token. The report shows it token by token."
+        f"{formatting.significant(farthest.nats)} nats{' a token' if by_token else ''}. The report shows it"
+        f"{' token by token' if by_token else ', with what both answer'}."
     )
