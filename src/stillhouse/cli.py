@@ -113,15 +113,8 @@ def _run(chosen: argparse.Namespace) -> int:
         case "tokenizers":
             command = importlib.import_module("stillhouse.commands.tokenizers")
             return int(command.show(chosen.teacher, chosen.student))
-        case "evaluate" if chosen.teacher is not None:
+        case "evaluate" if chosen.teacher is not None or not _is_plain_recipe(chosen):
             _evaluate_models(chosen)
-        case "evaluate" if not chosen.recipe.endswith((".yaml", ".yml")):
-            from stillhouse.core.errors import StillhouseError
-
-            raise StillhouseError(
-                f"evaluate takes a recipe, which is a YAML file, or a student with --teacher: {chosen.recipe!r} is neither. To "
-                f"measure a model: stillhouse evaluate {chosen.recipe} --teacher TEACHER --data FILE."
-            )
         case "report" if Path(chosen.recipe).is_dir():
             command = importlib.import_module("stillhouse.commands.runs_report")
             command.show([chosen.recipe, *chosen.overrides], out=chosen.out)
@@ -136,13 +129,34 @@ def _run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate_models(chosen: argparse.Namespace) -> None:
-    """Any two models, without a recipe."""
-    if chosen.recipe.endswith((".yaml", ".yml")):
-        from stillhouse.core.errors import StillhouseError
+def _is_plain_recipe(chosen: argparse.Namespace) -> bool:
+    """Whether `evaluate` was given a recipe, and nothing that only two models have."""
+    return bool(chosen.recipe.endswith((".yaml", ".yml")) and not _only_for_models(chosen))
 
+
+def _only_for_models(chosen: argparse.Namespace) -> list[str]:
+    names = ("teacher", "data", "baseline", "kind", "suites", "out")
+    return [f"--{name}" for name in names if getattr(chosen, name)]
+
+
+def _evaluate_models(chosen: argparse.Namespace) -> None:
+    """Any two models, without a recipe.
+
+    Raises:
+        StillhouseError: for a recipe with what two models need, and for a model without a teacher.
+    """
+    from stillhouse.core.errors import StillhouseError
+
+    if chosen.recipe.endswith((".yaml", ".yml")):
+        option = _only_for_models(chosen)[0]
         raise StillhouseError(
-            f"{chosen.recipe} is a recipe, which names its teacher itself: leave --teacher out, or name a model in its place."
+            f"{option} is for two models, and {chosen.recipe} is a recipe, which says that itself: leave {option} out, or name "
+            "a model in the recipe's place."
+        )
+    if chosen.teacher is None:
+        raise StillhouseError(
+            f"evaluate takes a recipe, which is a YAML file, or a student with --teacher: {chosen.recipe!r} is neither. To "
+            f"measure a model: stillhouse evaluate {chosen.recipe} --teacher TEACHER --data FILE."
         )
     importlib.import_module("stillhouse.commands.any_models").show(
         chosen.recipe,
@@ -150,7 +164,7 @@ def _evaluate_models(chosen: argparse.Namespace) -> None:
         teacher=chosen.teacher,
         data=chosen.data,
         baselines=chosen.baseline,
-        kind=chosen.kind,
+        kind=chosen.kind or "text",
         suites=[name for name in chosen.suites.split(",") if name],
         out=chosen.out,
     )
@@ -241,7 +255,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--data", metavar="FILE", help="what to measure on: all of it")
     group.add_argument(
-        "--kind", metavar="KIND", default="text", help="what the data is, as in a recipe: text (default), chat, ..."
+        "--kind", metavar="KIND", default="", help="what the data is, as in a recipe: text (default), chat, ..."
     )
     group.add_argument(
         "--suites", metavar="A,B", default="", help="what is measured besides, as evaluation.suites of a recipe"

@@ -84,7 +84,8 @@ def test_a_classifier_is_held_beside_one_of_another_tokenizer(save_teacher: Save
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["recipe.yaml", "--teacher", "TEACHER"], ["is a recipe", "leave --teacher out"]),
+        (["recipe.yaml", "--teacher", "TEACHER"], ["--teacher is for two models", "leave --teacher out"]),
+        (["recipe.yaml", "--data", "TEXTS"], ["--data is for two models", "recipe.yaml is a recipe"]),
         (["TEACHER"], ["is neither", "--teacher TEACHER --data FILE"]),
         (["TEACHER", "--teacher", "TEACHER"], ["needs --data FILE"]),
         (["./nowhere", "--teacher", "TEACHER", "--data", "TEXTS"], ["./nowhere", "neither an existing folder"]),
