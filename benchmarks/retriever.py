@@ -16,7 +16,8 @@ import copy
 import gzip
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,13 @@ def distilled(work: Work, start: Any, rows: Sequence[TrainingRow], *, kind: str,
     return train_ranker(model, rows, texts=work.texts, loss=loss, schedule=schedule, checkpoints=work.out / name)
 
 
+def kept(folder: Path, make: Callable[[], Any]) -> Any:
+    """What was made and saved before, or is made now: a run that was stopped goes on where it was."""
+    if not (folder / "modules.json").exists():
+        make().save_pretrained(str(folder), create_model_card=False)
+    return load_sentence_model(str(folder), max_tokens=MAX_TOKENS)
+
+
 def _schedule(kind: str, epochs: float, seed: int) -> Schedule:
     return Schedule(
         epochs=epochs,
@@ -254,19 +262,24 @@ def coarser(work: Work, model: Any, name: str) -> list[Entrant]:
     return found
 
 
-def students_of(work: Work, rows: Sequence[TrainingRow], *, epochs: float, label: str) -> list[Entrant]:
-    """Both kinds, each before training, distilled by us, and by sentence-transformers."""
+def students_of(
+    work: Work, rows: Sequence[TrainingRow], *, kinds: Sequence[str], epochs: float, label: str
+) -> list[Entrant]:
+    """Each kind before training, distilled by us, and by sentence-transformers."""
     starts = {
         "layers": from_layers(work.minilm, (0, 2, 5)),
         "static": static_student(work.minilm, work.texts.values(), dimensions=256),
     }
     found = []
-    for kind, start in starts.items():
+    for kind in kinds:
+        start = starts[kind]
         times = epochs if kind == "layers" else 5 * epochs
         began = time.perf_counter()
-        ours = distilled(work, start, rows, kind=kind, epochs=times, name=f"{label}-{kind}")
+        name = f"{label}-{kind}"
+        how: dict[str, Any] = {"kind": kind, "epochs": times}
+        ours = kept(work.out / f"{name}-ours", partial(distilled, work, start, rows, **how, name=name))
         middle = time.perf_counter()
-        other = theirs(work, start, rows, kind=kind, epochs=times, name=f"{label}-{kind}-st")
+        other = kept(work.out / f"{name}-theirs", partial(theirs, work, start, rows, **how, name=f"{name}-st"))
         print(f"  {kind}: ours {middle - began:.0f} s, theirs {time.perf_counter() - middle:.0f} s", flush=True)
         found += [
             entrant(work, f"{kind}, stillhouse", ours),
@@ -284,6 +297,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--teachers", nargs="+", default=["cross-encoder", "mpnet"])
+    parser.add_argument("--students", nargs="+", default=["layers", "static"])
     parser.add_argument("--questions", type=int, default=50)
     parser.add_argument("--held-out", type=int, default=30)
     parser.add_argument("--epochs", type=float, default=2.0)
@@ -306,7 +320,7 @@ def main() -> None:
             count = sum(parameter.numel() for parameter in teacher.embedder.model.parameters())
             of_teacher = Entrant("teacher", name, "", index, index, count)
         print(f"{name}: scored in {time.perf_counter() - began:.0f} s", flush=True)
-        students = students_of(work, rows, epochs=chosen.epochs, label=name)
+        students = students_of(work, rows, kinds=chosen.students, epochs=chosen.epochs, label=name)
         measure(work, of_teacher, students, name)
 
 

@@ -5,7 +5,7 @@ import pytest
 from stillhouse.retrieval import Passage
 from stillhouse.retrieval.documents import same_text
 from stillhouse.retrieval.hits import as_hits
-from stillhouse.retrieval.mining import FalseNegatives, candidates_of, choose_negatives
+from stillhouse.retrieval.mining import Candidates, FalseNegatives, candidates_of, choose_negatives, positives_of
 from stillhouse.retrieval.questions import Question
 
 PASSAGES = [*(Passage(f"p{n}", f"text {n}") for n in range(10)), Passage("copy", "text 0")]
@@ -38,6 +38,16 @@ def chosen(filters, *, number=2, pick="hardest", **scores):
 
 def test_the_positive_is_the_best_graded_and_comes_first():
     assert chosen(FalseNegatives())[0] == ("p0", "p2", "p3")
+
+
+def test_of_several_that_answer_alike_the_teacher_says_which_is_the_positive():
+    asked = Question("q", "what", {"p0": 1, "p1": 2, "p2": 2})
+    scores = {("q", "p0"): 9.0, ("q", "p1"): 1.0, ("q", "p2"): 5.0, ("q", "p3"): 0.0}
+    rows, _ = choose_negatives(
+        [Candidates(asked, ("p3",))], scores, number=1, filters=FalseNegatives(), corpus=IDS, same_text=COPIES
+    )
+    assert rows[0][1] == ("p2", "p3")
+    assert positives_of(asked) == ("p1", "p2")
 
 
 @pytest.mark.parametrize(

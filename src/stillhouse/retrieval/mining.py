@@ -9,6 +9,9 @@ from random import Random
 from stillhouse.retrieval.hits import Hit
 from stillhouse.retrieval.questions import Question
 
+MOST_POSITIVES = 8
+"""Passages of a question, such as all of a document, among which the teacher says which one answers best."""
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -91,6 +94,12 @@ def candidates_of(
     ]
 
 
+def positives_of(question: Question) -> tuple[str, ...]:
+    """The passages that may stand for the answer: those of the highest grade, the first `MOST_POSITIVES` of them."""
+    highest = max(question.relevant.values())
+    return tuple(one for one, grade in question.relevant.items() if grade == highest)[:MOST_POSITIVES]
+
+
 def answers_of(question: Question, same_text: Mapping[str, Sequence[str]]) -> set[str]:
     """All passages that answer a question: those that are named, and copies of them."""
     return {copy for one in question.relevant for copy in same_text.get(one, (one,))}
@@ -123,12 +132,14 @@ def choose_negatives(
     """The positive and `number` negatives of each question: the `hardest` that the filters leave, or drawn from them at
     `random`. Where too few are left, others of the corpus fill up, so that every question has as many.
 
-    `scores` are the teacher's, by question and passage id.
+    `scores` are the teacher's, by question and passage id; of several passages that answer alike, the positive is the one that
+    it scores highest.
     """
     account = MiningAccount(questions=len(candidates), candidates=sum(len(one.passages) for one in candidates))
-    positives = [scores[one.question.id, one.question.best] for one in candidates]
+    best = [_best(one.question, scores) for one in candidates]
+    positives = [scores[one.question.id, answer] for one, answer in zip(candidates, best, strict=True)]
     chosen = []
-    for one, positive in zip(candidates, positives, strict=True):
+    for one, answer, positive in zip(candidates, best, positives, strict=True):
         limit, draw = filters.limit(positive, positives), Random(f"{seed}, {one.question.id}")
         left = [passage for passage in one.passages if scores[one.question.id, passage] <= limit]
         account.taken_for_answers += len(one.passages) - len(left)
@@ -138,8 +149,12 @@ def choose_negatives(
         known = answers_of(one.question, same_text) | set(one.passages)
         more = list(_others(corpus, known, number - len(negatives), draw))
         account.filled_up += len(more)
-        chosen.append((one.question, (one.question.best, *negatives, *more)))
+        chosen.append((one.question, (answer, *negatives, *more)))
     return chosen, account
+
+
+def _best(question: Question, scores: Mapping[tuple[str, str], float]) -> str:
+    return max(positives_of(question), key=lambda one: scores.get((question.id, one), -math.inf))
 
 
 def _others(corpus: Sequence[str], known: Collection[str], number: int, draw: Random) -> Iterable[str]:

@@ -26,7 +26,7 @@ from stillhouse.core.run import RunFolder
 from stillhouse.retrieval.embed import SentenceEmbedder, model_fingerprint
 from stillhouse.retrieval.hits import Hit
 from stillhouse.retrieval.index import build_index
-from stillhouse.retrieval.mining import Candidates, TrainingRow, candidates_of, choose_negatives
+from stillhouse.retrieval.mining import Candidates, TrainingRow, candidates_of, choose_negatives, positives_of
 from stillhouse.retrieval.questions import Question
 from stillhouse.retrieval.scales import check_scales, refuse_probabilities
 from stillhouse.retrieval.teachers import BiEncoderTeacher, Output, raw_logits
@@ -149,7 +149,9 @@ class RetrievalPipeline:
 
         def work() -> dict[str, Any]:
             mined = self._mined()
-            wanted = [(one.question, passage) for one in mined for passage in (one.question.best, *one.passages)]
+            wanted = [
+                (one.question, passage) for one in mined for passage in (*positives_of(one.question), *one.passages)
+            ]
             known = self._scored(wanted)
             rows, account = self._chosen(mined, known)
             write_atomic(self._rows, save_rows(rows))
