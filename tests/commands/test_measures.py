@@ -20,6 +20,7 @@ def _suites(folder):
     return {
         "control": "none",
         "samples": 0,
+        "curves": {"documents": 2},
         "suites": ["tasks", "similarity", "calibration"],
         "similarity": {"prompts": 2, "max_new_tokens": 4},
         "tasks": [
@@ -44,6 +45,9 @@ def test_everything_is_measured_logged_and_shown(recipe, texts_file, tmp_path):
     assert [one["name"] for one in stages["contamination"]["sets"]] == ["held out", "pairs", "asked"]
     lines = [line for line in read_lines(run / "metrics.jsonl") if "suite" in line]
     assert {line["suite"] for line in lines} == set(suites)
+    steps = [line for line in read_lines(run / "metrics.jsonl") if line.get("arm") == "student"]
+    looks = [line["held_out_forward_kl"] for line in steps if "held_out_forward_kl" in line]
+    assert len(looks) > 2 and looks[-1] < looks[0]
     page = (run / "report.html").read_text(encoding="utf-8")
     assert all(f'id="{name}"' in page for name in suites)
     assert "Seen in training, too" in page

@@ -115,6 +115,8 @@ def tiny(
         changes["data.path"] = write_rows(folder / "rows.jsonl", KINDS[recipe.data.kind].rows)
     if recipe.evaluation.behaviour is not None:
         changes["evaluation.behaviour.sampling.max_new_tokens"] = 8
+    for number, task in enumerate(recipe.evaluation.tasks or ()):
+        changes |= tiny_task(task, f"evaluation.tasks.{number}", folder)
     if recipe.replay is not None:
         changes |= {"replay.path": write_rows(folder / "old.jsonl", CHATS), "replay.held_out": 0.25}
     if isinstance(recipe.student, CheckpointConfig):
@@ -152,6 +154,22 @@ def over_passages(folder: Path) -> dict[str, Any]:
         "synthesis.recall": 0.0,
         "synthesis.filters": [],
     }
+
+
+QUESTIONS: dict[str, list[dict[str, Any]]] = {
+    "minimal_pairs": [{"sentence_good": f"the fox ran {n}", "sentence_bad": f"the fox run {n}"} for n in range(4)],
+    "multiple_choice": [{"goal": f"say {n}", "sol1": "fox", "sol2": "girl"} for n in range(4)],
+    "answers": [{"question": f"say {n}", "answer": f"so #### {n}"} for n in range(4)],
+}
+
+
+def tiny_task(task: Any, key: str, folder: Path) -> dict[str, Any]:
+    """A few questions in the place of a task's files, and short answers."""
+    changes: dict[str, Any] = {f"{key}.path": write_rows(folder / f"{task.kind}.jsonl", QUESTIONS[task.kind])}
+    if task.kind == "multiple_choice":
+        (folder / "right.lst").write_text("0\n1\n1\n0\n", encoding="utf-8")
+        changes[f"{key}.answers_path"] = folder / "right.lst"
+    return changes | ({f"{key}.max_new_tokens": 4} if task.kind == "answers" else {})
 
 
 def in_context(folder: Path, teacher: Path) -> dict[str, Any]:

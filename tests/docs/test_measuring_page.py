@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from stillhouse.commands.recipe import HARD_OBJECTIVE
-from stillhouse.core.results import HEADLINE, METRICS
+from stillhouse.core.measures import MEASURES, TaskKind
+from stillhouse.core.results import FLOPS_CONTEXT, HEADLINE, METRICS
 from stillhouse.core.task import Task
 from stillhouse.data.config import (
     ChatDataConfig,
@@ -32,7 +34,8 @@ from stillhouse.evaluation.intervals import DEVIATIONS, RESAMPLES
 from stillhouse.evaluation.language import DocumentSums, language_statistics
 from stillhouse.evaluation.statistics import BINS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-we-measure.md").read_text(encoding="utf-8")
+PAGES = Path(__file__).parents[2] / "docs"
+PAGE = (PAGES / "how-we-measure.md").read_text(encoding="utf-8")
 SAID = " ".join(PAGE.split())
 DATA = [
     config(path=Path("data"))
@@ -97,7 +100,12 @@ def test_the_table_says_what_a_control_learns():
 
 def test_every_metric_is_explained():
     explained = {name.casefold() for name in re.findall(r"\*\*(.+?)\*\*", under("What each number is"))}
-    assert {metric.title.casefold() for metric in METRICS.values()} <= explained
+    assert {metric.title.casefold() for metric in (METRICS | MEASURES).values()} <= explained
+
+
+def test_every_kind_of_task_has_its_row():
+    rows = re.findall(r"^\| `(\w+)` \|", (PAGES / "evaluation.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == ["kind", *get_args(TaskKind)]
 
 
 def test_the_page_counts_as_the_code_counts():
@@ -106,6 +114,8 @@ def test_the_page_counts_as_the_code_counts():
         f"decode writes {DECODE_TOKENS} tokens",
         f"Median of {REPEATS} repeats",
         f"{DOCUMENTS} held-out documents, each alone and without padding, {DOCUMENT_REPEATS} repeats",
+        f"behind {FLOPS_CONTEXT} tokens",
+        f"same {DECODE_TOKENS} tokens",
         f"first {MOST_COMPARED:,} held-out sentences",
         f"resampled: {RESAMPLES:,} times",
         f"{DEVIATIONS} standard errors",

@@ -6,14 +6,17 @@ import torch
 
 from stillhouse.core.batch import LabelledBatch
 from stillhouse.evaluation.cost import (
+    DECODE_TOKENS,
     DOCUMENT_REPEATS,
     DOCUMENTS,
+    REPEATS,
     Timing,
     costs,
     speed_ups,
     time_encoders,
     time_language_models,
 )
+from stillhouse.evaluation.memory import peak_bytes
 
 
 def _heard(models, monkeypatch):
@@ -96,3 +99,26 @@ def test_language_models_are_compared_at_writing_and_at_reading(build_model):
     speeds = speed_ups(time_language_models(models))
     assert [speed.work for speed in speeds] == ["decode", "prefill"]
     assert all(speed.ratio.value > 1 for speed in speeds)
+
+
+def test_every_token_that_is_written_is_timed_and_memory_told(build_model, tmp_path):
+    models = {"teacher": build_model(layers=6), "student": build_model(layers=2)}
+    timings = time_language_models(models)
+    assert all(timing.token_seconds.shape == (REPEATS, DECODE_TOKENS) for timing in timings.values())
+    found = costs(models, dict.fromkeys(models, tmp_path), timings)
+    for role, cost in found.items():
+        assert 0 < cost.token_milliseconds.value <= cost.slow_token_milliseconds.value
+        assert cost.token_milliseconds.low <= cost.token_milliseconds.value <= cost.token_milliseconds.high
+        weights = sum(parameter.numel() * 4 for parameter in models[role].parameters())
+        assert cost.peak_bytes is None or cost.peak_bytes >= weights
+    assert found["student"].flops_per_token < found["teacher"].flops_per_token
+
+
+def test_the_most_memory_is_what_the_work_took_and_more_for_more(build_model):
+    model, found = build_model(layers=1), []
+    for megabytes in (8, 64):
+        taken = peak_bytes(model, lambda size=megabytes: np.ones(size * 2**17))
+        found.append(taken)
+    if None in found:
+        pytest.skip("the system does not tell how much memory is in use")
+    assert 40 * 2**20 < found[1] - found[0] < 80 * 2**20

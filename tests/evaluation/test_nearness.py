@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stillhouse.core.likeness import CURVES
 from stillhouse.evaluation.calibration import reliability
 from stillhouse.evaluation.intervals import bootstrapped
+from stillhouse.evaluation.language import say
 from stillhouse.evaluation.nearness import TokenNumbers, compared, nearness
 from stillhouse.objectives import forward_kl, jsd, next_token, reverse_kl, total_variation
 
@@ -73,7 +74,7 @@ def test_top_five_counts_what_both_have_whatever_the_order():
 def test_a_teacher_beside_itself_on_documents(build_model, build_example):
     teacher = build_model()
     examples = [build_example(seed, tokens) for seed, tokens in enumerate((9, 14, 5))]
-    found = nearness(teacher, teacher, examples, vocab_size=300)
+    found = nearness(teacher, examples, say(teacher, examples, vocab_size=300), vocab_size=300)
     sampled = bootstrapped(found.statistics([*CURVES]), set_sizes=[3])
     for name, value in WHOLE.items():
         interval = sampled[name].interval()
@@ -85,6 +86,7 @@ def test_a_teacher_beside_itself_on_documents(build_model, build_example):
 def test_entropy_and_kl_make_the_cross_entropy_of_the_two(build_model, build_example):
     """H(p, q) = H(p) + KL(p || q), and a random student is far."""
     teacher, student = build_model(), build_model(seed=1)
-    found = nearness(student, teacher, [build_example(0, 20)], vocab_size=300)
+    examples = [build_example(0, 20)]
+    found = nearness(student, examples, say(teacher, examples, vocab_size=300), vocab_size=300)
     assert (found.tokens.forward_kl > 0).all() and (found.tokens.acceptance < 1).all()
     assert (found.tokens.jsd <= math.log(2)).all()

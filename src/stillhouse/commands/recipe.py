@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stillhouse.commands.adapters import adapter_faults
+from stillhouse.commands.curves import CurvesConfig
 from stillhouse.commands.labels import label_faults
 from stillhouse.commands.remote import asking_faults, labels_faults, objective_faults, student_faults
 from stillhouse.commands.replays import replay_faults
@@ -80,6 +81,8 @@ class EvaluationConfig(Config):
     control_budget: Literal["tokens", "flops", "both"] = "tokens"
     """What the controls have as much of as the student: `tokens`; `flops`, the teacher's forward counted, so that they train on
     for as long as the student and its teacher computed; or one of each."""
+    curves: CurvesConfig | None = None
+    """Where it is given, held-out KL, agreement and the rest are measured while student and controls learn, and drawn."""
     samples: int = Field(default=3, ge=0)
     """Held-out beginnings that every language model continues, for reading."""
     teacher_answers: int = Field(default=32, ge=0)
@@ -195,6 +198,14 @@ class Recipe(Config):
         if self.evaluation.reward is not None and self.task != "causal_lm":
             raise ValueError(
                 f"evaluation.reward scores what a language model answers, but data is of kind {self.data.kind!r}. Leave it out."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_text_has_curves(self) -> "Recipe":
+        if self.evaluation.curves is not None and self.task != "causal_lm":
+            raise ValueError(
+                f"evaluation.curves compares what comes next in a text, but data is of kind {self.data.kind!r}. Leave it out."
             )
         return self
 

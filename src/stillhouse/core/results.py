@@ -49,6 +49,10 @@ class Interval:
     high: float
 
 
+FLOPS_CONTEXT = 256
+"""Tokens behind which what a token takes is told."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a model costs to keep and to run. A speed that its kind of model does not have is None."""
@@ -60,6 +64,14 @@ class Cost:
     decode_tokens_per_second: Interval | None = None
     document_milliseconds: Interval | None = None
     """Time for one held-out document alone, from ids to answer."""
+    flops_per_token: int | None = None
+    """By formula, behind FLOPS_CONTEXT tokens; None for a model with experts."""
+    token_milliseconds: Interval | None = None
+    """Median time for one token that is written, at batch 1; from the fastest to the slowest repeat."""
+    slow_token_milliseconds: Interval | None = None
+    """The same of which 95 of 100 tokens are faster."""
+    peak_bytes: int | None = None
+    """The weights, and the most that reading and writing take beside them."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ from transformers import PreTrainedModel
 from stillhouse.core.batch import Batch, LabelledBatch
 from stillhouse.core.files import size_on_disk
 from stillhouse.core.progress import SILENT, Progress
-from stillhouse.core.results import Cost, Interval, Role, SpeedUp, Work
+from stillhouse.core.results import FLOPS_CONTEXT, Cost, Interval, Role, SpeedUp, Work
 from stillhouse.evaluation.intervals import median_interval, spread
+from stillhouse.evaluation.memory import peak_bytes
 from stillhouse.models.anatomy import most_tokens, parameter_count, understood
+from stillhouse.models.flops import forward_flops
 from stillhouse.models.generate import Sampling, generate
 
 PREFILL_TOKENS = 256
@@ -35,6 +37,19 @@ class Timing:
     """How fast one model did each kind of work, [repeats, pieces]: in tokens a second, or in documents a second."""
 
     rates: Mapping[Work, NDArray[np.float64]]
+    token_seconds: NDArray[np.float64] | None = None
+    """What each token took that was written: [repeats, tokens]."""
+    peak_bytes: int | None = None
+    """The most memory that was needed."""
+
+    def token_milliseconds(self, share: float) -> Interval | None:
+        """The time that this share of the tokens is faster than: over all, and in the fastest and the slowest repeat."""
+        if self.token_seconds is None:
+            return None
+        repeats = 1000 * np.quantile(self.token_seconds, share, axis=-1)
+        return Interval(
+            float(1000 * np.quantile(self.token_seconds, share)), float(repeats.min()), float(repeats.max())
+        )
 
     def tokens_per_second(self, work: Work) -> Interval | None:
         """Median, slowest and fastest repeat."""
@@ -60,6 +75,10 @@ def costs(
             prefill_tokens_per_second=timings[name].tokens_per_second("prefill"),
             decode_tokens_per_second=timings[name].tokens_per_second("decode"),
             document_milliseconds=timings[name].milliseconds("document"),
+            flops_per_token=forward_flops(model, context_tokens=FLOPS_CONTEXT),
+            token_milliseconds=timings[name].token_milliseconds(0.5),
+            slow_token_milliseconds=timings[name].token_milliseconds(0.95),
+            peak_bytes=timings[name].peak_bytes,
         )
         for name, model in models.items()
     }
@@ -72,14 +91,44 @@ def time_language_models(models: Mapping[Name, PreTrainedModel], *, progress: Pr
     """
     prefill_tokens = min(PREFILL_TOKENS, *(most_tokens(model) or PREFILL_TOKENS for model in models.values()))
     rates: dict[Name, dict[Work, list[float]]] = {name: {"prefill": [], "decode": []} for name in models}
+    took: dict[Name, list[list[float]]] = {name: [] for name in models}
+    peaks = {}
     for repeat in range(REPEATS + 1):
         for name, model in models.items():
-            once = _rate(prefill_tokens, partial(_prefill, model)), _rate(DECODE_TOKENS, partial(_decode, model))
-            if repeat > 0:  # the first is the warm-up
-                rates[name]["prefill"].append(once[0])
-                rates[name]["decode"].append(once[1])
+            clock = Clock()
+
+            def once(model: PreTrainedModel = model, clock: Clock = clock) -> tuple[float, float]:
+                read = _rate(prefill_tokens, partial(_prefill, model))
+                return read, _rate(DECODE_TOKENS, partial(_decode, model, clock=clock))
+
+            if repeat == 0:  # the warm-up
+                peaks[name] = peak_bytes(model, once)
+            else:
+                for work, rate in zip(("prefill", "decode"), once(), strict=True):
+                    rates[name][work].append(rate)
+                took[name].append(clock.seconds)
             progress.advance(1)
-    return {name: Timing({work: np.array(found)[:, None] for work, found in rates[name].items()}) for name in models}
+    return {
+        name: Timing(
+            {work: np.array(found)[:, None] for work, found in rates[name].items()}, np.array(took[name]), peaks[name]
+        )
+        for name in models
+    }
+
+
+class Clock:
+    """Notes when each token is written."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, _num_tokens: int = 0) -> None:
+        self.times.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> list[float]:
+        """From one note to the next."""
+        return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
 
 
 def _rate(tokens: int, work: Callable[[int], object]) -> float:
@@ -94,8 +143,10 @@ def _prefill(model: PreTrainedModel, tokens: int) -> None:
     model(input_ids=torch.ones(1, tokens, dtype=torch.long, device=model.device), use_cache=False)
 
 
-def _decode(model: PreTrainedModel, tokens: int) -> None:
-    generate(model, [[1]], sampling=Sampling(temperature=0, max_new_tokens=tokens), seed=0, stop_ids=set())
+def _decode(model: PreTrainedModel, tokens: int, *, clock: Clock) -> None:
+    greedy = Sampling(temperature=0, max_new_tokens=tokens)
+    clock()
+    generate(model, [[1]], sampling=greedy, seed=0, stop_ids=set(), advance=clock)
 
 
 def time_encoders(

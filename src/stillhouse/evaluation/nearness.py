@@ -55,6 +55,10 @@ class Nearness:
     document: NDArray[np.int64]
     tokens: TokenNumbers
 
+    def means(self, names: Sequence[str]) -> dict[str, float]:
+        """Means over all tokens."""
+        return {name: float(getattr(self.tokens, name).mean()) for name in names}
+
     def statistics(self, names: Sequence[str]) -> dict[str, Statistic]:
         """Means over the tokens, over any draw of the documents."""
         count = int(self.document.max()) + 1
@@ -73,21 +77,19 @@ class Nearness:
 @torch.no_grad()
 def nearness(
     model: PreTrainedModel,
-    teacher: PreTrainedModel,
     examples: Sequence[Example],
+    teacher_says: Sequence[FactoredLogits],
     *,
-    teacher_reads: Sequence[Example] | None = None,
     vocab_size: int,
     progress: Progress = SILENT,
 ) -> Nearness:
-    """Run both over each example, once. The teacher may have read more before the same tokens."""
+    """Run a model over each example and compare with what the teacher says at the same tokens, as `language.say` has it."""
     documents: dict[str, int] = {}
     numbers, owners = [], []
-    for ours, theirs in zip(examples, examples if teacher_reads is None else teacher_reads, strict=True):
-        said, taught = (_said(who, one, vocab_size) for who, one in ((model, ours), (teacher, theirs)))
-        targets = to_batch([[ours]]).targets
-        numbers.append(_numbers(said, taught, targets))
-        owners += [documents.setdefault(ours.document, len(documents))] * len(targets)
+    for example, taught in zip(examples, teacher_says, strict=True):
+        targets = to_batch([[example]]).targets
+        numbers.append(_numbers(_said(model, example, vocab_size), taught, targets))
+        owners += [documents.setdefault(example.document, len(documents))] * len(targets)
         progress.advance(1)
     whole = np.concatenate(numbers, axis=-1)
     return Nearness(np.array(owners, dtype=np.int64), TokenNumbers(*whole))

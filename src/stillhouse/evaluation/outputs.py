@@ -11,7 +11,7 @@ from stillhouse.core.results import Role
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import to_batch
 from stillhouse.evaluation.embeddings import embed
-from stillhouse.evaluation.intervals import bootstrapped
+from stillhouse.evaluation.intervals import bootstrapped, ratio
 from stillhouse.evaluation.layers import random_pairs
 from stillhouse.evaluation.statistics import Embeddings, normalised
 from stillhouse.models.load import load_model
@@ -32,10 +32,7 @@ def output_likeness(written: Mapping[Role, Sequence[str]], embed_texts: Embed) -
         if role == "teacher":
             continue
         same = (ours * theirs).sum(-1)
-        statistics = {
-            "same": lambda draws, same=same: draws @ same / draws.sum(-1),
-            "random": random_pairs(ours, theirs, prompts),
-        }
+        statistics = {"same": ratio(same, np.ones_like(same)), "random": random_pairs(ours, theirs, prompts)}
         sampled = bootstrapped(statistics, set_sizes=[len(prompts)])
         same_found, random = sampled["same"], sampled["random"]
         result.append(

@@ -13,6 +13,7 @@ from stillhouse.data.packing import to_batch
 from stillhouse.evaluation.asking import answers_of
 from stillhouse.evaluation.bench import Bench
 from stillhouse.evaluation.intervals import Statistic
+from stillhouse.evaluation.language import say
 from stillhouse.evaluation.layers import compared_states
 from stillhouse.evaluation.nearness import Nearness, nearness
 from stillhouse.evaluation.outputs import embedded_by_model, embedded_by_states, output_likeness
@@ -59,16 +60,12 @@ def shares_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) 
 
 def near_teacher(bench: Bench) -> dict[Role, Nearness]:
     """Every model, the teacher itself among them, beside the teacher on the held-out documents."""
-    models = bench.models
+    models, size, told = bench.models, len(bench.tokenizer), bench.teacher_reads or bench.examples
+    says = say(models["teacher"], told, vocab_size=size)
     with working(bench.progress, "comparing token by token", len(bench.examples) * len(models), "documents"):
         return {
             role: nearness(
-                model,
-                models["teacher"],
-                bench.examples if role != "teacher" else bench.teacher_reads or bench.examples,
-                teacher_reads=bench.teacher_reads,
-                vocab_size=len(bench.tokenizer),
-                progress=bench.progress,
+                model, told if role == "teacher" else bench.examples, says, vocab_size=size, progress=bench.progress
             )
             for role, model in models.items()
         }

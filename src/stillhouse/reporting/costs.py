@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from stillhouse.core.results import Cost, EvaluationResult, Interval, ModelResult
+from stillhouse.core.results import FLOPS_CONTEXT, Cost, EvaluationResult, Interval, ModelResult
 from stillhouse.reporting import formatting
 from stillhouse.reporting.shapes import Cell, Prose, Row, Table, model_row
 from stillhouse.reporting.verdicts import models_in_order
@@ -14,8 +14,12 @@ COST_COLUMNS: Sequence[CostColumn] = (
     ("parameters", "", lambda cost: cost.parameters, ""),
     ("without embeddings", "", lambda cost: cost.parameters_without_embeddings, ""),
     ("on disk", "", lambda cost: cost.disk_bytes, "B"),
+    ("FLOPs a token", f"behind {FLOPS_CONTEXT}", lambda cost: cost.flops_per_token, ""),
+    ("peak memory", "weights and work", lambda cost: cost.peak_bytes, "B"),
     ("prefill", "tokens/s, higher is better", lambda cost: cost.prefill_tokens_per_second, ""),
     ("decode", "tokens/s, higher is better", lambda cost: cost.decode_tokens_per_second, ""),
+    ("one token", "ms, median", lambda cost: cost.token_milliseconds, ""),
+    ("slow token", "ms, 95th percentile", lambda cost: cost.slow_token_milliseconds, ""),
     ("one document", "ms, lower is better", lambda cost: cost.document_milliseconds, ""),
 )
 

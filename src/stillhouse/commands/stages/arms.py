@@ -8,11 +8,12 @@ from transformers import PreTrainedModel
 
 from stillhouse.commands.adapters import ADAPTER_FOLDER, named
 from stillhouse.commands.alarm_log import LogLine, alarming
+from stillhouse.commands.curve_watch import Together, curve_watch
 from stillhouse.commands.parts.replay import mixed, replay_terms
 from stillhouse.commands.parts.students import adapter_base, in_full, save, start
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.replays import account_of, said_of
-from stillhouse.commands.reward_watch import RewardWatch, reward_watch
+from stillhouse.commands.reward_watch import reward_watch
 from stillhouse.commands.stages.rows import rows_of_arm
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.files import atomic_path, remove
@@ -32,7 +33,7 @@ from stillhouse.training.mixing import MixedRows
 from stillhouse.training.sources import OfflineConfig, TeacherSourceConfig
 from stillhouse.training.terms import Scheduled
 from stillhouse.training.trainer import Schedule, as_many_steps
-from stillhouse.training.watch import Watch
+from stillhouse.training.watch import Inspector, Watch
 
 
 def train_arm(
@@ -106,11 +107,16 @@ def _told_of_replay(shop: Workshop, rows: RowSet) -> Mapping[str, Any]:
     return {"replay": account}
 
 
-def _inspector(shop: Workshop, arm: Role, checkpoints: Path) -> RewardWatch | None:
-    wanted = shop.recipe.watched_reward
-    if arm != "student" or wanted is None:
-        return None
-    return reward_watch(wanted, shop.parts, shop.run, shop.progress, checkpoints=checkpoints)
+def _inspector(shop: Workshop, arm: Role, checkpoints: Path) -> Inspector | None:
+    """Whoever looks at this arm while it learns."""
+    reward, curves = shop.recipe.watched_reward, shop.recipe.evaluation.curves
+    found: list[Inspector | None] = []
+    if arm == "student" and reward is not None:
+        found.append(reward_watch(reward, shop.parts, shop.run, shop.progress, checkpoints=checkpoints))
+    if curves is not None:
+        found.append(curve_watch(curves, shop.parts))
+    looking = [one for one in found if one is not None]
+    return Together(looking) if looking else None
 
 
 def _schedule(shop: Workshop, arm: Role) -> Schedule:

@@ -61,8 +61,9 @@ def _judged(shop: Workshop, models: list[Contestant]) -> EvaluationResult:
 
 
 def everything(shop: Workshop) -> list[Any]:
-    """The data, and all of the recipe but where it is at work, and what it asks for in suites: each has its own stage."""
-    suites = {"suites", *SUITES}
+    """The data, and all of the recipe but where it is at work, what it asks for in suites, which have their own
+    stages, and what is drawn of training."""
+    suites = {"suites", "curves", *SUITES}
     return [
         shop.parts.data_fingerprint,
         shop.parts.student_fingerprint,
