@@ -202,10 +202,15 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
-    def _only_text_has_curves(self) -> "Recipe":
-        if self.evaluation.curves is not None and self.task != "causal_lm":
+    def _curves_have_something_to_compare(self) -> "Recipe":
+        evaluation = self.evaluation
+        if evaluation.curves is not None and self.task != "causal_lm":
             raise ValueError(
                 f"evaluation.curves compares what comes next in a text, but data is of kind {self.data.kind!r}. Leave it out."
+            )
+        if evaluation.curves is not None and self.teacher.kind == "remote":
+            raise ValueError(
+                "evaluation.curves compares with what a teacher says of every token, which an API does not tell. Leave it out."
             )
         return self
 

@@ -104,8 +104,9 @@ def time_language_models(models: Mapping[Name, PreTrainedModel], *, progress: Pr
             if repeat == 0:  # the warm-up
                 peaks[name] = peak_bytes(model, once)
             else:
-                for work, rate in zip(("prefill", "decode"), once(), strict=True):
-                    rates[name][work].append(rate)
+                prefill, decode = once()
+                rates[name]["prefill"].append(prefill)
+                rates[name]["decode"].append(decode)
                 took[name].append(clock.seconds)
             progress.advance(1)
     return {

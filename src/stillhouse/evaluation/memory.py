@@ -21,10 +21,10 @@ def peak_bytes(model: PreTrainedModel, work: Callable[[], object]) -> int | None
         before = torch.cuda.memory_allocated(model.device)
         work()
         return weights + torch.cuda.max_memory_allocated(model.device) - before
-    before = _resident_now()
+    resident = _resident_now()
     work()
-    most = None if before is None else _kilobytes("VmHWM")
-    return None if before is None or most is None else weights + max(0, 1024 * (most - before))
+    most = None if resident is None else _kilobytes("VmHWM")
+    return None if resident is None or most is None else weights + max(0, 1024 * (most - resident))
 
 
 def _resident_now() -> int | None:
