@@ -72,10 +72,11 @@ class Contest(Config):
     @model_validator(mode="after")
     def _nothing_is_trained(self) -> "Contest":
         wanted = self.evaluation
-        if wanted.control not in (None, "none") or wanted.reward is not None or wanted.control_budget != "tokens":
+        watched = wanted.reward is not None or wanted.curves is not None
+        if wanted.control not in (None, "none") or watched or wanted.control_budget != "tokens":
             raise ValueError(
-                "evaluation.control, control_budget and reward are about training, and here nothing is trained. Leave them "
-                "out; to hold another model beside the student, name it as a baseline."
+                "evaluation.control, control_budget, reward and curves are about training, and here nothing is trained. Leave "
+                "them out; to hold another model beside the student, name it as a baseline."
             )
         faults = list(suite_faults(wanted, task=self.data.task, kind=self.data.kind))
         if faults:
