@@ -235,10 +235,11 @@ class _Kept:
         """The Trainer's own warm-up spends its first step at 0."""
         this: Any = self
         warmup = this.args.get_warmup_steps(num_training_steps)
-        this.lr_scheduler = LambdaLR(
+        scheduler = LambdaLR(
             optimizer or this.optimizer, lambda step: rate_share(step, warmup=warmup, total=num_training_steps)
         )
-        return this.lr_scheduler  # type: ignore[no-any-return]
+        this.lr_scheduler = scheduler
+        return scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Also one line of numbers of our own.
@@ -260,22 +261,26 @@ class _Kept:
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         assert output_dir is not None
         self.model.save_pretrained(output_dir, create_model_card=False)
-        projections = getattr(self.loss, "projections", None)
+        this: Any = self
+        projections = getattr(this.loss, "projections", None)
         if projections is not None and projections.maps:
             projections.save(Path(output_dir))
 
     def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
         super()._load_from_checkpoint(checkpoint_path)  # type: ignore[misc]
         if (Path(checkpoint_path) / FILE_NAME).exists():
-            self.loss.projections.load_state_dict(Projections.load(Path(checkpoint_path)).state_dict())
+            this: Any = self
+            this.loss.projections.load_state_dict(Projections.load(Path(checkpoint_path)).state_dict())
 
 
 class _RetrieverTrainer(_Kept, SentenceTransformerTrainer):
     log_line: LogLine | None = None
+    loss: Any
 
 
 class _RerankerTrainer(_Kept, CrossEncoderTrainer):
     log_line: LogLine | None = None
+    loss: Any
 
 
 def train_ranker(
@@ -298,8 +303,8 @@ def train_ranker(
     from datasets import Dataset
 
     reranks = isinstance(loss, RerankerLoss)
-    kind = CrossEncoderTrainingArguments if reranks else SentenceTransformerTrainingArguments
-    trainer_class = _RerankerTrainer if reranks else _RetrieverTrainer
+    kind: Any = CrossEncoderTrainingArguments if reranks else SentenceTransformerTrainingArguments
+    trainer_class: Any = _RerankerTrainer if reranks else _RetrieverTrainer
     columns = columns_of(rows, texts)
     trainer: Any = trainer_class(
         model=student,

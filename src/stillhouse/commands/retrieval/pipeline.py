@@ -122,7 +122,7 @@ class RetrievalPipeline:
         def work() -> dict[str, Any]:
             train, _ = self.parts.train_and_held_out
             wanted = self.recipe.negatives
-            found = {source: self._found_by(source, train) for source in wanted.sources}
+            found: dict[str, list[list[Hit]]] = {name: self._found_by(name, train) for name in wanted.sources}
             mined = candidates_of(train, found, same_text=self.parts.copies, depth=wanted.depth)
             lines = ({"question": one.question.id, "passages": list(one.passages)} for one in mined)
             write_atomic(self._candidates, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
