@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from stillhouse.core.task import Task
 from stillhouse.data.examples import Example
 from stillhouse.models.labels import name_labels
-from stillhouse.models.load import LABELLED_TASKS, PROBLEM_TYPES, untrained
+from stillhouse.models.load import LABELLED_TASKS, ONE_NUMBER, PROBLEM_TYPES, untrained
 
 
 def pytest_collection_finish() -> None:
@@ -191,7 +191,7 @@ def make_encoder(
     }
     config = AutoConfig.for_model(family, **settings)
     if task in LABELLED_TASKS:
-        name_labels(config, labels[:1] if task == "regression" else labels)
+        name_labels(config, labels[:1] if task in ONE_NUMBER else labels)
         config.problem_type = PROBLEM_TYPES.get(task)
     torch.manual_seed(seed)
     model = untrained(config, task, dtype=torch.float32)

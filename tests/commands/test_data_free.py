@@ -11,7 +11,7 @@ from stillhouse.core.files import read_lines
 from stillhouse.data.chat_forms import read_conversations
 from stillhouse.teachers.writer import Reply
 
-from .conftest import assert_refused, assert_refused_in_one_line, files_in, stillhouse, write_recipe, write_rows
+from .conftest import assert_refused, assert_refused_in_one_line, files_in, stillhouse, write_recipe
 from .test_kill import SECONDS, wait_for
 from .test_kill import processes as processes
 
@@ -73,7 +73,7 @@ KINDS = {
 def test_every_kind_goes_as_far_as_its_name(data_free, tmp_path, kind):
     synthesis = {**MAGPIE, "kind": kind, **KINDS[kind], "turns": 1, "user": {"sampling": SAMPLING}}
     if kind == "evolve":
-        synthesis["path"] = str(write_rows(tmp_path / "questions.jsonl", [{"question": f"who {n}?"} for n in range(9)]))
+        synthesis["start"] = {"kind": "topics", "topics": ["foxes"], "number": 9, "at_once": 1, "sampling": SAMPLING}
     if kind == "documents":
         (tmp_path / "texts.txt").write_text("The fox ran over the hill. The girl sang in the garden. The robot came.")
         synthesis["path"] = str(tmp_path / "texts.txt")
@@ -156,6 +156,16 @@ def test_a_real_kill_while_the_teacher_writes_gives_the_same_data(data_free, tmp
         ({"kind": "topics", "number": 5}, DATA, "give topics or a root: exactly one of them"),
         ({"kind": "questions"}, DATA, "give path or templates: exactly one of them"),
         ({"kind": "personas", "number": 5, "personas": []}, DATA, "personas"),
+        (
+            {"kind": "evolve", "number": 5},
+            DATA,
+            "give path or start: exactly one of them says which questions are evolved",
+        ),
+        (
+            {"kind": "evolve", "number": 5, "start": {"kind": "topics", "root": "x", "number": 3, "turns": 2}},
+            DATA,
+            "start.turns is given, but what starts only asks questions",
+        ),
         ({"kind": "evolve", "number": 5, "path": "x", "ways": ["up"]}, DATA, "ways has 'up'. Known: constraints,"),
         (
             {"kind": "magpie", "number": 5, "answers": {"samples": 2, "sampling": {"temperature": 0}}},

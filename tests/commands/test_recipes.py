@@ -71,7 +71,7 @@ def tiny_teacher(
         if recipe.synthesis is not None and recipe.data.kind in ("chat", "rag"):
             return writing_teacher
         if recipe.task != "causal_lm":
-            return encoder(recipe.task, depth, KINDS[recipe.data.kind].labels)
+            return encoder(recipe.task, depth, KINDS[recipe.data.kind].labels if recipe.data.kind in KINDS else ())
         learns_positions = getattr(recipe.student, "freeze_position_embeddings", False)
         return decoder("gpt2" if learns_positions else "llama", depth)
 
@@ -86,19 +86,25 @@ def tiny(
     if recipe.teacher.kind == "remote":
         changes |= {"teacher.model": "tiny", "teacher.base_url": server, "teacher.key_env": "null"}
     changes |= {f"data.{key}": value for key, value in ROWS.items()}
-    rows_per_step = 2 if recipe.task == "causal_lm" else 9
+    rows_per_step = 2 if recipe.task in ("causal_lm", "reward") else 9
     changes |= dict.fromkeys(("training.rows_per_step", "training.rows_per_micro_batch"), rows_per_step)
     if recipe.data.kind == "rag":
         changes |= over_passages(folder)
     elif recipe.synthesis is not None and recipe.data.kind == "chat":
         number = "kept" if recipe.synthesis.kept else "number"
-        changes |= {"data.sequence_tokens": 128, f"synthesis.{number}": 24, "synthesis.sampling.max_new_tokens": 40}
+        changes |= {
+            "data.sequence_tokens": 128,
+            f"synthesis.{number}": 24,
+            "synthesis.sampling.max_new_tokens": 40,
+        }
         changes |= {"synthesis.answers.sampling.max_new_tokens": 16, "synthesis.batch_size": 8}
         changes["synthesis.filters"] = [{"name": "duplicates"}]  # what a random model says, others would drop
+        if recipe.synthesis.kind == "self_instruct":  # a random model writes no list of tasks
+            changes["synthesis.writer"] = {"kind": "remote", "base_url": server, "model": "tiny"}
         if recipe.synthesis.choose is not None:
             changes["synthesis.choose.reward"] = {"kind": "length"}  # the tiny tokenizer has no yes
         if recipe.synthesis.sources:
-            (folder / "texts.txt").write_text("The fox ran over the hill. The girl sang.", encoding="utf-8")
+            (folder / "texts.txt").write_text("The fox ran over the hill.\nThe girl sang.\n", encoding="utf-8")
             changes["synthesis.path"] = folder / "texts.txt"
     elif recipe.synthesis is not None:
         changes |= {"synthesis.tokens": 250, "synthesis.batch_size": 4, "synthesis.sampling.max_new_tokens": 32}
@@ -107,7 +113,8 @@ def tiny(
         changes["data.path"] = write_rows(folder / "rows.jsonl", CHATS)
         if recipe.data.teacher_context is not None:
             return changes | in_context(folder, teacher)
-    elif recipe.data.kind == "preferences":
+    elif recipe.data.kind in ("preferences", "rewards"):
+        changes["data.sequence_tokens"] = 64
         changes["data.path"] = write_rows(folder / "rows.jsonl", PAIRS_OF_ANSWERS)
     elif recipe.task == "causal_lm":
         changes["data.path"] = texts_file

@@ -14,6 +14,7 @@ from stillhouse.data.config import (
     PreferencesDataConfig,
     RagDataConfig,
     RegressionDataConfig,
+    RewardsDataConfig,
     SentencesDataConfig,
     TagsDataConfig,
     TextDataConfig,
@@ -40,6 +41,7 @@ READERS: dict[str, Callable[[Path], list[object]]] = {
     "chat": read_conversations,
     "rag": read_rag_questions,
     "preferences": lambda path: read_preferences(path)[0],
+    "rewards": lambda path: read_preferences(path)[0],
     "masked_text": read_masked,
     "classification": lambda path: read_labelled(path, ClassificationDataConfig(path=path), key="data.path"),
     "regression": lambda path: read_labelled(path, RegressionDataConfig(path=path), key="data.path"),
@@ -49,7 +51,7 @@ READERS: dict[str, Callable[[Path], list[object]]] = {
 
 
 def test_the_table_has_every_kind_of_data():
-    spoken = [TextDataConfig, ChatDataConfig, RagDataConfig, PreferencesDataConfig]
+    spoken = [TextDataConfig, ChatDataConfig, RagDataConfig, PreferencesDataConfig, RewardsDataConfig]
     kinds = [*spoken, MaskedTextDataConfig, ClassificationDataConfig, RegressionDataConfig]
     assert list(ROWS) == [kind.model_fields["kind"].default for kind in [*kinds, TagsDataConfig, SentencesDataConfig]]
 

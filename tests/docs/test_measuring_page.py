@@ -17,6 +17,7 @@ from stillhouse.data.config import (
     MaskedTextDataConfig,
     PreferencesDataConfig,
     RegressionDataConfig,
+    RewardsDataConfig,
     SentencesDataConfig,
     TagsDataConfig,
     TextDataConfig,
@@ -32,6 +33,8 @@ from stillhouse.evaluation.embeddings import (
 )
 from stillhouse.evaluation.intervals import DEVIATIONS, RESAMPLES
 from stillhouse.evaluation.language import DocumentSums, language_statistics
+from stillhouse.evaluation.preferences import PairCounts
+from stillhouse.evaluation.rewards import reward_statistics
 from stillhouse.evaluation.statistics import BINS
 
 PAGES = Path(__file__).parents[2] / "docs"
@@ -46,6 +49,7 @@ DATA = [
         MaskedTextDataConfig,
         ClassificationDataConfig,
         RegressionDataConfig,
+        RewardsDataConfig,
         TagsDataConfig,
         SentencesDataConfig,
     )
@@ -60,6 +64,8 @@ def measured(task: Task) -> list[str]:
             return [*language_statistics(DocumentSums(*[numbers] * 6))]
         case "regression":
             return [*estimate_statistics(Estimates(*[numbers] * 3))]
+        case "reward":
+            return [*reward_statistics(numbers, numbers, PairCounts(places, np.ones((2, 2))))]
         case "sentence_embedding":
             pairs, embeddings = [ScoredBatches("set", [], [], [1.0, 2.0])], np.eye(2)
             beside = cosine_statistics(embeddings, embeddings) | geometry_statistics(embeddings, embeddings)

@@ -54,6 +54,7 @@ HARD_OBJECTIVE: Mapping[Task, str | None] = {
     "sequence_classification": "hard_label",
     "token_classification": "hard_label",
     "regression": "squared_error",
+    "reward": "hard_label",
     "sentence_embedding": None,
 }
 """What a student learns where it has no teacher."""
@@ -274,7 +275,7 @@ class Recipe(Config):
                 f"where is tokens for {everywhere[0]}, but of data of kind 'preferences' only the chosen answers are learnt by "
                 "token. Leave where out."
             )
-        if everywhere and self.task in ("sequence_classification", "regression"):
+        if everywhere and self.task in ("sequence_classification", "regression", "reward"):
             faults.append(
                 f"where is tokens for {everywhere[0]}, but data of kind {self.data.kind!r} has one answer a document. "
                 "Leave where out."

@@ -156,6 +156,23 @@ class LabelledBatch(Batch):
 
 
 @dataclass(frozen=True)
+class RankedBatch(LabelledBatch):
+    """Several answers to each prompt, one document a row and as many for each, side by side. What a model says of an answer
+    is one
+    number; those of a prompt's answers are judged together, as the logits of which one is best.
+    """
+
+    labels: Int[Tensor, " prompts"]
+    """Which of its answers is the best, counted from 0."""
+    label_weights: Float[Tensor, " prompts"]
+    """What each prompt counts for."""
+
+    def ranked(self, numbers: Float[Tensor, "batch 1"]) -> Float[Tensor, "prompts answers"]:
+        """What was said of all answers, prompt by prompt."""
+        return numbers.reshape(len(self.labels), -1)
+
+
+@dataclass(frozen=True)
 class PairedBatch(Batch):
     """The same documents in the tokens of two tokenizers: the student's, as in any batch, and the teacher's.
 
@@ -252,7 +269,8 @@ def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
     if "teacher_ids" in tensors:
         return PairedBatch(**tensors)
     if "label_weights" in tensors:
-        return LabelledBatch(**tensors)
+        kind = LabelledBatch if len(tensors["label_weights"]) == len(tensors["ids"]) else RankedBatch
+        return kind(**tensors)
     return TaggedBatch(**tensors) if "labels" in tensors else Batch(**tensors)
 
 

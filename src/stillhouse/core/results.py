@@ -165,6 +165,7 @@ HEADLINE: Mapping[Task, str] = {
     "masked_lm": "accuracy",
     "sequence_classification": "accuracy",
     "regression": "spearman",
+    "reward": "preference_accuracy",
     "token_classification": "macro_f1",
     "sentence_embedding": "spearman",
 }

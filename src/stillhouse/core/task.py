@@ -3,6 +3,13 @@
 from typing import Literal
 
 Task = Literal[
-    "causal_lm", "masked_lm", "sequence_classification", "regression", "token_classification", "sentence_embedding"
+    "causal_lm",
+    "masked_lm",
+    "sequence_classification",
+    "regression",
+    "reward",
+    "token_classification",
+    "sentence_embedding",
 ]
-"""What a model is asked for: the next token, a hidden token, a class, a number, a tag a token, or an embedding."""
+"""What a model is asked for: the next token, a hidden token, a class, a number, how good an answer is beside another, a tag a
+token, or an embedding."""

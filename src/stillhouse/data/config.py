@@ -16,6 +16,7 @@ _TASKS: dict[str, Task] = {
     "chat": "causal_lm",
     "rag": "causal_lm",
     "preferences": "causal_lm",
+    "rewards": "reward",
     "masked_text": "masked_lm",
     "classification": "sequence_classification",
     "regression": "regression",
@@ -261,6 +262,15 @@ class PreferencesDataConfig(_SplitConfig):
     seed: Seed = 0
 
 
+class RewardsDataConfig(PreferencesDataConfig):
+    """The same pairs for reward models, which read each answer whole and give it one number."""
+
+    kind: Literal["rewards"] = "rewards"  # type: ignore[assignment]
+    form: Literal["chat", "plain"] | None = None
+    """Whether the chat template writes prompt and answer out, or they are two texts; if left out, `chat` where the teacher has
+    a template."""
+
+
 class MaskedTextDataConfig(_SplitConfig):
     """Texts of which some tokens are hidden, to be guessed from both sides; longer ones are cut into pieces."""
 
@@ -353,6 +363,7 @@ DataConfig = Annotated[
     | Annotated[ChatDataConfig, Tag("chat")]
     | Annotated[RagDataConfig, Tag("rag")]
     | Annotated[PreferencesDataConfig, Tag("preferences")]
+    | Annotated[RewardsDataConfig, Tag("rewards")]
     | Annotated[MaskedTextDataConfig, Tag("masked_text")]
     | Annotated[ClassificationDataConfig, Tag("classification")]
     | Annotated[RegressionDataConfig, Tag("regression")]

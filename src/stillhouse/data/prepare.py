@@ -26,6 +26,7 @@ from stillhouse.data.config import (
     RagDataConfig,
     RegressionDataConfig,
     ReplayConfig,
+    RewardsDataConfig,
     SentencesDataConfig,
     TagsDataConfig,
     TeacherContextConfig,
@@ -40,6 +41,7 @@ from stillhouse.data.paired import Pair, PairedRows, share_compared
 from stillhouse.data.paired_text import PairedChatReader, PairedTextReader
 from stillhouse.data.preference_forms import Preference, read_preferences
 from stillhouse.data.preferences import PreferenceReader, PreferenceRows
+from stillhouse.data.rewards import RewardReader, RewardRows, form_of
 from stillhouse.data.rowset import RowSet
 from stillhouse.data.sampling import rows_beside
 from stillhouse.data.sentences import ScoredPairs, read_pairs, read_sentences, scored_pairs, sentence_rows
@@ -132,6 +134,8 @@ def prepare(
             if config.teacher_context is not None:
                 return _chat_in_context(config, config.teacher_context, tokenizer, path, answer_tokens)
             return _chat(config, tokenizer, chat_sides(config, path, rewritten=rewritten))
+        case RewardsDataConfig():
+            return _rewards(config, tokenizer, path)
         case PreferencesDataConfig():
             return _preferences(config, tokenizer, path)
         case MaskedTextDataConfig():
@@ -397,6 +401,39 @@ def _preferences(config: PreferencesDataConfig, tokenizer: PreTrainedTokenizerBa
     notes = [f"left out: {count:,} with {reason}" for reason, count in left.items()]
     learnt, judged = (PreferenceRows(side) for side in sides)
     return Prepared(config.task, learnt, judged, len(train), len(held_out), notes=tuple(notes))
+
+
+def _rewards(config: RewardsDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
+    """Pairs of answers for reward models; those to the same prompt are on one side."""
+    form = form_of(tokenizer, config.form, source="teacher.model", key="data.form")
+    reader = RewardReader(tokenizer, max_tokens=config.sequence_tokens, form=form)
+    left: Counter[str] = Counter()
+
+    def read(path: Path, key: str) -> list[Preference]:
+        found, reasons = read_preferences(path, key=key, reads=config.reads, against=config.against, seed=config.seed)
+        left.update(reasons)
+        return found
+
+    train, held_out = _two_sides(config, path, read)
+    sides = reader.pairs(train), reader.pairs(held_out)
+    left += reader.dropped
+    if not all(sides):
+        why = "; ".join(f"{count:,} have {reason}" for reason, count in left.items())
+        raise DataError(
+            f"of {len(train):,} pairs to train on and {len(held_out):,} held out, {len(sides[0]):,} and {len(sides[1]):,} can "
+            f"be read: {why}. Raise data.sequence_tokens, or give more pairs."
+        )
+    learnt, judged = (RewardRows(side, pad_id=pad_id_of(tokenizer)) for side in sides)
+    return Prepared(
+        config.task,
+        learnt,
+        judged,
+        len(train),
+        len(held_out),
+        held_out_documents=judged.prompt_numbers,
+        labels=("first", "second"),
+        notes=tuple(f"left out: {count:,} with {reason}" for reason, count in left.items()),
+    )
 
 
 def _masked_text(config: MaskedTextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path, seed: int) -> Prepared:

@@ -6,6 +6,7 @@ from stillhouse.evaluation.compare import (
     evaluate,
     evaluate_embeddings,
     evaluate_encoders,
+    evaluate_rewards,
 )
 from stillhouse.evaluation.elsewhere import Elsewhere
 from stillhouse.evaluation.embeddings import ScoredBatches
@@ -21,4 +22,5 @@ __all__ = [
     "evaluate",
     "evaluate_embeddings",
     "evaluate_encoders",
+    "evaluate_rewards",
 ]

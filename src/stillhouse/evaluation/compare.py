@@ -62,6 +62,7 @@ from stillhouse.evaluation.intervals import Sampled, Statistic, bootstrapped, ja
 from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
 from stillhouse.evaluation.preferences import HeldOutPairs, judge_preferences
 from stillhouse.evaluation.remembered import Remember, anew
+from stillhouse.evaluation.rewards import judge_rewards
 from stillhouse.evaluation.statistics import Embeddings
 from stillhouse.evaluation.taught import Taught, judge_taught
 from stillhouse.models.generate import Sampling, generate
@@ -327,6 +328,34 @@ def evaluate_encoders(
         departures=None
         if tokenizer is None or task != "sequence_classification"
         else answer_departures(choices["student"], choices["teacher"], texts_of(batches, tokenizer), labels),
+    )
+
+
+def evaluate_rewards(
+    contestants: Sequence[Contestant],
+    batches: Sequence[Batch],
+    *,
+    prompts: Sequence[int],
+    answer_tokens: NDArray[np.float64],
+    progress: Progress = SILENT,
+) -> EvaluationResult:
+    """Measure reward models on the same pairs of answers. One must be the teacher, and one the student.
+
+    `prompts` says to which prompt each pair belongs: pairs of one are drawn together. `answer_tokens` are [pairs, 2], those of
+    the chosen answer and of the other.
+    """
+    models = _models(contestants)
+    with working(progress, "rewarding held-out answers", _num_rows(batches) * len(models), "answers"):
+        statistics, pairs = judge_rewards(
+            models, batches, prompts=prompts, answer_tokens=answer_tokens, progress=progress
+        )
+    return _result(
+        contestants,
+        [judgement(statistics, drawn_from(pairs.prompts))],
+        _time(models, batches, progress),
+        task="reward",
+        held_out=HeldOut(pairs.prompts, sum(int(batch.real.sum()) for batch in batches), answers=pairs.pairs),
+        preferences=pairs,
     )
 
 

@@ -55,7 +55,7 @@ def judge_preferences(
     lengths = np.array(
         [[sum(weight > 0 for weight in side.weights[1:]) for side in pair.sides] for pair in pairs], float
     )
-    counted = _Counted(prompt_of, lengths)
+    counted = PairCounts(prompt_of, lengths)
     named = {
         (key, name): found for key, margin in margins.items() for name, found in counted.statistics(margin).items()
     }
@@ -106,7 +106,7 @@ def _prompts(pairs: Sequence[AnswerPair]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class _Counted:
+class PairCounts:
     """What can be counted of pairs, prompt by prompt."""
 
     prompt_of: NDArray[np.int64]

@@ -45,18 +45,21 @@ AUTO_CLASSES: dict[Task, Any] = {
     "masked_lm": AutoModelForMaskedLM,
     "sequence_classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
+    "reward": AutoModelForSequenceClassification,
     "token_classification": AutoModelForTokenClassification,
     "sentence_embedding": AutoModel,
 }
 PROBLEM_TYPES: dict[Task, Literal["single_label_classification", "regression"]] = {
     "sequence_classification": "single_label_classification",
     "regression": "regression",
+    "reward": "regression",
 }
-"""What transformers calls the two tasks that share a class."""
+"""What transformers calls the tasks that share a class: a reward is a number, whatever it was learnt from."""
 
 CLASS_ENDS: dict[Task, str] = {
     "sequence_classification": "ForSequenceClassification",
     "regression": "ForSequenceClassification",
+    "reward": "ForSequenceClassification",
     "token_classification": "ForTokenClassification",
 }
 """What a configuration calls the model, at the end, if it has such a head."""
@@ -67,11 +70,15 @@ MASKED_CLASS_ENDS = ("ForMaskedLM", "ForPreTraining")
 LABELLED_TASKS: frozenset[Task] = frozenset(CLASS_ENDS)
 """Tasks whose head is made for one data set's labels, so that a student may come without one."""
 
+ONE_NUMBER: frozenset[Task] = frozenset({"regression", "reward"})
+"""Tasks of models with one output, which has no name of a class."""
+
 WORDS: dict[Task, str] = {
     "causal_lm": "a causal language model",
     "masked_lm": "a masked language model",
     "sequence_classification": "a text classifier",
     "regression": "a model that estimates a number",
+    "reward": "a reward model: a sequence classifier with one output",
     "token_classification": "a token classifier",
     "sentence_embedding": "an embedding model",
 }
@@ -109,7 +116,7 @@ def load_model(
     check_weights(source)
     config = load_config(source)
     check_serves(config, task, source=source)
-    if labels is not None and task in LABELLED_TASKS - {"regression"}:
+    if labels is not None and task in LABELLED_TASKS - ONE_NUMBER:
         check_labels(labels_of(config), labels, source=source)
     if task in PROBLEM_TYPES:
         config.problem_type = PROBLEM_TYPES[task]
@@ -151,7 +158,7 @@ def load_student(
         return load_model(source, task, dtype=dtype)
     check_weights(source)
     config = load_config(source)
-    name_labels(config, ["LABEL_0"] if task == "regression" else labels or labels_of(config))
+    name_labels(config, ["LABEL_0"] if task in ONE_NUMBER else labels or labels_of(config))
     config.problem_type = PROBLEM_TYPES.get(task)
     torch.manual_seed(seed)
     loaded, missing, mismatched = _loaded(source, config, task, dtype=dtype)
@@ -179,7 +186,7 @@ def check_serves(config: PretrainedConfig, task: Task, *, source: str) -> None:
     heads = config.architectures or []
     if task in LABELLED_TASKS and heads and not any(head.endswith(CLASS_ENDS[task]) for head in heads):
         raise ModelError(_no_head(source, task))
-    if task == "regression" and config.num_labels != 1:
+    if task in ONE_NUMBER and config.num_labels != 1:
         raise ModelError(f"{source!r} tells {config.num_labels} classes apart, where one number is to be estimated.")
     if task == "sequence_classification" and (
         config.num_labels == 1 or config.problem_type == "multi_label_classification"

@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stillhouse.core.batch import Batch, LabelledBatch, one_document_a_row
+from stillhouse.core.batch import Batch, LabelledBatch, RankedBatch, one_document_a_row
 from stillhouse.core.errors import ModelError
 from stillhouse.core.signals import Attention, DenseLogits, FactoredLogits, Pooling, Signals, Wanted
 from stillhouse.models.adapters import weight_in_use
@@ -49,8 +49,11 @@ def read_signals(model: nn.Module, batch: Batch, wanted: Wanted) -> Signals:
     def in_place(states: Tensor) -> Tensor:
         return states if laid_out is batch else padded_like(batch, states[read.real])
 
+    logits = _logits(bare, heard, in_place) if wanted.logits else None
+    if isinstance(batch, RankedBatch) and isinstance(logits, DenseLogits):
+        logits = DenseLogits(batch.ranked(logits.values))
     return Signals(
-        logits=_logits(bare, heard, in_place) if wanted.logits else None,
+        logits=logits,
         hidden_states={layer: in_place(heard.hidden_states[layer]) for layer in sorted(wanted.hidden_states)},
         attentions=heard.attentions,
         embeddings=None if wanted.pooling is None else pooled(heard.last_hidden, read, wanted.pooling),

@@ -18,6 +18,7 @@ AUTO_CLASS: Mapping[Task, str] = {
     "masked_lm": "AutoModelForMaskedLM",
     "sequence_classification": "AutoModelForSequenceClassification",
     "regression": "AutoModelForSequenceClassification",
+    "reward": "AutoModelForSequenceClassification",
     "token_classification": "AutoModelForTokenClassification",
     "sentence_embedding": "AutoModel",
 }

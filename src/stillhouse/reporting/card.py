@@ -47,6 +47,7 @@ PIPELINE_TAGS: Mapping[Task, str] = {
     "masked_lm": "fill-mask",
     "sequence_classification": "text-classification",
     "regression": "text-classification",
+    "reward": "text-classification",
     "token_classification": "token-classification",
     "sentence_embedding": "sentence-similarity",
 }

@@ -12,10 +12,16 @@ INTRO = (
 )
 
 
+REWARD_INTRO = (
+    "Each model reads an answer whole and gives it one number. Only the difference of two answers to the same prompt means "
+    "anything, the margin."
+)
+
+
 def preference_view(result: EvaluationResult) -> Prose | None:
     """The whole section; None where the data has no pairs of answers."""
-    found = result.preferences
-    return None if found is None else Prose(preference_lines(found), [_table(found)], intro=INTRO)
+    found, intro = result.preferences, REWARD_INTRO if result.task == "reward" else INTRO
+    return None if found is None else Prose(preference_lines(found), [_table(found)], intro=intro)
 
 
 def preference_lines(found: PreferenceResult) -> list[str]:
@@ -29,11 +35,13 @@ def preference_lines(found: PreferenceResult) -> list[str]:
     student = next((row for row in found.readings if (row.role, row.liking) == ("student", "reward")), None)
     if student is not None:
         correlation = formatting.interval_text(student.length_correlation, "")
-        margin, longer = (
-            formatting.interval_text(*one) for one in ((student.margin, "nats"), (student.prefers_longer, "share"))
-        )
+        # A model that is rewarded for what it has come to find likelier has two likings, and its margins are in nats.
+        is_implicit = any(row.liking == "likelihood" for row in found.readings)
+        margin = formatting.interval_text(student.margin, "nats" if is_implicit else "")
+        longer = formatting.interval_text(student.prefers_longer, "share")
+        before = ", before beta" if is_implicit else ""
         lines.append(
-            f"The student's own reward is {margin} higher for the chosen answer than for the other, before beta. Of pairs of "
+            f"The student's own reward is {margin} higher for the chosen answer than for the other{before}. Of pairs of "
             f"different length it prefers the longer one in {longer}; rank correlation of the margin with the difference in "
             f"length: {correlation}."
         )
@@ -47,7 +55,7 @@ def _table(found: PreferenceResult) -> Table:
         corner="model",
         columns=[
             ("pair accuracy", "a tie counts half; higher is better"),
-            ("margin", "nats, chosen over rejected"),
+            ("margin", "of rewards, chosen over rejected"),
             ("correlation with length", "of the margin, by rank; 0 is blind to it"),
             ("prefers the longer", "of pairs of different length"),
         ],

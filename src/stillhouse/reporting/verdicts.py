@@ -59,6 +59,7 @@ ANSWERS: Mapping[Task, str] = {
     "masked_lm": "hidden tokens",
     "sequence_classification": "documents",
     "regression": "documents",
+    "reward": "pairs of answers",
     "token_classification": "tokens",
     "sentence_embedding": "pairs of sentences",
 }

@@ -25,6 +25,7 @@ PEFT_TASKS: dict[Task, str] = {
     "causal_lm": "CAUSAL_LM",
     "sequence_classification": "SEQ_CLS",
     "regression": "SEQ_CLS",
+    "reward": "SEQ_CLS",
     "token_classification": "TOKEN_CLS",
     "sentence_embedding": "FEATURE_EXTRACTION",
 }

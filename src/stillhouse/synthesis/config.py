@@ -319,28 +319,6 @@ class SelfInstructConfig(ConversationSynthesisConfig):
         )
 
 
-class EvolveConfig(ConversationSynthesisConfig):
-    """Questions are written anew, harder or about something else, some rounds one after the other."""
-
-    kind: Literal["evolve"]
-    path: Path
-    """The questions to start from."""
-    rounds: PositiveInt = 2
-    ways: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(WAYS)
-    """Which way each goes is drawn from these."""
-
-    @field_validator("ways")
-    @classmethod
-    def _ways_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [way for way in value if way not in WAYS]
-        if unknown:
-            raise ValueError(f"ways has {unknown[0]!r}. Known: {', '.join(WAYS)}.")
-        return value
-
-    def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":
-        return partial(evolved_questions, start=read_questions(self.path), rounds=self.rounds, ways=self.ways)
-
-
 class DocumentsConfig(_ListedConfig):
     """Questions that passages of your documents answer. The teacher reads the passage when it answers."""
 
@@ -457,6 +435,70 @@ class GroundedConfig(_SynthesisConfig):
                 "others out."
             )
         return self
+
+
+StartConfig = Annotated[
+    MagpieConfig | TopicsConfig | PersonasConfig | SelfInstructConfig | DocumentsConfig | QuestionsConfig,
+    Field(discriminator="kind"),
+]
+"""Who asks the questions that are evolved."""
+
+ONLY_WHOLE = ("answers", "turns", "user", "choose", "filters", "writer", "kept", "most")
+"""Keys that are about whole records, and so mean nothing where only questions are asked."""
+
+
+class EvolveConfig(ConversationSynthesisConfig):
+    """Questions are written anew, harder or about something else, some rounds one after the other."""
+
+    kind: Literal["evolve"]
+    path: Path | None = None
+    """A file of questions to start from."""
+    start: StartConfig | None = None
+    """Or another kind that asks them, such as `{kind: topics, topics: [...], number: 50}`, with what says how it asks alone."""
+    rounds: PositiveInt = 2
+    ways: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(WAYS)
+    """Which way each goes is drawn from these."""
+
+    @field_validator("ways")
+    @classmethod
+    def _ways_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [way for way in value if way not in WAYS]
+        if unknown:
+            raise ValueError(f"ways has {unknown[0]!r}. Known: {', '.join(WAYS)}.")
+        return value
+
+    @model_validator(mode="after")
+    def _there_is_one_start(self) -> "EvolveConfig":
+        if (self.path is None) == (self.start is None):
+            raise ValueError("give path or start: exactly one of them says which questions are evolved.")
+        if self.start is None:
+            return self
+        fields = type(self.start).model_fields
+        idle = [name for name in ONLY_WHOLE if name in fields and getattr(self.start, name) != fields[name].default]
+        if idle:
+            raise ValueError(
+                f"start.{idle[0]} is given, but what starts only asks questions: they are rewritten, and these are answered. "
+                f"Say synthesis.{idle[0]}."
+            )
+        return self
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every file or folder that is read."""
+        return (*super().sources, *(self.start.sources if self.start else ()))
+
+    def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":
+        evolved = partial(evolved_questions, rounds=self.rounds, ways=self.ways)
+        if self.start is None:
+            assert self.path is not None
+            return partial(evolved, start=read_questions(self.path))
+        first = self.start.model_copy(update={"writer": self.writer}).source(tokenizer)
+
+        def asked(ask: Ask, **settings: Any) -> list[Record]:
+            found = [record for record in first(ask) if not record.dropped]
+            return evolved(ask, start=found, **settings)
+
+        return partial(asked)
 
 
 class ContinueConfig(_SynthesisConfig):

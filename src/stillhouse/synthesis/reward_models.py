@@ -1,10 +1,10 @@
 """Rewards that a model gives: one trained for it, or two whose difference is one."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import append_line, fingerprint, read_lines
 from stillhouse.core.progress import SILENT, Progress, working
+from stillhouse.data.rewards import RewardForm, form_of, read_answer
 from stillhouse.models.anatomy import most_tokens, understood
 from stillhouse.models.answer_logprobs import Answered, answer_logprobs
 from stillhouse.models.isolation import evaluating
@@ -22,7 +23,7 @@ from stillhouse.synthesis.records import Record, Reward
 CHUNK_RECORDS = 128
 """Answers that are scored, and written down, in one go: a kill costs at most these."""
 
-TextForm = Literal["chat", "plain"]
+TextForm = RewardForm
 
 
 class ModelReward:
@@ -36,14 +37,9 @@ class ModelReward:
 
     def __init__(self, loaded: LoadedModel, *, form: TextForm | None = None, batch_size: int = 16) -> None:
         self.loaded, self.batch_size = loaded, batch_size
-        self.form: TextForm = form or ("chat" if loaded.tokenizer.chat_template else "plain")
+        self.form: TextForm = form_of(loaded.tokenizer, form, source=loaded.source, key="form")
         self.most = most_tokens(loaded.model)
         self.cut = 0
-        if self.form == "chat" and not loaded.tokenizer.chat_template:
-            raise ModelError(
-                f"the reward model {loaded.source!r} has no chat template, but form is 'chat'. Say form: plain, or name a "
-                "reward model that has one."
-            )
 
     @property
     def counts(self) -> dict[str, float]:
@@ -63,24 +59,17 @@ class ModelReward:
 
     def _read(self, record: Record) -> dict[str, list[int]]:
         """What the model reads of one record."""
-        tokenizer = self.loaded.tokenizer
-        if self.form == "chat":
-            messages = [dict(message) for message in record.messages] or [{"role": "assistant", "content": record.text}]
-            ids = tokenizer(str(tokenizer.apply_chat_template(messages, tokenize=False)), add_special_tokens=False)
-            read = {"input_ids": list(ids["input_ids"])}
-        else:
-            before = "\n".join(message["content"] for message in record.messages[:-1])
-            read = {name: list(values) for name, values in self._pair(before, record.answer).items()}
+        messages = record.messages or ({"role": "assistant", "content": record.text},)
+        read = self._columns(messages)
         is_long = self.most is not None and len(read["input_ids"]) > self.most
         self.cut += is_long
         if is_long and self.form == "plain":
-            found = self._pair(before, record.answer, truncation=True, max_length=self.most)
-            return {name: list(values) for name, values in found.items()}
+            return self._columns(messages, truncation=True, max_length=self.most)
         return {name: values[-self.most :] for name, values in read.items()} if is_long and self.most else read
 
-    def _pair(self, before: str, answer: str, **options: Any) -> dict[str, Any]:
-        texts = (before, answer) if self.loaded.tokenizer.sep_token is not None else (f"{before}\n{answer}",)
-        return dict(self.loaded.tokenizer(*texts, **options))
+    def _columns(self, messages: Sequence[Mapping[str, str]], **options: Any) -> dict[str, list[int]]:
+        found = read_answer(self.loaded.tokenizer, messages, form=self.form, **options)
+        return {name: list(values) for name, values in found.items()}
 
     @torch.no_grad()
     def _scores(self, rows: Sequence[dict[str, list[int]]]) -> list[float]:

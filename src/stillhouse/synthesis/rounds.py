@@ -13,8 +13,7 @@ MOST_TIMES = 4
 SPARE = 1.1
 """More than expected, so that the last round is not followed by one for the last few."""
 LEAST_YIELD = 0.1
-"""Of what was kept so far, for the size of the next round: where hardly anything was, more rounds tell sooner that it stays "
-"so."""
+"""Of what was kept so far, for the size of the next round: where hardly anything was, more rounds tell sooner."""
 
 Sizes = Sequence[int]
 """How many questions each round asks."""

@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.parts.held_out import (
     batches_of,
@@ -26,7 +28,15 @@ from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.core.task import Task
 from stillhouse.data.preferences import PreferenceRows
-from stillhouse.evaluation import Contestant, ScoredBatches, Taught, evaluate_embeddings, evaluate_encoders
+from stillhouse.data.rewards import RewardRows
+from stillhouse.evaluation import (
+    Contestant,
+    ScoredBatches,
+    Taught,
+    evaluate_embeddings,
+    evaluate_encoders,
+    evaluate_rewards,
+)
 from stillhouse.evaluation import evaluate as evaluate_language_models
 from stillhouse.evaluation.preferences import HeldOutPairs
 from stillhouse.evaluation.suites import SUITES
@@ -141,6 +151,15 @@ def _judge_encoders(parts: Parts, models: list[Contestant]) -> EvaluationResult:
     )
 
 
+def _judge_rewards(parts: Parts, models: list[Contestant]) -> EvaluationResult:
+    rows = parts.data.held_out
+    assert isinstance(rows, RewardRows)
+    lengths = np.array([[side.answer_tokens for side in pair.sides] for pair in rows.pairs], dtype=float)
+    return evaluate_rewards(
+        models, held_out_batches(parts), prompts=rows.prompt_numbers, answer_tokens=lengths, progress=parts.progress
+    )
+
+
 JUDGES: Mapping[Task, Callable[[Parts, list[Contestant]], EvaluationResult]] = {
     "causal_lm": _judge_language_models,
     "sentence_embedding": _judge_embeddings,
@@ -148,4 +167,5 @@ JUDGES: Mapping[Task, Callable[[Parts, list[Contestant]], EvaluationResult]] = {
     "sequence_classification": _judge_encoders,
     "token_classification": _judge_encoders,
     "regression": _judge_encoders,
+    "reward": _judge_rewards,
 }
