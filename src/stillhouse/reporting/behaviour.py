@@ -80,7 +80,19 @@ def behaviour_lines(found: BehaviourResult) -> list[str]:
             f"On the labelled sample, {hit} of {found.matcher.refusals} refusals were matched, and {clear} of "
             f"{found.matcher.others} other answers were not."
         )
+        lines += [line for one in found.measures if (line := _corrected(one))]
     return lines
+
+
+def _corrected(measure: Measure) -> str:
+    """What a rate of refusals is once the matcher's errors are taken out; empty where that cannot be said."""
+    told = [
+        f"{TITLES.get(one.who, one.who)} {formatting.interval_text(one.corrected, 'share')}"
+        for one in measure.models
+        if one.corrected is not None
+    ]
+    title = KINDS[measure.name].title
+    return f"{title[:1].upper()}{title[1:]}, corrected by that sample: {'; '.join(told)}." if told else ""
 
 
 def _changed(measure: Measure) -> str:
@@ -111,35 +123,54 @@ def _in_order(whos: Sequence[str]) -> list[str]:
 
 
 def _measures(measures: Sequence[Measure]) -> Table:
-    whos = _in_order([one.who for measure in measures for one in measure.models])
-    columns = [(TITLES.get(who, who), "" if who == "teacher" else "and its change") for who in whos]
+    whos = [one.who for measure in measures for one in measure.models]
+    others = [who for who in _in_order(whos) if who not in ("teacher", "student", AGAIN)]
     return Table(
         caption="What answers do.",
         corner="measure",
-        columns=[*columns, ("by length alone", "AUC, or rank correlation")],
-        rows=[_measure_row(one, whos) for one in measures],
+        columns=[
+            ("teacher", ""),
+            ("student", ""),
+            ("change", "student less teacher"),
+            (TITLES[AGAIN], "change by chance"),
+            ("by length alone", "AUC, or rank correlation"),
+            *((TITLES.get(who, who), "") for who in others),
+        ],
+        rows=[_measure_row(one, others) for one in measures],
     )
 
 
-def _measure_row(measure: Measure, whos: Sequence[str]) -> Row:
-    cells = [_measured_cell(measure.of(who)) for who in whos]
-    length = NOTHING
-    if measure.by_length is not None:
-        kind = "AUC" if measure.is_yes_or_no else "rank"
-        value, bounds = formatting.value_text(measure.by_length, ""), formatting.bounds_text(measure.by_length, "")
-        length = Cell(f"{kind} {value}", bounds)
-    return Row(KINDS[measure.name].title, f"{formatting.count(measure.prompts)} prompts", "", [*cells, length])
+def _measure_row(measure: Measure, others: Sequence[str]) -> Row:
+    cells = [
+        _value_cell(measure.of("teacher")),
+        _value_cell(measure.of("student")),
+        _change_cell(measure.of("student")),
+        _change_cell(measure.of(AGAIN)),
+        _length_cell(measure),
+        *(_value_cell(measure.of(who)) for who in others),
+    ]
+    return Row(KINDS[measure.name].title, f"{formatting.count(measure.prompts)} prompts", "", cells)
 
 
-def _measured_cell(one: Measured | None) -> Cell:
+def _value_cell(one: Measured | None) -> Cell:
     if one is None:
         return NOTHING
-    below = [formatting.bounds_text(one.value, "share")]
-    if one.change is not None:
-        below.append(f"change {_signed(one.change)}")
-    if one.corrected is not None:
-        below.append(f"corrected {formatting.interval_text(one.corrected, 'share')}")
-    return Cell(formatting.value_text(one.value, "share"), "; ".join(part for part in below if part))
+    return Cell(formatting.value_text(one.value, "share"), formatting.bounds_text(one.value, "share"))
+
+
+def _change_cell(one: Measured | None) -> Cell:
+    if one is None or one.change is None:
+        return NOTHING
+    value, _, bounds = _signed(one.change).partition(" [")
+    return Cell(value, f"[{bounds}" if bounds else "")
+
+
+def _length_cell(measure: Measure) -> Cell:
+    if measure.by_length is None:
+        return NOTHING
+    kind = "AUC" if measure.is_yes_or_no else "rank"
+    value, bounds = formatting.value_text(measure.by_length, ""), formatting.bounds_text(measure.by_length, "")
+    return Cell(f"{kind} {value}", bounds)
 
 
 def _signed(change: Interval) -> str:
