@@ -51,6 +51,7 @@ def test_distance_is_scipys_over_the_same_bins():
     assert js_distance(one, other) == pytest.approx(jensenshannon([0.6, 0.4], [0.2, 0.8], base=2))
     assert js_distance(one, one) == 0
     assert js_distance([0.0] * 5, [1.0] * 5) == pytest.approx(1)
+    assert js_distance([0.0] * 10, [0.0] * 9 + [3.0]) > 0  # what is rare is seen, too
 
 
 def test_one_tone_is_not_told_from_itself():

@@ -114,7 +114,7 @@ def js_distance(one: Sequence[float], other: Sequence[float]) -> float:
 def _bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Of each value its place among bins that hold as many each; equal values are in one bin."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
-    return np.searchsorted(edges, values, side="right").astype(np.int64)
+    return np.searchsorted(edges, values, side="left").astype(np.int64)  # so that 0 is alone where most are 0
 
 
 def _distance(one: NDArray[np.int64], other: NDArray[np.int64], num_bins: int) -> float:
