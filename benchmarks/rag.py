@@ -83,7 +83,7 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
         "synthesis": {
             "kind": "grounded",
             "answers": {"sampling": {"temperature": 0.0, "max_new_tokens": 32}},
-            "filters": [],
+            "filters": [{"name": "unfinished"}],
         },
         "labels": {"signal": "last_hidden"},
         "objectives": [{"name": "forward_kl", "weight": 0.9}, {"name": "next_token", "weight": 0.1}],

@@ -1,12 +1,21 @@
 """From documents and questions to a student that answers over passages, its report, and `stillhouse rag ask`."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from stillhouse.commands.recipe import Recipe
+from stillhouse.commands.stages.grounding import find_contexts
+from stillhouse.commands.stages.workshop import Workshop
+from stillhouse.core.config import load_recipe
 from stillhouse.core.files import read_lines
+from stillhouse.core.progress import SILENT
+from stillhouse.core.run import RunFolder
+from stillhouse.data.grounded import read_contexts
+from stillhouse.teachers.writer import Reply
 
 from .conftest import assert_refused, assert_refused_in_one_line, stillhouse, write_rows
 
@@ -128,3 +137,30 @@ def test_questions_without_answers_need_a_teacher(tmp_path, writing_teacher, no_
     path = recipe(tmp_path, writing_teacher)
     write_rows(tmp_path / "questions.jsonl", [{"question": f"Who is {name}?"} for name in CITIES])
     assert_refused(stillhouse("distill", path), "have no 'answers'", "kind: grounded")
+
+
+class Curious:
+    """Asks where whoever a passage is about was born; of one it asks what no passage says."""
+
+    name = fingerprint = "curious"
+    tokenizer = None
+
+    def write(self, requests, done=()):
+        for request in requests:
+            about = re.search(r"(\w+) was born", request.messages[0]["content"])[1]
+            asked = "What is zinc?" if about == "Ada" else f"Where was {about} born?"
+            yield request, Reply(asked, True, 1, 1)
+
+
+def test_questions_that_are_written_about_passages_must_find_them_again(tmp_path, writing_teacher, monkeypatch):
+    synthesis = {"kind": "grounded", "number": len(CITIES)}
+    path = recipe(tmp_path, writing_teacher, synthesis=synthesis, **{"data.path": None})
+    monkeypatch.setattr("stillhouse.commands.stages.grounding.writer_of", lambda parts, wanted: Curious())
+    shop = Workshop(load_recipe(Recipe, path), RunFolder(tmp_path / "run"), SILENT)
+    found = find_contexts(shop)
+    assert found["notes"] == {"left out: they do not find their passage again, or came twice": 1}
+    contexts = read_contexts(tmp_path / "run" / "data" / "contexts.jsonl")
+    assert len(contexts) == len(CITIES) - 1
+    for context in contexts:
+        assert context.gold and not context.answers
+        assert context.answer_in_context is (False if context.mix == "removed" else context.gold_present)

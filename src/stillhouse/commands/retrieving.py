@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import atomic_path, fingerprint, json_line, read_lines, write_atomic
 from stillhouse.models.load import source_fingerprint
 from stillhouse.retrieval import Corpus, Passage, Retriever
-from stillhouse.retrieval.bm25 import Bm25
-from stillhouse.retrieval.embed import load_embedder
-from stillhouse.retrieval.index import build_index, open_index
+
+# Whatever finds passages is imported where it is used: it comes with the extra `retrieval`, which other recipes do without.
 
 BM25_NAME = "bm25"
+NEEDED = {True: ("bm25s", "Stemmer"), False: ("bm25s", "Stemmer", "sentence_transformers", "usearch")}
+"""Libraries, for BM25 and for others."""
 PASSAGES = "passages.jsonl"
 
 
@@ -40,11 +42,17 @@ def model_of(source: str) -> str:
 
 
 def check_retriever(source: str, *, key: str) -> None:
-    """Refuse a folder that holds nothing to retrieve with.
+    """Refuse a folder that holds nothing to retrieve with, and a library that is not there.
 
     Raises:
         ModelError: naming the key of the recipe.
     """
+    missing = [name for name in NEEDED[source == BM25_NAME] if find_spec(name) is None]
+    if missing:
+        raise ModelError(
+            f"{key} is {source!r}, which needs {', '.join(missing)}, and that is not installed. Run "
+            "`pip install 'stillhouse[retrieval]'`."
+        )
     looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1
     if source != BM25_NAME and looks_like_path and not Path(model_of(source)).expanduser().exists():
         raise ModelError(
@@ -64,13 +72,17 @@ def finder_of(source: str, corpus: Corpus, folder: Path) -> Finder:
     by_id = corpus.by_id
     kept = fingerprint([made_by, [asdict(passage) for passage in corpus.passages]])
     if source == BM25_NAME:
-        found: Retriever = Bm25.build(corpus.passages)
+        from stillhouse.retrieval.bm25 import Bm25
+
+        found = Bm25.build(corpus.passages)
         with atomic_path(folder) as part:
             part.mkdir()
             write_atomic(part / PASSAGES, "".join(json_line(asdict(passage)) for passage in corpus.passages))
-            assert isinstance(found, Bm25)
             found.save(part / BM25_NAME)
         return Finder(found, by_id, source, kept)
+    from stillhouse.retrieval.embed import load_embedder
+    from stillhouse.retrieval.index import build_index
+
     embedder = load_embedder(model_of(source))
     index = build_index(embedder, corpus.passages)
     index.save(folder, made_by=made_by)
@@ -81,6 +93,11 @@ def opened_finder(source: str, folder: Path) -> Finder:
     """What `finder_of` kept."""
     passages = {values["id"]: Passage(**values) for values in read_lines(folder / PASSAGES)}
     if source == BM25_NAME:
+        from stillhouse.retrieval.bm25 import Bm25
+
         return Finder(Bm25.open(folder / BM25_NAME), passages, source, "")
+    from stillhouse.retrieval.embed import load_embedder
+    from stillhouse.retrieval.index import open_index
+
     index = open_index(folder, load_embedder(model_of(source)), made_by=retriever_fingerprint(source))
     return Finder(index, passages, source, "")

@@ -142,7 +142,11 @@ def grounded_filters(
 
     def over_refused(answer: str, context: Context) -> str:
         refuses = abstains(answer, abstention=template.abstention)
-        return f"the teacher over-refused ({quoted(answer)})" if refuses and context.answer_in_context else ""
+        return (
+            f"the teacher over-refused in its answer ({quoted(answer)})"
+            if refuses and context.answer_in_context
+            else ""
+        )
 
     def cites_wrongly(answer: str, context: Context) -> str:
         found, count = citations(answer), len(context.passages)
