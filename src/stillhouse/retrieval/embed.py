@@ -1,5 +1,6 @@
 """Texts to vectors, by any sentence-transformers model: queries and documents each in their own way, where it has two."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -92,7 +93,9 @@ def load_sentence_model(source: str, *, max_tokens: int | None = None) -> Any:
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{source!r} cannot be loaded as a sentence-transformers model: {reason}") from error
-    if max_tokens is not None and (model.max_seq_length or max_tokens + 1) > max_tokens:
+    reads = model.max_seq_length
+    # A static model reads a text of any length, and cannot be told otherwise.
+    if max_tokens is not None and reads != math.inf and (reads or max_tokens + 1) > max_tokens:
         model.max_seq_length = max_tokens
     return model.eval()
 
