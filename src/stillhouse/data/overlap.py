@@ -7,6 +7,7 @@ is shorter.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from stillhouse.core.rouge import words_of
 
@@ -21,12 +22,13 @@ Grams = Mapping[int, Mapping[Run, str]]
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a set of texts has in common with what was trained on."""
+    """What a set of examples has in common with what was trained on."""
 
     name: str
     texts: int
+    """Examples, of one text or several."""
     looked_for: int
-    """Texts long enough to be known again."""
+    """Those with a text long enough to be known again."""
     found: int
     """Those of them that have a run of words in common with a text that was trained on."""
     example: str = ""
@@ -34,28 +36,33 @@ class Overlap:
 
 
 def overlaps(
-    sets: Mapping[str, Sequence[str]], training: Iterable[str], *, words: int = WORDS, shortest: int = SHORTEST
+    sets: Mapping[str, Sequence[Sequence[str]]],
+    training: Iterable[str],
+    *,
+    words: int = WORDS,
+    shortest: int = SHORTEST,
 ) -> list[Overlap]:
-    """How many texts of each set have a run of so many words in common with any training text. Shorter ones are looked for as a
-    whole, if they have at least `shortest` words. Training texts are read one by one.
+    """Of how many examples of each set a text has a run of so many words in common with any training text. An example is one
+    text or several, such as a question and its answers. Shorter ones are looked for as a whole, if they have at least
+    `shortest` words. Training texts are read one by one.
     """
     marks: dict[int, dict[Run, list[tuple[str, int]]]] = {}
     looked_for: Counter[str] = Counter()
-    for name, texts in sets.items():
-        for number, text in enumerate(texts):
-            found = set(marking_runs(words_of(text), size=words, shortest=shortest))
+    for name, examples in sets.items():
+        for number, texts in enumerate(examples):
+            found = {run for text in texts for run in marking_runs(words_of(text), size=words, shortest=shortest)}
             looked_for[name] += bool(found)
             for run in found:
                 marks.setdefault(len(run), {}).setdefault(run, []).append((name, number))
     seen: dict[str, set[int]] = {name: set() for name in sets}
-    examples: dict[str, str] = {}
+    shown: dict[str, str] = {}
     for run, owners in _common(marks, training):
         for name, number in owners:
             seen[name].add(number)
-            examples.setdefault(name, " ".join(run))
+            shown.setdefault(name, " ".join(run))
     return [
-        Overlap(name, len(texts), looked_for[name], len(seen[name]), examples.get(name, ""))
-        for name, texts in sets.items()
+        Overlap(name, len(examples), looked_for[name], len(seen[name]), shown.get(name, ""))
+        for name, examples in sets.items()
     ]
 
 
@@ -88,6 +95,18 @@ def index(
         if not marking and len(found) > 1:  # a single word is a label or a name
             whole.setdefault(tuple(found), where)
     return grams, whole
+
+
+def texts_within(value: Any) -> Iterator[str]:
+    """Every text in a row, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from texts_within(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_within(inner)
 
 
 def runs(found: Sequence[str], size: int) -> Iterator[Run]:

@@ -24,7 +24,7 @@ def contamination(shop: Workshop, *, made_from: list[Any]) -> dict[str, Any]:
 
     def work() -> dict[str, Any]:
         rows, tokenizer = shop.parts.learnt, shop.parts.tokenizer
-        held_out = list(texts_of(shop.parts.data.held_out, tokenizer))
+        held_out = [[text] for text in texts_of(shop.parts.data.held_out, tokenizer)]
         sets = {HELD_OUT: held_out, **texts_of_tasks(tasks)}
         with working(shop.progress, "looking for what was trained on", num_texts(rows), "documents") as progress:
 

@@ -18,7 +18,7 @@ from stillhouse.evaluation.tasks.config import (
     MultipleChoiceConfig,
 )
 from stillhouse.evaluation.tasks.harness import check_harness, harness_results
-from stillhouse.evaluation.tasks.rows import KEY, Choice, Prompted, read_choices, read_prompted
+from stillhouse.evaluation.tasks.rows import KEY, Choice, Prompted, read_choices, read_prompted, texts_in
 from stillhouse.evaluation.tasks.speakers import Speaker
 from stillhouse.evaluation.tasks.text_scores import check_libraries
 from stillhouse.evaluation.tasks.writing import answers, generation
@@ -76,10 +76,9 @@ def read(task: FileTaskConfig) -> Rows:
     return read_prompted(task) if isinstance(task, AnswersConfig | GenerationConfig) else read_choices(task)
 
 
-def texts_of_tasks(tasks: Sequence[Task]) -> dict[str, list[str]]:
-    """All text of each task: what nobody should have been trained on."""
-    of_files = (task for task in tasks if not isinstance(task, LmEvalConfig))
-    return {task.title: [row.text for row in read(task)] for task in of_files}
+def texts_of_tasks(tasks: Sequence[Task]) -> dict[str, list[list[str]]]:
+    """The texts of every question of each task: what nobody should have been trained on."""
+    return {task.title: texts_in(task) for task in tasks if not isinstance(task, LmEvalConfig)}
 
 
 def _judge(task: Task, speakers: Mapping[Role, Speaker], progress: Progress) -> Iterator[TaskResult]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.faults import nearest, said
+from stillhouse.data.overlap import texts_within
 from stillhouse.data.tables import Record, files_in, read_file, records_in
 from stillhouse.evaluation.tasks.config import (
     AnswersConfig,
@@ -35,11 +36,6 @@ class Choice:
     about: Mapping[str, Any] = field(default_factory=dict)
     """What else the row says that a task counts by."""
 
-    @property
-    def text(self) -> str:
-        """All of it, for a look at what was trained on."""
-        return " ".join([self.prompt, *self.choices])
-
 
 @dataclass(frozen=True)
 class Prompted:
@@ -48,11 +44,6 @@ class Prompted:
     prompt: str
     references: tuple[str, ...]
     group: str = ""
-
-    @property
-    def text(self) -> str:
-        """All of it, for a look at what was trained on."""
-        return " ".join([self.prompt, *self.references])
 
 
 def read_choices(task: MultipleChoiceConfig | MinimalPairsConfig | BbqConfig | GroupGapsConfig) -> list[Choice]:
@@ -79,6 +70,11 @@ def read_prompted(task: AnswersConfig | GenerationConfig) -> list[Prompted]:
         DataError: naming file and row, and what is missing in it.
     """
     return _rows(task, lambda row: Prompted(_prompt(row, task.prompt), _references(row, task), _group(row, task)))
+
+
+def texts_in(task: FileTaskConfig) -> list[list[str]]:
+    """Every text of every row as the file has it, in whatever column: what nobody should have been trained on."""
+    return [list(texts_within(record.values)) for record in _records(task)]
 
 
 def _rows(task: FileTaskConfig, read: Callable[[Record], Any]) -> list[Any]:

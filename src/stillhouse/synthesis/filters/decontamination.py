@@ -1,14 +1,14 @@
 """Records that have a piece of an evaluation set in them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.rouge import words_of
-from stillhouse.data.overlap import Grams, index, runs
+from stillhouse.data.overlap import Grams, index, runs, texts_within
 from stillhouse.data.tables import read_records, split_documents
 from stillhouse.synthesis.filters.core import FilterSettings, NamedFilter, each, quoted, turns
 from stillhouse.synthesis.records import Record
@@ -53,18 +53,7 @@ def texts_of(path: Path) -> list[tuple[str, str]]:
         DataError: naming the path or the line, if it cannot be read.
     """
     records = read_records(path, key="filters.decontamination.paths", formats=FORMATS, splitter=split_documents)
-    return [(record.where, text) for record in records for text in _texts_in(record.values)]
-
-
-def _texts_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _texts_in(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts_in(inner)
+    return [(record.where, text) for record in records for text in texts_within(record.values)]
 
 
 def _reason(record: Record, grams: Grams, whole: Mapping[tuple[str, ...], str]) -> str:
