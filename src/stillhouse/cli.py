@@ -5,14 +5,17 @@ import errno
 import importlib
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from stillhouse.core.plugins import plugins
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 """What shells expect of a program that Ctrl-C ended."""
 
 
@@ -68,21 +71,45 @@ EXIT_CODES = "Exit code: 0 for the same tokens, 1 for others, 2 if nothing can b
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C, or the verb's own."""
+    """Run one command and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C, 143 for SIGTERM, or the
+    verb's own."""
     chosen = _parse(arguments)
     try:
-        _set_up_libraries()
-        with plugins(allowed=getattr(chosen, "allow_plugins", False)):
-            return _run(chosen)
-    except KeyboardInterrupt:
+        with _ending_in_order():
+            _set_up_libraries()
+            with plugins(allowed=getattr(chosen, "allow_plugins", False)):
+                return _run(chosen)
+    except (KeyboardInterrupt, Terminated) as end:
         print("\nstopped. The same command goes on from here.", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
     except Exception as error:
         message = _in_the_users_words(error)
         if message is None:
             raise
         print(f"stillhouse: {message}", file=sys.stderr)
         return 2
+
+
+class Terminated(SystemExit):
+    """SIGTERM came: nothing but the end of the command may answer it."""
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """What a scheduler sends some time before it kills (SIGTERM) ends a command as Ctrl-C does: what is on its way is put in
+    order. A thread that is not the first cannot hear it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_signal: int, _frame: object) -> None:
+        raise Terminated(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

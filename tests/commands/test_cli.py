@@ -3,8 +3,10 @@
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from safetensors import SafetensorError
@@ -17,6 +19,7 @@ from .conftest import stillhouse
 
 SHOW_HELP = """
 import sys
+import time
 from stillhouse.cli import main
 try:
     main(["--help"])
@@ -136,3 +139,22 @@ def test_a_users_own_settings_of_libraries_stay(monkeypatch, finished):
     stillhouse("distill", finished.recipe)
     assert os.environ["TRANSFORMERS_VERBOSITY"] == "info"
     assert os.environ["GOMP_SPINCOUNT"] == "2000"
+
+
+def test_what_a_scheduler_sends_before_it_kills_ends_a_command_as_ctrl_c_does(monkeypatch):
+    undone = []
+
+    def terminated(*_args, **_options):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            undone.append("put in order")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("stillhouse.commands.run.run", terminated)
+    ended = stillhouse("distill", "recipe.yaml")
+    assert (ended.code, ended.out) == (143, "")
+    assert ended.err == "\nstopped. The same command goes on from here.\n"
+    assert undone == ["put in order"]
+    assert signal.getsignal(signal.SIGTERM) == before
