@@ -44,7 +44,7 @@ demo: setup  ## distil a real model on this machine and write a report (about te
 	$(BIN)/stillhouse distill recipes/demo.yaml "teacher.model=$$teacher" $(if $(RUN),'run=$(RUN)') $(ARGS)
 
 test: setup  ## run the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 check: setup  ## formatting, lint, types, and the layers of the house
 	$(BIN)/ruff format --check .

@@ -38,7 +38,7 @@ RECIPE: dict[str, Any] = {
     "labels": {"shard_tokens": 100},
     "objectives": [{"name": "forward_kl", "weight": 0.9, "temperature": 2.0}, {"name": "next_token", "weight": 0.1}],
     "training": {
-        "epochs": 4,
+        "epochs": 2,
         "learning_rate": 1e-3,
         "rows_per_step": 2,
         "rows_per_micro_batch": 1,
@@ -49,13 +49,16 @@ RECIPE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="package", autouse=True)
-def _seldom_timed() -> Iterator[None]:
-    """How fast a model is, is measured elsewhere; here it only takes time."""
+def _little_is_timed_and_written() -> Iterator[None]:
+    """How fast a model is, and how long a sample of it, is told elsewhere; here it only takes time."""
+    few = {
+        "cost": {"REPEATS": 1, "DOCUMENT_REPEATS": 1, "PREFILL_TOKENS": 16, "DECODE_TOKENS": 2},
+        "compare": {"REPEATS": 1, "DOCUMENT_REPEATS": 1, "SAMPLE_TOKENS": 8},
+    }
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("cost", "compare"):
-            patch.setattr(f"stillhouse.evaluation.{module}.REPEATS", 1)
-            patch.setattr(f"stillhouse.evaluation.{module}.DOCUMENT_REPEATS", 1)
-        patch.setattr("stillhouse.evaluation.cost.DECODE_TOKENS", 4)
+        for module, constants in few.items():
+            for name, value in constants.items():
+                patch.setattr(f"stillhouse.evaluation.{module}.{name}", value)
         yield
 
 
@@ -375,7 +378,7 @@ def write_kind(folder: Path, kind: str, teacher: Path, **changes: Any) -> Path:
             "held_out": 0.25,
         },
         "objectives": copy.deepcopy(wanted.objectives),
-        "training": {"epochs": 10, "learning_rate": 2e-3, "rows_per_step": 4, "rows_per_micro_batch": 4},
+        "training": {"epochs": 6, "learning_rate": 2e-3, "rows_per_step": 4, "rows_per_micro_batch": 4},
         "evaluation": {},
     }
     return write_recipe(folder, teacher, **{**values, **changes})

@@ -340,7 +340,7 @@ def test_a_run_folder_made_by_another_recipe_is_refused_and_left_as_it_was(finis
     before = files_in(finished.folder)
     said = stillhouse("distill", finished.recipe, "training.epochs=9")
     assert_refused_in_one_line(
-        said, f"{finished.folder} was made by another recipe (training.epochs: 4.0 became 9.0)", "run=FOLDER"
+        said, f"{finished.folder} was made by another recipe (training.epochs: 2.0 became 9.0)", "run=FOLDER"
     )
     assert files_in(finished.folder) == before
 

@@ -24,6 +24,7 @@ PROMPT = "the old man had a boat and went out to sea: sing of the sea and the bi
 GENERAL = [{"prompt": f"one day {n}", "completion": f"the robot found key {n}"} for n in range(16)]
 MIXED = {"kind": "mixed", "student_share": 0.5, "sampling": {"max_new_tokens": 16}, "batch_size": 3}
 OWN_TEACHER = {"teacher.kind": "self", "teacher.model": ""}
+ONCE = {"training.epochs": 1}
 CONTEXT = {"styles": [{"system": PROMPT}, {"before_question": PROMPT}], "replay": {"share": 0.25}}
 
 
@@ -144,7 +145,7 @@ def test_an_empty_context_is_the_plain_run_to_the_byte(source, tmp_path, teacher
         folder = tmp_path / name
         folder.mkdir()
         path = write_context_recipe(
-            folder, teacher_folder, context, student={"kind": "from_layers", "keep": [0, 2]}, **source
+            folder, teacher_folder, context, student={"kind": "from_layers", "keep": [0, 2]}, **source, **ONCE
         )
         said = stillhouse("train", path)
         assert said.code == 0, said.err
@@ -153,7 +154,7 @@ def test_an_empty_context_is_the_plain_run_to_the_byte(source, tmp_path, teacher
 
 
 def test_stored_labels_are_made_from_what_the_teacher_reads(context_recipe, tmp_path):
-    path = context_recipe(labels={"signal": "last_hidden"})
+    path = context_recipe(labels={"signal": "last_hidden"}, **ONCE)
     assert stillhouse("train", path).code == 0
     live = tmp_path / "live"
     assert stillhouse("train", path, "labels=null", f"run={live}").code == 0

@@ -155,12 +155,17 @@ def test_ctrl_c_ends_with_130_and_one_line_and_the_run_goes_on(recipe, finished,
     assert weights == (finished.folder / "student" / "model.safetensors").read_bytes()
 
 
-def test_a_second_process_in_the_same_folder_is_refused_while_the_first_goes_on(recipe, tmp_path):
-    run = tmp_path / "run"
-    with started(recipe()) as process:
-        wait_for(written("recipe.yaml"), run, lambda: process.poll() is None)
-        said = stillhouse("distill", recipe())
-        assert process.poll() is None
+def test_a_second_process_in_the_same_folder_is_refused_while_the_first_goes_on(recipe, tmp_path, processes):
+    run, path = tmp_path / "run", recipe()
+    process = processes.Process(target=main, args=(["distill", str(path)],))
+    process.start()
+    try:
+        wait_for(written("recipe.yaml"), run, process.is_alive)
+        said = stillhouse("distill", path)
+        assert process.is_alive()
+    finally:
+        process.kill()
+        process.join()
     message = f"{run} is in use by another stillhouse process. Wait for it, or name run=FOLDER."
     assert (said.code, said.err) == (2, f"stillhouse: {message}\n")
 

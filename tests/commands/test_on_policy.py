@@ -25,6 +25,7 @@ STUDENT = {"kind": "student", "sampling": {"max_new_tokens": 24}, "batch_size": 
 MIXED = {**STUDENT, "kind": "mixed", "student_share": 0.5}
 END = "<|end|>"
 EPOCHS = 4
+ONCE = {"training.epochs": 1}
 
 
 def write_on_policy(folder: Path, teacher: Path, kind: str = "chat", /, **changes) -> Path:
@@ -71,9 +72,17 @@ def steps(run: Path, arm: str = "student") -> list[dict[str, float]]:
     return [line for line in read_lines(run / "metrics.jsonl") if line.get("arm") == arm]
 
 
-def test_a_student_comes_nearer_to_its_teacher_on_what_it_says_itself(on_policy, tmp_path):
-    assert stillhouse("train", on_policy(source=STUDENT, **{"data.weight": "last"})).code == 0
-    values = [line["reverse_kl"] for line in steps(tmp_path / "run")]
+@pytest.fixture(scope="module")
+def last_turns(tmp_path_factory, teacher_folder) -> Path:
+    """The run of a student that answers only the last turn of each conversation. Look, do not touch."""
+    folder = tmp_path_factory.mktemp("last")
+    path = write_on_policy(folder, teacher_folder, source=STUDENT, **{"data.weight": "last"})
+    assert stillhouse("train", path).code == 0
+    return folder / "run"
+
+
+def test_a_student_comes_nearer_to_its_teacher_on_what_it_says_itself(last_turns):
+    values = [line["reverse_kl"] for line in steps(last_turns)]
     assert sum(values[-3:]) < 0.9 * sum(values[:3])
 
 
@@ -96,26 +105,25 @@ def test_what_a_student_says_while_it_learns_is_written_down(done):
     assert (done.folder / "report.html").stat().st_size > 0
 
 
-def test_of_last_turns_the_prompt_is_the_datas_conversation_before_the_last_answer(on_policy, tmp_path):
-    assert stillhouse("train", on_policy(source=STUDENT, **{"data.weight": "last"})).code == 0
-    for line in read_lines(tmp_path / "run" / "rollouts.jsonl"):
+def test_of_last_turns_the_prompt_is_the_datas_conversation_before_the_last_answer(last_turns):
+    for line in read_lines(last_turns / "rollouts.jsonl"):
         assert line["turn"] == 0
         assert line["prompt"].endswith(f"ran{END}<|user|>and sang?{END}<|assistant|>")
 
 
 def test_of_all_turns_each_is_asked_behind_the_students_own_answers(on_policy, tmp_path):
-    assert stillhouse("train", on_policy(source=STUDENT)).code == 0
+    assert stillhouse("train", on_policy(source=STUDENT, **ONCE)).code == 0
     lines = read_lines(tmp_path / "run" / "rollouts.jsonl")
     before = {(line["step"], line["row"]): line for line in lines if line["turn"] == 0}
     seconds = [line for line in lines if line["turn"] == 1]
-    assert len(before) == EPOCHS * 12 and 0 < len(seconds) <= EPOCHS * 12
+    assert len(before) == 12 and 0 < len(seconds) <= 12
     for line in seconds:
         first = before[line["step"], line["row"]]
         assert line["prompt"] == f"{first['prompt']}{first['answer']}{END}<|user|>and sang?{END}<|assistant|>"
 
 
 def test_a_conversation_with_tools_keeps_all_but_its_last_turn_and_that_is_said(on_policy, tmp_path):
-    path = on_policy(source=STUDENT)
+    path = on_policy(source=STUDENT, **ONCE)
     answered = {"role": "tool", "content": "the hill"}
     rows = [{"messages": [*chat["messages"][:2], answered, chat["messages"][3]]} for chat in CHATS]
     write_rows(path.parent / "rows.jsonl", rows)
@@ -153,7 +161,7 @@ def test_a_run_that_stops_behind_a_checkpoint_ends_with_the_same_student_and_the
 
 
 def test_without_a_share_of_the_student_nothing_is_written(on_policy, tmp_path):
-    path = on_policy(source={**MIXED, "student_share": 0.0})
+    path = on_policy(source={**MIXED, "student_share": 0.0}, **ONCE)
     assert stillhouse("train", path).code == 0
     assert read_lines(tmp_path / "run" / "rollouts.jsonl") == []
 
@@ -164,7 +172,7 @@ def test_prompts_that_leave_no_room_are_left_out_and_said(on_policy):
         {"messages": [{**long["messages"][0], "content": f"{n} who sang? " * 40}, long["messages"][1]]}
         for n in range(3)
     ]
-    path = on_policy(source=STUDENT)
+    path = on_policy(source=STUDENT, **ONCE)
     write_rows(path.parent / "rows.jsonl", [*CHATS, *others])
     said = stillhouse("train", path)
     assert said.code == 0, said.err
@@ -219,7 +227,7 @@ def test_a_student_learns_from_what_it_said_before_and_the_report_shows_it(on_po
 
 
 def test_synthesised_text_gives_prompts_too(on_policy, tmp_path):
-    path = on_policy(synthesis=SYNTHESIS, data={"sequence_tokens": 64, "held_out": 0.25}, source=STUDENT)
+    path = on_policy(synthesis=SYNTHESIS, data={"sequence_tokens": 64, "held_out": 0.25}, source=STUDENT, **ONCE)
     said = stillhouse("train", path)
     assert said.code == 0, said.err
     assert all("Write about" in line["prompt"] for line in read_lines(tmp_path / "run" / "rollouts.jsonl"))

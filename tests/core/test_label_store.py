@@ -116,12 +116,10 @@ def test_a_whole_store_has_no_damage(copy):
 def test_a_flipped_bit_anywhere_is_seen_and_its_file_named(copy, whole_store, name, eighth):
     content = whole_store[name]
     for position in range(eighth, len(content), 8):
-        for bit in range(8):
-            (copy / name).write_bytes(
-                content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
-            )
-            assert damaged(copy) == [name], f"byte {position}, bit {bit}"
-            (copy / name).write_bytes(content)
+        bit = position // 8 % 8
+        (copy / name).write_bytes(content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :])
+        assert damaged(copy) == [name], f"byte {position}, bit {bit}"
+    (copy / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("name", [HEAD, "shard-00001.safetensors"])
