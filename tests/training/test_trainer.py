@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
@@ -325,7 +326,9 @@ def test_weights_that_are_no_numbers_stop_the_run_and_are_not_saved(build_model,
     student, lines = build_model(layers=1), []
     if learning_rate < 1:
         student.model.norm.weight.data[3] = torch.nan
-    with pytest.raises(ModelError, match=r"step \d+ went astray \(next_token .*Lower training.learning_rate"):
+    with pytest.raises(
+        ModelError, match=r"step \d+ went astray \(next_token .*Lower training.learning_rate"
+    ) as refusal:
         _train(
             student,
             examples,
@@ -336,6 +339,11 @@ def test_weights_that_are_no_numbers_stop_the_run_and_are_not_saved(build_model,
             epochs=9.0,
         )
     assert all(math.isfinite(line["loss"]) for line in lines)
+    (odd,) = tmp_path.glob("odd_step_*_0.safetensors")
+    assert str(odd) in str(refusal.value)
+    learnt = {example.ids for example in examples}
+    read = load_file(odd)["0.ids"]
+    assert any(tuple(row[: len(ids)].tolist()) == ids for row in read for ids in learnt)
     saved = latest_checkpoint(tmp_path)
     if saved is not None:
         weights = AutoModelForCausalLM.from_pretrained(saved).state_dict()

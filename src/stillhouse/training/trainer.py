@@ -33,6 +33,7 @@ from stillhouse.objectives import Pace
 from stillhouse.students.projections import Projections
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.mixing import MixedRows
+from stillhouse.training.odd_batch import keep_batch
 from stillhouse.training.order import ByLength
 from stillhouse.training.terms import MAY_BE_NONE, UNITS, AnyTerm, Paces, Scheduled, counts_apart, scheduled, unit_of
 from stillhouse.training.watch import Inspector, Watch
@@ -141,6 +142,7 @@ class DistillationTrainer(Trainer):
         self.replay_terms = tuple(replay_terms)
         # Since the last log: each term's, and the counts of what learns the terms and of what learns the replay's.
         self._sums = torch.zeros(self._num_terms + 2 * len(UNITS), dtype=torch.float64)
+        self._read: list[dict[str, Tensor]] = []
 
     @property
     def _num_terms(self) -> int:
@@ -208,6 +210,7 @@ class DistillationTrainer(Trainer):
         """The batches of one step. Loaders read ahead; what depends on the student's weights is made now, and not before."""
         collated, done = list(islice(epoch_iterator, num_batches)), self.state.global_step
         batches = self._rows.at_step(collated, step=done + 1, progress=self._share_done(done))
+        self._read = batches
         return super().get_batch_samples(iter(batches), num_batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
@@ -266,7 +269,7 @@ class DistillationTrainer(Trainer):
         means = self._means(sums[: len(self.terms)], counts[0])
         replayed = self._replay_means(sums[len(self.terms) : self._num_terms], counts[1])
         self._sums.zero_()
-        _refuse_nan({**means, **replayed, "gradient_norm": logs["grad_norm"]}, step=self.state.global_step)
+        self._refuse_nan({**means, **replayed, "gradient_norm": logs["grad_norm"]})
         super().log({**logs, **means, **replayed}, start_time)
         rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
         if self.log_line is not None and self.is_world_process_zero():
@@ -274,6 +277,18 @@ class DistillationTrainer(Trainer):
             watched = {} if self.watch is None else self.watch.numbers()
             self.log_line({**line, **means, **replayed, **self._numbers(), **watched, **self.inspected(), **rates})
         self._move_on(means)
+
+    def _refuse_nan(self, numbers: Mapping[str, float]) -> None:
+        if not any(math.isnan(value) for value in numbers.values()):
+            return
+        step, found = self.state.global_step, ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+        file = Path(str(self.args.output_dir)) / f"odd_step_{step}_{self.args.process_index}.safetensors"
+        keep_batch(self._read, file)
+        raise ModelError(
+            f"step {step} went astray ({found}): the student's weights are no numbers any more. What it read is in {file}. "
+            "Lower training.learning_rate, or look for odd values in the student's or the teacher's weights; training goes on "
+            "from the last checkpoint."
+        )
 
     def inspected(self) -> Mapping[str, float]:
         """What whoever looks at the student finds now."""
@@ -349,15 +364,6 @@ def _names(terms: Sequence[AnyTerm]) -> list[str]:
     names = [term.name for term in terms]
     counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
     return [name if count == 1 else f"{name}_{count}" for name, count in zip(names, counts, strict=True)]
-
-
-def _refuse_nan(numbers: Mapping[str, float], *, step: int) -> None:
-    if any(math.isnan(value) for value in numbers.values()):
-        found = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-        raise ModelError(
-            f"step {step} went astray ({found}): the student's weights are no numbers any more. Lower training.learning_rate, "
-            "or look for odd values in the student's or the teacher's weights; training goes on from the last checkpoint."
-        )
 
 
 def train(
