@@ -269,7 +269,8 @@ class DistillationTrainer(Trainer):
         means = self._means(sums[: len(self.terms)], counts[0])
         replayed = self._replay_means(sums[len(self.terms) : self._num_terms], counts[1])
         self._sums.zero_()
-        self._refuse_nan({**means, **replayed, "gradient_norm": logs["grad_norm"]})
+        numbers = {**means, **replayed, "gradient_norm": logs["grad_norm"]}
+        _refuse_nan(numbers, step=self.state.global_step, keep=self._keep_step)
         super().log({**logs, **means, **replayed}, start_time)
         rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
         if self.log_line is not None and self.is_world_process_zero():
@@ -278,17 +279,12 @@ class DistillationTrainer(Trainer):
             self.log_line({**line, **means, **replayed, **self._numbers(), **watched, **self.inspected(), **rates})
         self._move_on(means)
 
-    def _refuse_nan(self, numbers: Mapping[str, float]) -> None:
-        if not any(math.isnan(value) for value in numbers.values()):
-            return
-        step, found = self.state.global_step, ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-        file = Path(str(self.args.output_dir)) / f"odd_step_{step}_{self.args.process_index}.safetensors"
+    def _keep_step(self) -> str:
+        """Write down what this step has read, and say where."""
+        name = f"odd_step_{self.state.global_step}_{self.args.process_index}.safetensors"
+        file = Path(str(self.args.output_dir)) / name
         keep_batch(self._read, file)
-        raise ModelError(
-            f"step {step} went astray ({found}): the student's weights are no numbers any more. What it read is in {file}. "
-            "Lower training.learning_rate, or look for odd values in the student's or the teacher's weights; training goes on "
-            "from the last checkpoint."
-        )
+        return f" What it read is in {file}."
 
     def inspected(self) -> Mapping[str, float]:
         """What whoever looks at the student finds now."""
@@ -364,6 +360,16 @@ def _names(terms: Sequence[AnyTerm]) -> list[str]:
     names = [term.name for term in terms]
     counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
     return [name if count == 1 else f"{name}_{count}" for name, count in zip(names, counts, strict=True)]
+
+
+def _refuse_nan(numbers: Mapping[str, float], *, step: int, keep: Callable[[], str] = str) -> None:
+    if any(math.isnan(value) for value in numbers.values()):
+        found = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+        raise ModelError(
+            f"step {step} went astray ({found}): the student's weights are no numbers any more.{keep()} Lower "
+            "training.learning_rate, or look for odd values in the student's or the teacher's weights; training goes on from "
+            "the last checkpoint."
+        )
 
 
 def train(
