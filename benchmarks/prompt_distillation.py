@@ -33,7 +33,7 @@ OBJECTIVES: dict[str, list[dict[str, Any]]] = {
     "jsd": [{"name": "jsd", "beta": 0.5}],
     "next_token": [{"name": "next_token"}],
 }
-AT_ONCE = 16
+AT_ONCE = 32
 """Answers written at once."""
 
 
@@ -46,7 +46,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=400, help="questions with answers to train on")
     parser.add_argument("--held-out", type=int, default=80)
     parser.add_argument("--dialogues", type=int, default=200, help="of people, to replay and to measure drift by")
-    parser.add_argument("--answer-tokens", type=int, default=128, help="longer answers are left out")
+    parser.add_argument("--answer-tokens", type=int, default=128, help="of an answer, cut at the end of a sentence")
+    parser.add_argument("--temperature", type=float, default=0.7, help="of the written answers: hotter ones ramble")
     parser.add_argument("--sequence-tokens", type=int, default=1024, help="room for prompt, question and answer")
     parser.add_argument("--share", type=float, default=0.25, help="of replayed rows")
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=["offline", "mixed"])
@@ -85,7 +86,10 @@ def write_data(options: argparse.Namespace) -> None:
 def _answered(
     options: argparse.Namespace, teacher: LoadedModel, asked: Sequence[str], wanted: int
 ) -> Iterator[dict[str, str]]:
-    """So many of the questions with an answer that came to its end."""
+    """So many of the questions, each with an answer up to the end of a sentence.
+
+    A small teacher rambles on. The student learns what it finds likely at every place, not that it ends where it was cut.
+    """
     system, template = options.prompt.read_text(encoding="utf-8").strip(), ChatTemplate(teacher.tokenizer)
     end = end_of_turn(teacher.tokenizer)
     stops = stop_ids_of(teacher.model) | ({end} if end is not None else set())
@@ -94,21 +98,24 @@ def _answered(
         some = asked[start : start + AT_ONCE]
         chats = [[{"role": "system", "content": system}, {"role": "user", "content": text}] for text in some]
         prompts = [_ids(teacher, template.try_render(chat, None, prompt=True)) for chat in chats]
-        sampling = Sampling(temperature=1.0, max_new_tokens=options.answer_tokens)
+        sampling = Sampling(temperature=options.temperature, max_new_tokens=options.answer_tokens)
         found = sample(
             teacher.model, prompts, sampling=sampling, seed=start, stop_ids=stops, vocab_size=len(teacher.tokenizer)
         )
         for question, one in zip(some, found, strict=True):
-            answer = str(teacher.tokenizer.decode(one.tokens[:-1])).strip()
-            if one.tokens[-1] in stops and answer and num_found < wanted:
+            answer = _whole_sentences(str(teacher.tokenizer.decode(one.tokens, skip_special_tokens=True)))
+            if answer and num_found < wanted:
                 num_found += 1
                 yield {"prompt": question, "completion": answer}
         print(f"{num_found} of {wanted} answers are written", flush=True)
         if num_found == wanted:
             return
-    raise SystemExit(
-        f"{len(asked)} questions gave {num_found} answers of at most {options.answer_tokens} tokens: {wanted} wanted."
-    )
+    raise SystemExit(f"{len(asked)} questions gave {num_found} answers with a whole sentence: {wanted} wanted.")
+
+
+def _whole_sentences(text: str) -> str:
+    """A text up to its last full stop, question or exclamation mark; nothing if it has none."""
+    return text[: max(text.rfind(mark) for mark in ".?!") + 1].strip()
 
 
 def _ids(teacher: LoadedModel, text: str) -> list[int]:
