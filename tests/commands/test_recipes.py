@@ -191,7 +191,7 @@ def in_context(folder: Path, teacher: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", RECIPES.keys() - OF_RETRIEVERS)
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - OF_RETRIEVERS))
 def test_every_recipe_goes_the_whole_way(name, tiny_teacher, texts_file, tmp_path, student_folder):
     recipe = load_recipe(Recipe, RECIPES[name])
     with FAULT_SERVER.FaultServer(answer=FAULT_SERVER.in_words, share=0.1, faults=("500", "drop")) as server:
