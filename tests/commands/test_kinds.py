@@ -289,7 +289,10 @@ CAUSAL_FEATURES = [
 
 def test_features_of_a_causal_model_are_compared_within_documents_that_are_packed(recipe, texts_file, tmp_path):
     changes = {"synthesis": None, "labels": None, "data.path": str(texts_file), "objectives": CAUSAL_FEATURES}
-    said = stillhouse("distill", recipe({**changes, "training.learning_rate": 5e-3, "evaluation.control": "none"}))
+    said = stillhouse(
+        "distill",
+        recipe({**changes, "training.learning_rate": 5e-3, "training.epochs": 12, "evaluation.control": "none"}),
+    )
     assert said.code == 0, said.err
     lines = lines_of(tmp_path / "run")
     for chosen in CAUSAL_FEATURES:

@@ -14,6 +14,7 @@ TASKS = {
     "masked_text": "masked_lm",
     "classification": "sequence_classification",
     "regression": "regression",
+    "rewards": "reward",
     "tags": "token_classification",
     "sentences": "sentence_embedding",
 }

@@ -93,7 +93,7 @@ def test_a_result_is_read_back_as_it_was_and_shown(said, everyone):
     again = EvaluationResult.from_dict(json.loads(json.dumps(result.to_dict())))
     assert again.preferences == found
     view = preference_view(again)
-    assert view is not None and len(view.table.rows) == 6
-    assert [row.role for row in view.table.rows][:3] == ["teacher", "student", "student_before"]
+    assert view is not None and len(view.tables[0].rows) == 6
+    assert [row.role for row in view.tables[0].rows][:3] == ["teacher", "student", "student_before"]
     assert len(preference_lines(found)) == 2
     assert preference_view(EvaluationResult(HeldOut(6, 30), [], [])) is None

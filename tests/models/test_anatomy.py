@@ -108,7 +108,8 @@ def test_an_encoder_has_its_layers_under_every_head(encoder_family, task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_model_shows_its_task(encoder_family, task):
-    assert task_of(_encoder(encoder_family, task)) == task
+    # Nothing in a model's files tells a reward from any other number.
+    assert task_of(_encoder(encoder_family, task)) == ("regression" if task == "reward" else task)
 
 
 def test_every_decoder_is_seen_to_predict_next_tokens(any_family, build_model):

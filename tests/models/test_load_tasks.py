@@ -97,7 +97,7 @@ def test_a_family_that_writes_is_no_masked_language_model(family):
 def test_a_teacher_that_classifies_must_have_the_head_for_it(task, other, says_what_it_is, save):
     folder = save(_encoder(other))
     if not says_what_it_is:
-        one = {"id2label": {"0": "x"}, "label2id": {"x": 0}} if task == "regression" else {}
+        one = {"id2label": {"0": "x"}, "label2id": {"x": 0}} if task in ("regression", "reward") else {}
         _change_config(folder, architectures=None, **one)
     with pytest.raises(ModelError, match="has no classification head, so as a .* it would answer at random"):
         load_model(folder, task)
@@ -158,10 +158,10 @@ def test_what_a_pretrained_bert_has_beside_is_left_out(save):
 @pytest.mark.parametrize("task", sorted(LABELLED_TASKS))
 def test_a_student_without_a_head_gets_one_that_the_seed_decides(task, save):
     body = _encoder("sentence_embedding")
-    folder, labels = save(body), None if task == "regression" else ("a", "b", "c", "d")
+    folder, labels = save(body), None if task in ("regression", "reward") else ("a", "b", "c", "d")
     first, again, other = (load_student(folder, task, seed=seed, labels=labels).model for seed in (0, 0, 1))
-    assert task_of(first) == task
-    assert first.classifier.out_features == (1 if task == "regression" else 4)
+    assert task_of(first) == ("regression" if task == "reward" else task)
+    assert first.classifier.out_features == (4 if labels else 1)
     assert labels is None or labels_of(first) == labels
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in first.state_dict().items())
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
