@@ -275,6 +275,7 @@ def test_in_a_terminal_answers_stream_ctrl_c_stops_them_and_ctrl_d_ends(models):
         terminal.wait_for(r"teacher.*student.*tokens/s, cut off.*> ")
         terminal.press("/nonsense\n")
         terminal.wait_for(r"there is no command.*> ")
+        time.sleep(0.5)  # the prompt is shown a moment before keys are listened for
         terminal.press("\x03")  # at the prompt it does nothing
         terminal.wait_for("> ")
         terminal.press("\x04")
