@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse.evaluation.lexical import (
+from stillhouse.core.lexical import (
     answer_words,
     best_of,
     bigram_precision,

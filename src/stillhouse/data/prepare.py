@@ -379,9 +379,10 @@ def _paired(
     return Prepared(config.task, train_rows, held_out_rows, *counts, notes=notes, asked=tuple(train))
 
 
-def _preferences(config: PreferencesDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
-    """Pairs of answers; those to the same prompt are on one side."""
-    reader = PreferenceReader(tokenizer, max_tokens=config.sequence_tokens, needs_template=config.reads == "chat")
+def _pairs(
+    config: PreferencesDataConfig, path: Path, reader: PreferenceReader | RewardReader
+) -> tuple[list[Preference], list[Preference], tuple[list[Any], list[Any]], Counter[str]]:
+    """The pairs of both sides, as they stand and as they are read, and why some were left out."""
     left: Counter[str] = Counter()
 
     def read(path: Path, key: str) -> list[Preference]:
@@ -398,6 +399,13 @@ def _preferences(config: PreferencesDataConfig, tokenizer: PreTrainedTokenizerBa
             f"of {len(train):,} pairs to train on and {len(held_out):,} held out, {len(sides[0]):,} and {len(sides[1]):,} can "
             f"be read: {why}. Raise data.sequence_tokens, or give more pairs."
         )
+    return train, held_out, sides, left
+
+
+def _preferences(config: PreferencesDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
+    """Pairs of answers; those to the same prompt are on one side."""
+    reader = PreferenceReader(tokenizer, max_tokens=config.sequence_tokens, needs_template=config.reads == "chat")
+    train, held_out, sides, left = _pairs(config, path, reader)
     notes = [f"left out: {count:,} with {reason}" for reason, count in left.items()]
     learnt, judged = (PreferenceRows(side) for side in sides)
     return Prepared(config.task, learnt, judged, len(train), len(held_out), notes=tuple(notes))
@@ -407,22 +415,7 @@ def _rewards(config: RewardsDataConfig, tokenizer: PreTrainedTokenizerBase, path
     """Pairs of answers for reward models; those to the same prompt are on one side."""
     form = form_of(tokenizer, config.form, source="teacher.model", key="data.form")
     reader = RewardReader(tokenizer, max_tokens=config.sequence_tokens, form=form)
-    left: Counter[str] = Counter()
-
-    def read(path: Path, key: str) -> list[Preference]:
-        found, reasons = read_preferences(path, key=key, reads=config.reads, against=config.against, seed=config.seed)
-        left.update(reasons)
-        return found
-
-    train, held_out = _two_sides(config, path, read)
-    sides = reader.pairs(train), reader.pairs(held_out)
-    left += reader.dropped
-    if not all(sides):
-        why = "; ".join(f"{count:,} have {reason}" for reason, count in left.items())
-        raise DataError(
-            f"of {len(train):,} pairs to train on and {len(held_out):,} held out, {len(sides[0]):,} and {len(sides[1]):,} can "
-            f"be read: {why}. Raise data.sequence_tokens, or give more pairs."
-        )
+    train, held_out, sides, left = _pairs(config, path, reader)
     learnt, judged = (RewardRows(side, pad_id=pad_id_of(tokenizer)) for side in sides)
     return Prepared(
         config.task,
