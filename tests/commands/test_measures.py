@@ -31,11 +31,26 @@ def _suites(folder):
 
 
 def test_everything_is_measured_logged_and_shown(recipe, texts_file, tmp_path):
-    path = recipe({"synthesis": None, "data.path": str(texts_file), "labels": None, "evaluation": _suites(tmp_path)})
+    whole, run = _suites(tmp_path), tmp_path / "run"
+    first = {**whole, "suites": ["tasks", "similarity"], "tasks": whole["tasks"][:1]}
+
+    def asking_for(evaluation):
+        return recipe({"synthesis": None, "data.path": str(texts_file), "labels": None, "evaluation": evaluation})
+
+    said = stillhouse("distill", asking_for(first))
+    assert said.code == 0, said.err
+    before, (pairs,) = RunFolder(run).stages(), (run / "evaluation" / "tasks").iterdir()
+    measured_at = pairs.stat().st_mtime_ns
+
+    path = asking_for(whole)  # a finished run is asked for a task and a suite more
     said = stillhouse("distill", path)
     assert said.code == 0, said.err
-    run = tmp_path / "run"
     stages = RunFolder(run).stages()
+    assert {name for name in stages if stages[name] != before.get(name)} == {
+        *("tasks", "calibration", "contamination", "report")
+    }
+    assert pairs.stat().st_mtime_ns == measured_at  # what is known of the first task is not asked again
+    assert "calibration" in (run / "recipe.yaml").read_text(encoding="utf-8")
     suites = {name: stages[name]["result"] for name in ("tasks", "similarity", "calibration")}
     result = EvaluationResult.from_dict({**stages["evaluate"]["result"], "suites": suites})
     found = found_by(result)

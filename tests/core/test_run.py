@@ -167,6 +167,14 @@ def test_a_finished_stage_made_from_something_else_is_refused(run, work):
     assert work.times == 1
 
 
+def test_a_stage_that_something_else_is_asked_of_is_done_again(run, work):
+    run.stage("taste", made_from="malt", work=work, asked="sweet")
+    assert run.stage("taste", made_from="malt", work=work, asked="sour")["times"] == 2
+    assert run.stage("taste", made_from="malt", work=work, asked="sour")["times"] == 2
+    with pytest.raises(StaleError):
+        run.stage("taste", made_from="rye", work=work, asked="sweet")
+
+
 def test_a_stage_begun_from_something_else_is_refused_too_for_its_parts_would_mix(run, work):
     def killed() -> dict[str, int]:
         raise KeyboardInterrupt

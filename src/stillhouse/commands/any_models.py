@@ -14,7 +14,7 @@ from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts.identity import plain
 from stillhouse.commands.questions import questions_of
 from stillhouse.commands.recipe import EvaluationConfig, suite_faults
-from stillhouse.commands.stages.suites import check_suites, suites_of
+from stillhouse.commands.stages.suites import asked_of, check_suites, suites_of
 from stillhouse.core.batch import Batch
 from stillhouse.core.config import Config, parse_recipe, to_yaml, with_overrides
 from stillhouse.core.errors import DataError, ModelError, StillhouseError
@@ -313,9 +313,8 @@ class Entrants:
             MetricsLog(self.run).suite(name, found)
             return {"result": found.to_dict()}
 
-        files = list(SUITES[name].files(settings))
-        known = [made_from, plain(settings), *([fingerprint_files(files)] if files else [])]
-        done = self.run.stage(name, made_from=fingerprint(known), work=work)
+        asked = fingerprint(plain(asked_of(name, self.wanted.evaluation)))
+        done = self.run.stage(name, made_from=made_from, work=work, asked=asked)
         return RESULTS[name].from_dict(done["result"]).to_dict()
 
     def _bench(self, name: str) -> Bench:

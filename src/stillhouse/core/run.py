@@ -9,18 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from stillhouse.core.config import Config, differences, load_recipe, to_yaml
 from stillhouse.core.errors import RecipeError, RunError, StaleError
 from stillhouse.core.files import PART_SUFFIX, append_line, atomic_path, read_lines, write_atomic
+from stillhouse.core.suites import SuiteName
 
 _OF_WRITERS = ("budget", "prices", "concurrency", "timeout_seconds", "retries", "key_env")
 MAY_CHANGE = (
     *("run", "report_to"),
     *(f"{who}.{name}" for who in ("synthesis.writer", "teacher") for name in _OF_WRITERS),
+    *(f"evaluation.{name}" for name in ("suites", *get_args(SuiteName))),
 )
-"""Keys of a recipe that change nothing of what a run makes: a folder may be moved, and a budget raised."""
+"""Keys of a recipe that change nothing of what training makes: a folder may be moved, a budget raised, and a finished run
+asked for more."""
 
 LENT = {
     "synthesize": "data",
@@ -102,7 +105,7 @@ class RunFolder:
         with self._keeping_others_out():
             if self.recipe.exists():
                 self._compare_with(recipe)
-            else:
+            if not self.recipe.exists() or self.recipe.read_text(encoding="utf-8") != to_yaml(recipe):
                 write_atomic(self.recipe, to_yaml(recipe))
             yield
 
@@ -152,10 +155,17 @@ class RunFolder:
         append_line(self.metrics, numbers)
 
     def stage(
-        self, name: str, *, made_from: str, work: Callable[[], dict[str, Any]], makes: Sequence[Path] = ()
+        self,
+        name: str,
+        *,
+        made_from: str,
+        work: Callable[[], dict[str, Any]],
+        makes: Sequence[Path] = (),
+        asked: str = "",
     ) -> dict[str, Any]:
         """Do a stage once: what it returned is kept, with the hash of what it was made from, and returned the next time.
-        It is done again where a file or folder that it `makes` has gone.
+        It is done again where a file or folder that it `makes` has gone, and where something else was `asked` of it: the
+        hash of what a user may change of it later, as no other stage stands on that.
 
         Raises:
             StaleError: if the stage was done, or begun, from something else than now.
@@ -164,7 +174,7 @@ class RunFolder:
         if record.exists():
             done: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
             self._refuse_stale(name, done["made_from"], made_from)
-            if all(path.exists() for path in makes):
+            if done.get("asked", "") == asked and all(path.exists() for path in makes):
                 return done
         if not record.exists() and (borrowed := self._borrow(name, made_from)) is not None:
             return borrowed
@@ -175,7 +185,8 @@ class RunFolder:
         self.event("resumed" if resumed else "started", stage=name)
         started = time.monotonic()
         outcome = work()
-        done = {"made_from": made_from, "seconds": round(time.monotonic() - started, 1), "resumed": resumed, **outcome}
+        seconds = round(time.monotonic() - started, 1)
+        done = {"made_from": made_from, "asked": asked, "seconds": seconds, "resumed": resumed, **outcome}
         write_atomic(record, json.dumps(done, indent=1, ensure_ascii=False))
         self.event("finished", stage=name, seconds=done["seconds"])
         return done

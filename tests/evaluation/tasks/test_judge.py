@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.tasks import TasksFound
 from stillhouse.evaluation.tasks.config import (
     AnswersConfig,
     BbqConfig,
@@ -23,6 +24,7 @@ from stillhouse.evaluation.tasks.harness import numbers_of
 from stillhouse.evaluation.tasks.judge import check_tasks, judge_tasks, texts_of_tasks
 from stillhouse.evaluation.tasks.rows import read_choices, read_prompted
 from stillhouse.evaluation.tasks.speakers import Speaker
+from stillhouse.evaluation.tasks.suite import TaskMemory
 from stillhouse.evaluation.tasks.writing import found_answer, until
 
 PAIRS = [
@@ -80,7 +82,10 @@ def tasks_in(folder):
 
 
 def test_a_teacher_beside_itself_keeps_everything_of_every_task(speakers, tmp_path):
-    results = judge_tasks(tasks_in(tmp_path), speakers)
+    tasks, memory = tasks_in(tmp_path), TaskMemory(tmp_path / "kept", "these models")
+    results = judge_tasks(tasks, speakers, remember=memory)
+    again = judge_tasks(tasks, {}, remember=memory)  # nobody is asked again
+    assert json.dumps(TasksFound(again).to_dict()) == json.dumps(TasksFound(results).to_dict())
     assert [result.name for result in results] == ["pairs", "choice", "answers", "texts", "bbq", "gaps"]
     for result in results:
         student = result.scores("student")

@@ -37,9 +37,9 @@ def contamination(shop: Workshop, *, made_from: list[Any]) -> dict[str, Any]:
         shop.run.forget("report")
         return {"words": WORDS, "shortest": SHORTEST, "sets": found}
 
-    files = files_of(tasks)
-    known = [*made_from, *([list(tasks), fingerprint_files(files)] if tasks else [])]
-    return shop.once("contamination", "what is judged by is looked for in training", made_from=known, work=work)
+    asked = [list(tasks), fingerprint_files(files_of(tasks))] if tasks else []
+    title = "what is judged by is looked for in training"
+    return shop.once("contamination", title, made_from=made_from, work=work, asked=asked)
 
 
 def texts_of(rows: RowSet, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

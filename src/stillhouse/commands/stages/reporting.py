@@ -31,7 +31,8 @@ def report(shop: Workshop) -> EvaluationResult:
     makes = [shop.run.report, card]
     if ADAPTER_FOLDER in made_beside_the_student(shop):
         makes.append(shop.run.path / ADAPTER_FOLDER / "README.md")
-    shop.once("report", "the report is written", made_from=everything(shop), work=work, makes=makes)
+    title, shown = "the report is written", [shop.recipe]
+    shop.once("report", title, made_from=everything(shop), work=work, makes=makes, asked=shown)
     return result
 
 

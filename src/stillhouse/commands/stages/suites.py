@@ -43,6 +43,12 @@ def check_suites(evaluation: EvaluationConfig) -> None:
         SUITES[name].check(getattr(evaluation, name, None))
 
 
+def asked_of(name: str, evaluation: EvaluationConfig) -> list[Any]:
+    """What a recipe may ask of a suite otherwise later: its settings, and the files that they name."""
+    settings = getattr(evaluation, name, None)
+    return [settings, fingerprint_files(SUITES[name].files(settings))]
+
+
 def suites_of(names: Iterable[str]) -> list[str]:
     """Those that are not a part of every evaluation, each once, in the order in which they are known."""
     wanted = set(names) - set(ALWAYS)
@@ -60,9 +66,7 @@ def _measured(
         shop.run.forget("report")
         return {"result": found.to_dict()}
 
-    files = list(suite.files(settings))
-    known = [*made_from, settings, *([fingerprint_files(files)] if files else [])]
-    done = shop.once(name, suite.title, made_from=known, work=work)
+    done = shop.once(name, suite.title, made_from=made_from, work=work, asked=asked_of(name, shop.recipe.evaluation))
     return RESULTS[name].from_dict(done["result"]).to_dict()
 
 

@@ -28,8 +28,10 @@ class Workshop:
         made_from: list[Any],
         work: Callable[[], dict[str, Any]],
         makes: Sequence[Path] = (),
+        asked: Sequence[Any] = (),
     ) -> dict[str, Any]:
-        """Do a stage under this title, unless it is done: what it returned, now or then.
+        """Do a stage under this title, unless it is done: what it returned, now or then. Where something else is `asked` of
+        it than then, it is done again.
 
         Raises:
             StaleError: if it was done from something else than now.
@@ -39,5 +41,5 @@ class Workshop:
             self.progress.stage(name, title)
             return work()
 
-        made_from_hash = fingerprint([plain(part) for part in made_from])
-        return self.run.stage(name, made_from=made_from_hash, work=announced, makes=makes)
+        wanted = fingerprint(plain(asked)) if asked else ""
+        return self.run.stage(name, made_from=fingerprint(plain(made_from)), work=announced, makes=makes, asked=wanted)

@@ -1,6 +1,7 @@
 """Every model on every task."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.measures import TaskResult
@@ -34,18 +35,27 @@ _CHOOSING: Mapping[type, Callable[[Weighed], TaskResult]] = {
 }
 
 
+def _anew(_task: Task, work: Callable[[], list[TaskResult]]) -> list[TaskResult]:
+    return work()
+
+
 def judge_tasks(
-    tasks: Sequence[Task], speakers: Mapping[Role, Speaker], *, progress: Progress = SILENT
+    tasks: Sequence[Task],
+    speakers: Mapping[Role, Speaker],
+    *,
+    remember: Callable[[Task, Callable[[], list[TaskResult]]], list[TaskResult]] = _anew,
+    progress: Progress = SILENT,
 ) -> list[TaskResult]:
     """What every model makes of the same questions; beside the teacher, where it is among them.
 
-    Models may have other tokenizers: what is compared is text, and log-probabilities of the same text.
+    Models may have other tokenizers: what is compared is text, and log-probabilities of the same text. `remember` gives what
+    was found of a task before, or does the work.
 
     Raises:
         StillhouseError: naming what is wrong with a file, or which library is missing.
     """
     check_tasks(tasks)
-    return [result for task in tasks for result in _judge(task, speakers, progress)]
+    return [result for task in tasks for result in remember(task, partial(list, _judge(task, speakers, progress)))]
 
 
 def check_tasks(tasks: Sequence[Task]) -> None:
