@@ -39,6 +39,9 @@ def test_a_teacher_beside_itself_keeps_exactly_everything(teacher_folder: Path, 
     assert {"evaluate", "similarity"} <= {file.stem for file in (tmp_path / "out" / "stages").iterdir()}
     assert any(line.get("suite") == "similarity" for line in read_lines(tmp_path / "out" / "metrics.jsonl"))
     assert all(example.nats == pytest.approx(0, abs=1e-6) for example in result.departures.examples)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "No third model stands beside the two" in page  # nothing is said of a training that nobody here has seen
+    assert not any(words in page for words in ("No control was trained", "Distillation report", "Train a control"))
 
     measured = sorted((tmp_path / "out" / "measured").iterdir())
     before = [file.stat().st_mtime_ns for file in measured]

@@ -64,6 +64,8 @@ def test_a_sweep_shares_what_is_the_same_and_is_done_once(tmp_path: Path, teache
     assert stages["train"]["steps"] == same_tokens < same_flops  # no teacher ran beside it, so it goes on for longer
     assert "no teacher, same FLOPs" in (first / "summary.md").read_text(encoding="utf-8")
     assert len(read_lines(tmp_path / "out" / "sweep.jsonl")) == 2
+    again = f"stillhouse sweep {recipe} --grid objectives.0.weight=0.9,0.5 --out {tmp_path / 'out'} training.epochs=1"
+    assert all(again in (tmp_path / "out" / f"sweep.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
 
     before = files_in(tmp_path / "out" / "runs")
     assert stillhouse(*command).code == 0

@@ -53,6 +53,16 @@ def test_a_teacher_beside_itself_keeps_exactly_everything():
     assert student.flips is not None and student.flips.changed == 0
 
 
+def test_few_questions_of_one_outcome_do_not_make_a_share_sure():
+    hits = {"teacher": np.ones(20), "student": np.array([1.0] * 15 + [0] * 5)}
+    teacher, student = scored(_statistics(hits), num_examples=20, shares={"accuracy": 20})
+    reference = binomtest(20, 20).proportion_ci(method="wilson")
+    assert (teacher.metrics["accuracy"].low, teacher.metrics["accuracy"].high) == pytest.approx(
+        (reference.low, 1.0), abs=1e-4
+    )
+    assert student.metrics["accuracy"] == scored(_statistics(hits), num_examples=20)[1].metrics["accuracy"]
+
+
 def test_no_share_is_told_where_the_teacher_may_have_nothing():
     hits = {"teacher": np.array([0.0] * 19 + [1]), "student": np.ones(20)}
     assert scored(_statistics(hits), num_examples=20)[1].retained == {}

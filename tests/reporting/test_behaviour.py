@@ -3,12 +3,17 @@
 from dataclasses import replace
 
 from stillhouse.core.behaviour_results import KINDS
+from stillhouse.core.measures import Scored
+from stillhouse.core.tasks import TasksFound
 from stillhouse.evaluation.behaviour.judge import judgement
 from stillhouse.evaluation.behaviour.measures import Answer, Prompt
 from stillhouse.evaluation.behaviour.suite import behaviour_of
+from stillhouse.reporting.card import render_card
 from stillhouse.reporting.html import render_report
+from stillhouse.reporting.summary import summary_of
 
 from .conftest import RECIPE, make_result
+from .test_measures import HALF, task
 
 EVIL = "<script>alert('you')</script> <img src=x onerror=alert(1)>"
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -51,3 +56,23 @@ def test_every_number_stands_beside_what_it_cannot_tell():
 
 def test_nobody_asked_nothing_shown():
     assert 'id="behaviour"' not in page(make_result())
+
+
+def test_card_and_summary_say_what_suites_found():
+    tasks = TasksFound(
+        [task("BBQ", scored=[Scored(role, {"bias_ambiguous": HALF}) for role in ("teacher", "student")])]
+    )
+    result = replace(behaviour(), suites={**behaviour().suites, "tasks": tasks.to_dict()})
+    card = render_card(
+        student_name="s", result=result, teacher={}, recipe_yaml=RECIPE, layers=None, data={}, licence=None
+    )
+    summary = summary_of(title="s", result=result)
+    for text in (card, summary):
+        assert "Everyone was asked 12 prompts" in text
+        assert "BBQ, bias, not told: student 0.50 \\[0.40, 0.60\\], teacher" in text
+        assert "<script>" not in text
+    assert "Some were looked for: BBQ." in card and "Refusals were counted by their words alone" in card
+    plain = render_card(
+        student_name="s", result=make_result(), teacher={}, recipe_yaml="", layers=None, data={}, licence=None
+    )
+    assert "What else was asked" not in plain and "They were not measured." in plain

@@ -64,6 +64,13 @@ def test_without_a_control_nothing_is_credited_to_the_teacher(result):
     assert "No control was trained" in headline(replace(result, models=models))
 
 
+def test_of_two_strangers_nothing_is_said_of_a_training(result):
+    models = [model for model in result.models if model.role in ("teacher", "student")]
+    strangers = replace(result, models=models, made_here=False)
+    assert "No third model stands beside the two" in headline(strangers)
+    assert "control" not in headline(strangers) + lead(strangers)
+
+
 def test_a_control_that_was_never_compared_shows_no_gain(result):
     text = headline(replace(result, comparisons=[]))
     assert "the difference was not measured, so no gain was shown" in text

@@ -158,7 +158,7 @@ def run_contest(wanted: Contest, run: RunFolder, progress: Progress) -> Evaluati
 
         def work() -> dict[str, Any]:
             progress.stage("evaluate", "everyone is measured")
-            result = entrants.judge()
+            result = replace(entrants.judge(), made_here=False)
             MetricsLog(run).evaluation(result)
             return {"result": result.to_dict()}
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ def trials(recipe: Path, overrides: Sequence[str], *, grid: Sequence[str], seeds
     Raises:
         RecipeError: for a grid that is none, and for the first run whose recipe has faults.
     """
+    if seeds < 1:
+        raise RecipeError([f"{seeds} seeds are none: name 1 or more."], source="--seeds")
     axes = [_axis(one) for one in grid]
     if seeds > 1:
         axes.append((SEED, [str(number) for number in range(seeds)]))
@@ -114,8 +117,16 @@ def sweep(
         with at_work(trial.recipe, progress, lenders=lenders) as pipeline:
             pipeline.report()
         entries.append(_entry(trial))
-        _report(folder, planned[:number], entries, planned=len(planned))
+        command = command_of(recipe, overrides, grid=grid, seeds=seeds, out=folder)
+        _report(folder, planned[:number], entries, planned=len(planned), command=command)
     return entries
+
+
+def command_of(recipe: str | Path, overrides: Sequence[str], *, grid: Sequence[str], seeds: int, out: Path) -> str:
+    """What a user types for the same sweep."""
+    axes = [part for axis in grid for part in ("--grid", axis)]
+    times = ["--seeds", str(seeds)] if seeds > 1 else []
+    return shlex.join(["stillhouse", "sweep", str(recipe), *axes, *times, "--out", str(out), *overrides])
 
 
 def _default_folder(recipe: Path, overrides: Sequence[str]) -> Path:
@@ -131,11 +142,11 @@ def _entry(trial: Trial) -> RunEntry:
     return RunEntry(trial.name, found.result, group=json.dumps(others), settings=short)
 
 
-def _report(folder: Path, done: Sequence[Trial], entries: Sequence[RunEntry], *, planned: int) -> None:
+def _report(folder: Path, done: Sequence[Trial], entries: Sequence[RunEntry], *, planned: int, command: str) -> None:
     """All that can be said of the runs so far: after each of them, as a sweep may take long."""
     tokens = {trial.name: _tokens(trial.recipe.run) for trial in done}
     settings = settings_of(done, entries, tokens)
-    write_sweep(folder, settings=settings, runs=entries, laws=laws(settings), planned=planned)
+    write_sweep(folder, settings=settings, runs=entries, laws=laws(settings), planned=planned, command=command)
     lines = [
         {"run": trial.name, "settings": dict(trial.settings), "tokens": tokens[trial.name], **_numbers(entry)}
         for trial, entry in zip(done, entries, strict=True)

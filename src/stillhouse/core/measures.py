@@ -95,8 +95,6 @@ class TaskResult:
     groups: Sequence[GroupScored] = ()
     """The same, group by group, by the headline alone."""
     reliability: Sequence[Reliability] = ()
-    contaminated: int = 0
-    """Examples that have a run of words in common with the training data."""
 
     def scores(self, role: Role) -> Scored | None:
         """The model in this role, if it was asked."""

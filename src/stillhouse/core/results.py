@@ -400,6 +400,8 @@ class EvaluationResult:
     """Where the teacher is behind an API: there is then no such model among `models`."""
     departures: Departures | None = None
     """The examples in which the student departs most from its teacher; None where they cannot be compared one by one."""
+    made_here: bool = True
+    """Whether this run made the student; else it and its teacher are any two models, whoever made them."""
 
     def model(self, role: Role) -> ModelResult | None:
         """The model in this role, if it was measured."""
@@ -438,6 +440,7 @@ class EvaluationResult:
             suites=dict(values.get("suites", {})),
             taught=_taught_result(values["taught"]) if values.get("taught") else None,
             departures=Departures.from_dict(values["departures"]) if values.get("departures") else None,
+            made_here=values.get("made_here", True),
         )
 
 

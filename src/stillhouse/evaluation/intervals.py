@@ -7,7 +7,7 @@ ratio, of their statistics over the same draws: what they share cancels out.
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import comb
+from math import comb, sqrt
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -110,6 +110,18 @@ def jackknifed(statistics: Mapping[Name, Statistic], *, num_documents: int) -> d
 def ratio(numerator: Sums, denominator: Sums, *, finish: Callable[[Sums], Sums] = lambda ratio: ratio) -> Statistic:
     """`finish(sum of numerators / sum of denominators)`."""
     return lambda draws: finish((draws @ numerator) / (draws @ denominator))
+
+
+def wilson(hits: int, number: int) -> Interval:
+    """A share of yes or no: as wide as the examples are few, even where all of them say the same.
+
+    Source: Wilson, 1927, Journal of the American Statistical Association 22, 209-212.
+    """
+    value, squared = hits / number, DEVIATIONS**2
+    middle = (value + squared / (2 * number)) / (1 + squared / number)
+    half = DEVIATIONS / (1 + squared / number) * sqrt(value * (1 - value) / number + squared / (4 * number**2))
+    # Rounding may leave a bound on the wrong side of a share of 0 or 1.
+    return Interval(value, max(0.0, min(value, middle - half)), min(1.0, max(value, middle + half)))
 
 
 def spread(repeats: list[float]) -> Interval:

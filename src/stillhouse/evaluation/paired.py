@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Mapping
 from math import comb
+from types import MappingProxyType
 
 import numpy as np
 
 from stillhouse.core.measures import Flips, Scored
-from stillhouse.core.results import Role
-from stillhouse.evaluation.intervals import Sampled, Statistic, Sums, bootstrapped
+from stillhouse.core.results import Interval, Role
+from stillhouse.evaluation.intervals import Sampled, Statistic, Sums, bootstrapped, wilson
 
 
 def scored(
@@ -16,18 +17,20 @@ def scored(
     num_examples: int,
     hits: Mapping[Role, Sums] | None = None,
     kept: Collection[str] | None = None,
+    shares: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Scored]:
     """Every model over the same draws of the examples, beside the teacher where there is one.
 
-    `hits` are 1 for a right answer and 0 for a wrong one, example by example. A share is told of the metrics in `kept`, or of
-    all: of one where less is better, or 0 is not worth nothing, a share says nothing.
+    `shares` names metrics that are a yes or no of so many examples: where all of them say the same, no draw differs from
+    another, and the interval is Wilson's. `hits` are 1 for a right answer and 0 for a wrong one, example by example. A share
+    kept is told of the metrics in `kept`, or of all: of one where less is better, or 0 is not worth nothing, it says nothing.
     """
     named = {(role, name): found for role, own in statistics.items() for name, found in own.items()}
     sampled = bootstrapped(named, set_sizes=[num_examples])
     return [
         Scored(
             role,
-            {name: sampled[role, name].interval() for name in own},
+            {name: _interval(sampled[role, name], shares.get(name, 0)) for name in own},
             change={
                 name: sampled[role, name].minus(sampled["teacher", name]).interval()
                 for name in _beside_teacher(statistics, role)
@@ -41,6 +44,10 @@ def scored(
         )
         for role, own in statistics.items()
     ]
+
+
+def _interval(found: Sampled, number: int) -> Interval:
+    return wilson(round(found.value * number), number) if number > 1 and found.value in (0, 1) else found.interval()
 
 
 def _beside_teacher(statistics: Mapping[Role, Mapping[str, Statistic]], role: Role) -> list[str]:

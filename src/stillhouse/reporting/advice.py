@@ -58,7 +58,10 @@ def advise(
 def _without_control(result: EvaluationResult) -> Iterator[Advice]:
     others = (*CONTROLS, *BASELINES)
     is_missed = can_have_control(result.task) and not any(result.model(role) for role in others)
-    if is_missed and result.model("student"):
+    if is_missed and not result.made_here:
+        reason = "Alone beside its teacher, a student may keep no more than any model of its size."
+        yield Advice("Hold another small model beside the two: --baseline MODEL", reason)
+    elif is_missed and result.model("student"):
         reason = "Without one, better numbers may come from the training text alone and not from the teacher's signals."
         yield Advice("Train a control: evaluation.control: hard_labels", reason)
 

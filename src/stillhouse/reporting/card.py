@@ -11,6 +11,7 @@ from typing import Any
 from stillhouse.core.results import ROLE_TITLES, EvaluationResult, ModelResult
 from stillhouse.core.task import Task
 from stillhouse.reporting import formatting
+from stillhouse.reporting.asked import asked_section, biases_measured
 from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
 from stillhouse.reporting.html import write_whole
@@ -56,6 +57,7 @@ PIPELINE_TAGS: Mapping[Task, str] = {
 NOT_MEASURED: Mapping[Task, str] = {
     "causal_lm": "Refusals, facts and safety were not measured.",
 }
+REFUSALS_MATCHED = "Refusals were counted by their words alone. Facts and safety were not measured."
 NOT_MEASURED_OTHERWISE = "How fair it is to groups of people, and how it stands up to hostile text, was not measured."
 
 SAMPLE_CHARACTERS = 600
@@ -112,6 +114,7 @@ def render_card(
         _context_section(result),
         _replay_section(result),
         _preference_section(result),
+        asked_section(result),
         _layers_section(layers),
         _data_section(data),
         _written_section(data.get("written") or {}),
@@ -249,7 +252,8 @@ def gains_section(result: EvaluationResult) -> str:
     if not rows:
         return ""
     note = f"Paired over the same {counted_documents(result)}; positive means that the student is better."
-    return f"### What the student gained\n\n{table(['metric', 'gain', 'verdict'], rows)}\n\n{note}"
+    heading = "What the student gained" if result.made_here else "The student beside the others"
+    return f"### {heading}\n\n{table(['metric', 'gain', 'verdict'], rows)}\n\n{note}"
 
 
 def _context_section(result: EvaluationResult) -> str:
@@ -389,10 +393,12 @@ def _samples_section(result: EvaluationResult) -> str:
 
 
 def _limits_section(result: EvaluationResult, teacher: Mapping[str, Any], licence: str | None) -> str:
+    biased = biases_measured(result)
     lines = [
         "The numbers hold for text like the held-out text; nothing here says how the student does on other text.",
-        "What the teacher gets wrong, and its biases, the student was trained to repeat. They were not measured.",
-        NOT_MEASURED.get(result.task, NOT_MEASURED_OTHERWISE),
+        "What the teacher gets wrong, and its biases, the student was trained to repeat. "
+        + (f"Some were looked for: {escaped(', '.join(biased))}." if biased else "They were not measured."),
+        REFUSALS_MATCHED if "behaviour" in result.suites else NOT_MEASURED.get(result.task, NOT_MEASURED_OTHERWISE),
     ]
     if num_judged(result) < 100:
         lines.append(f"Measured on only {counted_documents(result)}: the intervals are wide.")

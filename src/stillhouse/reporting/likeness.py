@@ -50,14 +50,15 @@ def similarity_view(account: Account) -> LikenessView | None:
     return LikenessView(
         intro="Not how good the answers are, but how near the teacher's: a student may be right where its teacher is wrong, "
         "and lose here by it.",
-        lines=_lines(found),
+        lines=similarity_lines(found),
         tables=tables,
         notes=_notes(found),
         maps=[_map(one) for one in found.layers if one.role in ("student", "student_before")],
     )
 
 
-def _lines(found: SimilarityFound) -> list[str]:
+def similarity_lines(found: SimilarityFound) -> list[str]:
+    """What the student is worth as a draft model, and how like its teacher's its answers are."""
     lines = []
     student = next((one for one in found.divergences if one.role == "student"), None)
     if student is not None:

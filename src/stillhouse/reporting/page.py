@@ -17,6 +17,10 @@ class Page:
     """Everything on the page, top to bottom."""
 
     title: str
+    kind: str
+    """What stands above the title."""
+    others: str
+    """What the findings are about, for whoever hears the page."""
     teacher: str
     student: str
     lead: str
@@ -33,6 +37,8 @@ def page_of(account: Account) -> Page:
     names = {model.role: formatting.one_line(model.name) for model in result.models}
     return Page(
         title=formatting.one_line(account.title),
+        kind="Distillation report" if result.made_here else "Two models beside each other",
+        others="Against the controls" if result.made_here else "Against other models",
         teacher=names.get("teacher", ""),
         student=names.get("student", ""),
         lead=lead(result),

@@ -156,6 +156,6 @@ def gains_table(result: EvaluationResult) -> Table | None:
     rows = [Row(f"over {SHORT_TITLES[other]}", "", other, [cell(other, name) for name in names]) for other in found]
     if not rows:
         return None
-    over = counted_documents(result)
-    caption = f"What the student gained, paired over the same {over}. Positive is better, whatever the metric."
+    over, what = counted_documents(result), "What the student gained" if result.made_here else "How the student differs"
+    caption = f"{what}, paired over the same {over}. Positive is better, whatever the metric."
     return Table(caption, "gain", [(formatting.describe(name).title, "") for name in names], rows)

@@ -69,6 +69,8 @@ class RunsSection:
     prose: Prose
     panels: Sequence[ParetoPanel] = ()
     curves: Sequence[object] = ()
+    command: str = ""
+    """What a user types to make it again, as it stands."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from stillhouse.core.results import EvaluationResult
 from stillhouse.reporting import formatting
+from stillhouse.reporting.asked import asked_section
 from stillhouse.reporting.card import figures_table, gains_section, results_section
 from stillhouse.reporting.html import write_whole
 from stillhouse.reporting.markdown import escaped
@@ -24,6 +25,7 @@ def summary_of(*, title: str, result: EvaluationResult) -> str:
         figures_table(result),
         results_section(result),
         gains_section(result),
+        asked_section(result),
         _departures(result),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -8,7 +8,7 @@ from stillhouse.core.results import Interval, Role
 from stillhouse.reporting import formatting
 from stillhouse.reporting.evidence import Setting, break_even_lines, loss_of, seeds_line
 from stillhouse.reporting.html import write_whole
-from stillhouse.reporting.markdown import escaped, table
+from stillhouse.reporting.markdown import escaped, fenced, table
 from stillhouse.reporting.pareto import Candidate, ParetoPanel, pareto_panel
 from stillhouse.reporting.runs import RunEntry, RunsSection, common_metric, grouped, runs_lead, runs_table, write_runs
 from stillhouse.reporting.shapes import Cell, Prose, Row, Table
@@ -32,9 +32,16 @@ class FittedLaw:
 
 
 def write_sweep(
-    folder: Path, *, settings: Sequence[Setting], runs: Sequence[RunEntry], laws: Sequence[FittedLaw], planned: int
+    folder: Path,
+    *,
+    settings: Sequence[Setting],
+    runs: Sequence[RunEntry],
+    laws: Sequence[FittedLaw],
+    planned: int,
+    command: str = "",
 ) -> None:
-    """Write `sweep.html` and `sweep.md` into the folder, each whole or not at all."""
+    """Write `sweep.html` and `sweep.md` into the folder, each whole or not at all; with the command that makes the same again,
+    where it is given."""
     loss = loss_of(settings)
     words = evidence_words(settings, loss)
     so_far = f"So far {len(runs)} of {planned} runs. " if len(runs) < planned else ""
@@ -48,8 +55,11 @@ def write_sweep(
             sections.append(RunsSection("budgets", "Loss against budget", Prose(intro=intro), [panel]))
     if laws:
         sections.append(RunsSection("law", "Scaling laws", _laws_prose(laws, loss or "")))
+    if command:
+        sections.append(RunsSection("again", "The same again", Prose(), command=formatting.one_line(command)))
     write_runs(folder / "sweep.html", title=folder.name, runs=runs, lead=lead, sections=sections)
-    write_whole(folder / "sweep.md", _markdown(folder.name, lead, words, laws, runs_table(groups, metric)))
+    page = _markdown(folder.name, lead, words, laws, runs_table(groups, metric))
+    write_whole(folder / "sweep.md", f"{page}\n{fenced(command, 'sh')}\n" if command else page)
 
 
 def _lead(words: Sequence[str], settings: Sequence[Setting], of_runs: str) -> str:

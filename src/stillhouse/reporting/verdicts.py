@@ -81,9 +81,6 @@ CAUSES: Mapping[Role, str] = {
     "control_from_scratch": "distillation",
     "control_hard_labels_flops": "the teacher's signals",
     "control_from_scratch_flops": "distillation",
-    "baseline": "the student over the baseline",
-    "baseline_2": "the student over the second baseline",
-    "baseline_3": "the student over the third baseline",
     "student_before": "training",
 }
 
@@ -123,6 +120,12 @@ REACHES: Mapping[str, str] = {
     "accuracy": "be right on {value}",
 }
 """What a control would do, where there is no room for more."""
+
+
+NO_CONTROL = "No control was trained, so nothing here says how much of this is owed to the teacher's signals."
+ALONE = (
+    "No third model stands beside the two, so nothing here says whether another of the student's size keeps as much."
+)
 
 
 @dataclass(frozen=True)
@@ -287,6 +290,8 @@ def _against_strictest_control(result: EvaluationResult, metric: str) -> str:
     if other is None and baseline is not None:
         has_value = metric in baseline.metrics
         return f"the baseline {_standing(result, metric, baseline.metrics[metric], 'now')}" if has_value else ""
+    if other is None and not result.made_here:
+        return ""
     if other is None:
         is_missed = can_have_control(result.task)
         return "no control was trained to compare it with" if is_missed else _against_the_start(result)
@@ -324,9 +329,12 @@ def findings(result: EvaluationResult) -> list[Finding]:
     if metric is None:
         return []
     found = [_finding(result, other, metric) for other in OTHERS if result.model(other) is not None]
-    if can_have_control(result.task) and not any(result.model(other) for other in (*CONTROLS, *BASELINES)):
-        text = "No control was trained, so nothing here says how much of this is owed to the teacher's signals."
-        found.insert(0, Finding("unknown", text))
+    if any(result.model(other) for other in (*CONTROLS, *BASELINES)):
+        return found
+    if not result.made_here:
+        found.insert(0, Finding("unknown", ALONE))
+    elif can_have_control(result.task):
+        found.insert(0, Finding("unknown", NO_CONTROL))
     return found
 
 
@@ -410,6 +418,8 @@ def _asides(dissent: Sequence[Verdict]) -> str:
 
 def _short_clause(row: Verdict) -> str:
     """How comparisons of this outcome turned out, without numbers."""
+    if row.other in BASELINES and row.outcome != "worse":
+        return "the student is better" if row.outcome == "gain" else "no difference was shown"
     if row.outcome == "gain":
         return f"{CAUSES[row.other]} did gain"
     if row.outcome == "none":
@@ -430,6 +440,10 @@ def _worth_a_word(rows: Sequence[Verdict], headline: str) -> set[str]:
 def _clause(row: Verdict) -> str:
     unit = formatting.describe(row.metric).unit
     loss = Interval(-row.gain.value, -row.gain.high, -row.gain.low)
+    if row.other in BASELINES and row.outcome == "gain":
+        return f"the student is better by {formatting.difference_text(row.gain, unit)}"
+    if row.other in BASELINES and row.outcome == "none":
+        return f"no difference was shown: {formatting.difference_text(row.gain, unit)} includes 0"
     if row.outcome == "gain":
         return f"{CAUSES[row.other]} gained {formatting.difference_text(row.gain, unit)}"
     if row.outcome == "none":

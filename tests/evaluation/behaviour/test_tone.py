@@ -1,13 +1,16 @@
 """How answers sound, and whether two models' can be told apart."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from stillhouse.core.behaviour_results import FEATURES
 from stillhouse.evaluation.behaviour.tone import compared, features, js_distance
-from stillhouse.evaluation.behaviour.two_sample import auc, by_length, told_apart
+from stillhouse.evaluation.behaviour.two_sample import auc, auc_interval, by_length, told_apart
 
 PROMPTS = [
     f"{noun} {verb}" for noun in ("river", "kettle", "fox", "lamp", "boat") for verb in ("falls", "sings", "waits")
@@ -83,6 +86,26 @@ def test_random_halves_of_one_tone_are_near_a_coin():
 def test_length_alone_is_a_baseline():
     theirs, ours = ["no"] * 15, ["no no no no no no"] * 15
     assert by_length(theirs, ours).value == 1.0
+
+
+def test_two_sides_without_a_text_between_them_are_not_surely_so():
+    """A bootstrap of 12 prompts that are all told apart finds 1 in every draw."""
+    scores, groups = np.arange(24.0), np.tile(np.arange(12), 2)
+    few = auc(scores, np.repeat([0, 1], 12), groups)
+    assert (few.value, few.high) == (1, 1) and 0.8 < few.low < 0.9
+    assert auc(-scores, np.repeat([0, 1], 12), groups).high == pytest.approx(1 - few.low)
+    assert few.low < auc_interval(1.0, 120, 120).low < 1
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.5, 3.0])
+def test_an_auc_is_covered_at_its_rate_and_at_the_edge_too(distance):
+    random, number, truth = np.random.default_rng(1), 15, norm.cdf(distance / math.sqrt(2))
+    held = 0
+    for _ in range(400):
+        theirs, ours = random.normal(0, 1, number), random.normal(distance, 1, number)
+        found = auc_interval(float(np.mean(ours[:, None] > theirs)), number, number)
+        held += found.low <= truth <= found.high
+    assert held / 400 > 0.93
 
 
 def test_auc_is_scikit_learns():

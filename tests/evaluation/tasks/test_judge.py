@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.tasks import TasksFound
@@ -21,11 +22,11 @@ from stillhouse.evaluation.tasks.config import (
     MultipleChoiceConfig,
 )
 from stillhouse.evaluation.tasks.harness import numbers_of
-from stillhouse.evaluation.tasks.judge import check_tasks, judge_tasks, texts_of_tasks
+from stillhouse.evaluation.tasks.judge import check_tasks, judge_tasks, read, texts_of_tasks
 from stillhouse.evaluation.tasks.rows import read_choices, read_prompted
 from stillhouse.evaluation.tasks.speakers import Speaker
 from stillhouse.evaluation.tasks.suite import TaskMemory
-from stillhouse.evaluation.tasks.writing import found_answer, until
+from stillhouse.evaluation.tasks.writing import answers, found_answer, until
 
 PAIRS = [
     {"sentence_good": "the fox ran over the hill", "sentence_bad": "the fox run over hill the"},
@@ -158,6 +159,21 @@ def test_references_may_be_several_and_numbers(tmp_path):
 )
 def test_an_answer_is_what_the_pattern_finds(tmp_path, text, pattern, found):
     assert found_answer(AnswersConfig(path=tmp_path, pattern=pattern), text) == found
+
+
+def test_classes_that_are_written_have_scikit_learns_macro_f1_and_correlation(tmp_path):
+    named = ["yes", "no", "maybe"]
+    right = [named[n % 3] for n in range(12)]
+    said = ["Yes.", "yes", "Maybe not", "it is NO", "no", "who knows", *right[6:]]
+    rows = [{"question": f"say {n}", "answer": one} for n, one in enumerate(right)]
+    task = AnswersConfig(path=write(tmp_path, rows), classes=tuple(named), which="first")
+    found = answers(task, read(task), {"student": [(text, True) for text in said]}).scores("student").metrics
+    chosen = ["yes", "yes", "maybe", "no", "no", "none", *right[6:]]
+    assert found["accuracy"].value == pytest.approx(accuracy_score(right, chosen))
+    assert found["macro_f1"].value == pytest.approx(f1_score(right, chosen, labels=named, average="macro"))
+    assert found["matthews_correlation"].value == pytest.approx(matthews_corrcoef(right, chosen))
+    with pytest.raises(StillhouseError, match="question 3 of rows has the right answer 'maybe', which is not one of"):
+        read(AnswersConfig(path=task.path, classes=("yes", "no")))
 
 
 def test_text_ends_before_the_first_stop():

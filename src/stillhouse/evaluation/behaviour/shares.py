@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stillhouse.core.behaviour_results import Matrix
 from stillhouse.core.results import Interval
-from stillhouse.evaluation.intervals import DEVIATIONS
+from stillhouse.evaluation.intervals import DEVIATIONS, wilson
 from stillhouse.evaluation.paired import mcnemar
 
 Hits = Sequence[bool] | NDArray[np.bool_]
@@ -22,18 +22,8 @@ UNKNOWN = Interval(0.0, float("-inf"), float("inf"))
 
 
 def share(hits: Sequence[bool]) -> Interval:
-    """The share that is true, with Wilson's interval.
-
-    Source: Wilson, 1927, Journal of the American Statistical Association 22, 209-212.
-    """
-    number = len(hits)
-    if number == 0:
-        return UNKNOWN
-    value, squared = sum(hits) / number, DEVIATIONS**2
-    middle = (value + squared / (2 * number)) / (1 + squared / number)
-    half = DEVIATIONS / (1 + squared / number) * sqrt(value * (1 - value) / number + squared / (4 * number**2))
-    # Rounding may leave a bound on the wrong side of a share of 0 or 1.
-    return Interval(value, max(0.0, min(value, middle - half)), min(1.0, max(value, middle + half)))
+    """The share that is true, with Wilson's interval."""
+    return wilson(sum(hits), len(hits)) if hits else UNKNOWN
 
 
 def matrix(*, model: Hits, teacher: Hits) -> Matrix:

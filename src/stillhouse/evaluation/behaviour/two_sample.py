@@ -1,6 +1,6 @@
 """Whether a classifier can tell two models' answers apart, and by what: if it cannot, neither can a reader by those signs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.results import Interval
-from stillhouse.evaluation.intervals import LEVELS
+from stillhouse.evaluation.intervals import DEVIATIONS, LEVELS
 
 FOLDS = 5
 FEWEST_PROMPTS = 2 * FOLDS
@@ -89,15 +89,44 @@ def _scores(
 
 
 def auc(scores: NDArray[np.float64], labels: NDArray[np.int64], groups: NDArray[np.int64]) -> Interval:
-    """How often a text of side 1 scores higher than one of side 0, ties being half, with an interval over draws of groups."""
+    """How often a text of side 1 scores higher than one of side 0, ties being half. The interval is the wider, on either side,
+    of a bootstrap over groups and of `auc_interval`: of two sides without one text between them every draw is separate too.
+    """
     value, random = _auc(scores, labels, np.ones(len(scores))), np.random.default_rng(0)
     number = int(groups.max()) + 1
     drawn = [
         _auc(scores, labels, np.bincount(random.integers(0, number, number), minlength=number)[groups].astype(float))
         for _ in range(DRAWS)
     ]
-    low, high = np.nanquantile(drawn, LEVELS) if np.isfinite(drawn).any() else (-np.inf, np.inf)
-    return Interval(value, float(low), float(high))
+    if not np.isfinite(drawn).any():
+        return Interval(value, -np.inf, np.inf)
+    low, high = np.nanquantile(drawn, LEVELS)
+    wide = auc_interval(value, *(int((labels == side).sum()) for side in (0, 1)))
+    return Interval(value, min(float(low), wide.low), max(float(high), wide.high))
+
+
+def auc_interval(value: float, num_theirs: int, num_ours: int) -> Interval:
+    """An AUC of so many texts a side: as wide as they are few, also at 0 and 1. Takes the texts to be independent.
+
+    Source: Newcombe, 2006, Statistics in Medicine 25, 559-573, method 5: Hanley and McNeil's variance at the bound itself.
+    """
+    pairs, others = num_theirs * num_ours, (num_theirs + num_ours) / 2 - 1
+
+    def is_inside(bound: float) -> bool:
+        spread = 1 + others * ((1 - bound) / (2 - bound) + bound / (1 + bound))
+        return (value - bound) ** 2 <= DEVIATIONS**2 * bound * (1 - bound) * spread / pairs
+
+    return Interval(value, _farthest(value, 0.0, is_inside), _farthest(value, 1.0, is_inside))
+
+
+def _farthest(inside: float, outside: float, is_inside: Callable[[float], bool]) -> float:
+    """Where it ends, by halving; `outside` itself where it never does."""
+    if inside == outside or is_inside(outside):
+        return outside
+    for _ in range(40):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if is_inside(middle) else (inside, middle)
+    return inside
 
 
 def _auc(scores: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[np.float64]) -> float:

@@ -88,6 +88,9 @@ class AnswersConfig(_WritingConfig):
     kind: Literal["answers"] = "answers"
     pattern: str = r"(-?\d[\d,]*\.?\d*)"
     """A regular expression; its first group, or all that it matches. The last match counts."""
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """Where the answer is one of a few words: the pattern is then any of these, unless one is given, and macro-F1 and Matthews
+    correlation stand beside accuracy. What is none of them, or no answer at all, is wrong and of no class."""
     which: Literal["first", "last"] = "last"
     """Which match counts."""
     ignore_case: bool = True
@@ -101,6 +104,16 @@ class AnswersConfig(_WritingConfig):
         except re.error as error:
             raise ValueError(f"{pattern!r} is no regular expression: {error}. Mend it.") from None
         return pattern
+
+    @model_validator(mode="before")
+    @classmethod
+    def _looks_for_a_class(cls, values: Any) -> Any:
+        """A resolved recipe says which pattern that is. The longest first: else `not sure` would be found as `not`."""
+        classes = values.get("classes") if isinstance(values, dict) else None
+        if not classes or "pattern" in values or not all(isinstance(name, str) for name in classes):
+            return values
+        names = "|".join(re.escape(name) for name in sorted(classes, key=len, reverse=True))
+        return {**values, "pattern": rf"(?<!\w)({names})(?!\w)"}
 
 
 class GenerationConfig(_WritingConfig):

@@ -22,7 +22,9 @@ def group_scores(metric: str, values: Mapping[Role, Sums], groups: Sequence[str]
             name,
             int(inside.sum()),
             scored(
-                {role: {metric: mean_within(own, inside)} for role, own in values.items()}, num_examples=len(groups)
+                {role: {metric: mean_within(own, inside)} for role, own in values.items()},
+                num_examples=len(groups),
+                shares={metric: int(inside.sum())},
             ),
         )
         for name, inside in members.items()

@@ -97,7 +97,13 @@ def _result(task: LmEvalConfig, name: str, samples: Mapping[Role, Sequence[Mappi
         "lm_eval",
         examples,
         headline,
-        scored(statistics, num_examples=examples, hits=judged if is_binary else None, kept=PREFERRED),
+        scored(
+            statistics,
+            num_examples=examples,
+            hits=judged if is_binary else None,
+            kept=PREFERRED,
+            shares={headline: examples} if is_binary else {},
+        ),
         notes=[f"lm-eval {_version()}, solved examples before each question: {shots}"],
     )
 

@@ -22,7 +22,7 @@ from stillhouse.evaluation.tasks.harness import check_harness, harness_results
 from stillhouse.evaluation.tasks.rows import KEY, Choice, Prompted, read_choices, read_prompted, texts_in
 from stillhouse.evaluation.tasks.speakers import Speaker
 from stillhouse.evaluation.tasks.text_scores import check_libraries
-from stillhouse.evaluation.tasks.writing import answers, generation
+from stillhouse.evaluation.tasks.writing import answers, class_of, expected, generation
 
 Task = FileTaskConfig | LmEvalConfig
 Rows = list[Choice] | list[Prompted]
@@ -83,7 +83,20 @@ def read(task: FileTaskConfig) -> Rows:
     Raises:
         DataError: naming file and row.
     """
-    return read_prompted(task) if isinstance(task, AnswersConfig | GenerationConfig) else read_choices(task)
+    if isinstance(task, AnswersConfig):
+        return _of_known_classes(task, read_prompted(task))
+    return read_prompted(task) if isinstance(task, GenerationConfig) else read_choices(task)
+
+
+def _of_known_classes(task: AnswersConfig, rows: list[Prompted]) -> list[Prompted]:
+    for number, row in enumerate(rows, start=1):
+        named = {class_of(task, one) for one in expected(task, row)}
+        if task.classes is not None and (None in named or len(named) > 1):
+            raise DataError(
+                f"{KEY}: question {number} of {task.title} has the right answer {row.references[0]!r}, which is not one of "
+                f"the classes: {', '.join(task.classes)}. Mend evaluation.tasks.classes or the file."
+            )
+    return rows
 
 
 def texts_of_tasks(tasks: Sequence[Task]) -> dict[str, list[list[str]]]:

@@ -9,6 +9,7 @@ from stillhouse.core.measures import TaskResult
 from stillhouse.core.results import Role
 from stillhouse.evaluation.intervals import Statistic, Sums
 from stillhouse.evaluation.paired import scored
+from stillhouse.evaluation.statistics import macro_f1, matthews_correlation
 from stillhouse.evaluation.tasks.config import AnswersConfig, GenerationConfig
 from stillhouse.evaluation.tasks.groups import gap_statistics, group_scores
 from stillhouse.evaluation.tasks.rows import Prompted
@@ -39,7 +40,7 @@ def answers(task: AnswersConfig, rows: Sequence[Prompted], said: Mapping[Role, S
     """How often the right answer is found in what was written, and how often any is."""
     rows, texts, notes = _that_all_read(rows, said, task)
     found = {role: [found_answer(task, text) for text in own] for role, own in texts.items()}
-    right = [{_expected(task, reference) for reference in row.references} for row in rows]
+    right = [expected(task, row) for row in rows]
     hits = {
         role: np.array([float(one in golds) for one, golds in zip(own, right, strict=True)])
         for role, own in found.items()
@@ -47,7 +48,9 @@ def answers(task: AnswersConfig, rows: Sequence[Prompted], said: Mapping[Role, S
     groups = [row.group for row in rows]
     gaps = gap_statistics(hits, groups)
     statistics: dict[Role, dict[str, Statistic]] = {
-        role: {"accuracy": mean(hits[role]), "answered": mean([float(one is not None) for one in own])} | gaps[role]
+        role: {"accuracy": mean(hits[role]), "answered": mean([float(one is not None) for one in own])}
+        | _of_classes(task, own, right)
+        | gaps[role]
         for role, own in found.items()
     }
     return TaskResult(
@@ -55,17 +58,46 @@ def answers(task: AnswersConfig, rows: Sequence[Prompted], said: Mapping[Role, S
         "answers",
         len(rows),
         "accuracy",
-        scored(statistics, num_examples=len(rows), hits=hits, kept=("accuracy",)),
+        scored(
+            statistics,
+            num_examples=len(rows),
+            hits=hits,
+            kept=("accuracy", "macro_f1"),
+            shares=dict.fromkeys(("accuracy", "answered"), len(rows)),
+        ),
         notes=[f"the {task.which} match of {task.pattern}", *notes],
         groups=group_scores("accuracy", hits, groups),
     )
 
 
-def _expected(task: AnswersConfig, reference: str) -> str:
-    found = found_answer(task, reference)
-    if found is not None:
-        return found
-    return reference.strip().casefold() if task.ignore_case else reference.strip()
+def expected(task: AnswersConfig, row: Prompted) -> set[str]:
+    """What is right to a question: what the pattern finds in each reference, or the reference itself."""
+    return {_same_case(task, found_answer(task, one) or one.strip()) for one in row.references}
+
+
+def _same_case(task: AnswersConfig, text: str) -> str:
+    return text.casefold() if task.ignore_case else text
+
+
+def class_of(task: AnswersConfig, found: str | None) -> int | None:
+    """The number of the class that was found; None where it is none of them."""
+    names = [_same_case(task, name) for name in task.classes or ()]
+    return names.index(found) if found in names else None
+
+
+def _of_classes(task: AnswersConfig, found: Sequence[str | None], right: Sequence[set[str]]) -> Mapping[str, Statistic]:
+    """Macro-F1 and Matthews correlation where the answers are classes. No class at all is none that F1 is told of, and one
+    more that the correlation tells from the others."""
+    if task.classes is None:
+        return {}
+    nothing = len(task.classes)
+    golds = [class_of(task, min(own)) for own in right]
+    named, actual = (
+        np.eye(nothing + 1)[[nothing if one is None else one for one in several]]
+        for several in ([class_of(task, one) for one in found], golds)
+    )
+    f1 = macro_f1(*(side[:, :nothing] for side in (named * actual, named, actual)))
+    return {"macro_f1": f1, "matthews_correlation": matthews_correlation(named * actual, named, actual)}
 
 
 def generation(task: GenerationConfig, rows: Sequence[Prompted], said: Mapping[Role, Said]) -> TaskResult:
