@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation.py TEACHER STUDENT DATA --baseline MODEL
 
-Any language models of one tokenizer: runs/demo/student and, as a baseline, its control, which no teacher taught. Held-out text is
-short stories; tasks are BLiMP, PIQA and BBQ; prompts are XSTest's. A run that was stopped goes on where it was.
+Any language models of one tokenizer: runs/demo/student and, as a baseline, its control, which no teacher taught. Held-out
+text is short stories; tasks are BLiMP, PIQA and BBQ; prompts are XSTest's. A run that was stopped goes on where it was.
 """
 
 import argparse
