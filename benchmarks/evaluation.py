@@ -101,8 +101,8 @@ def print_tables(lines: Iterable[Mapping[str, Any]]) -> None:
     for suite, rows in tables.items():
         who = list(dict.fromkeys(name for row in rows.values() for name in row))
         print(f"| {suite} | {' | '.join(who)} |\n|---|{'---:|' * len(who)}")
-        for name, row in rows.items():
-            print(f"| {name} | {' | '.join(row.get(one, '') for one in who)} |")
+        for name, found in rows.items():
+            print(f"| {name} | {' | '.join(found.get(one, '') for one in who)} |")
         print()
 
 

@@ -1,7 +1,7 @@
 """The page that every report is: what stands at its top, then its sections."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stillhouse.reporting import formatting
 from stillhouse.reporting.account import Account
@@ -17,10 +17,6 @@ class Page:
     """Everything on the page, top to bottom."""
 
     title: str
-    kind: str
-    """What stands above the title."""
-    others: str
-    """What the findings are about, for whoever hears the page."""
     teacher: str
     student: str
     lead: str
@@ -29,16 +25,18 @@ class Page:
     tiles: Sequence[Tile]
     sections: Sequence[Shown]
     dial: Dial | None = None
+    kind: str = "Distillation report"
+    """What stands above the title."""
+    others: str = "Against the controls"
+    """What the findings are about, for whoever hears the page."""
 
 
 def page_of(account: Account) -> Page:
     """The whole page."""
     result = account.result
     names = {model.role: formatting.one_line(model.name) for model in result.models}
-    return Page(
+    page = Page(
         title=formatting.one_line(account.title),
-        kind="Distillation report" if result.made_here else "Two models beside each other",
-        others="Against the controls" if result.made_here else "Against other models",
         teacher=names.get("teacher", ""),
         student=names.get("student", ""),
         lead=lead(result),
@@ -48,3 +46,5 @@ def page_of(account: Account) -> Page:
         dial=dial(result),
         sections=sections_of(account),
     )
+    strangers = replace(page, kind="Two models beside each other", others="Against other models")
+    return page if result.made_here else strangers

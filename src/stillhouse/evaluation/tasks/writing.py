@@ -85,7 +85,7 @@ def class_of(task: AnswersConfig, found: str | None) -> int | None:
     return names.index(found) if found in names else None
 
 
-def _of_classes(task: AnswersConfig, found: Sequence[str | None], right: Sequence[set[str]]) -> Mapping[str, Statistic]:
+def _of_classes(task: AnswersConfig, found: Sequence[str | None], right: Sequence[set[str]]) -> dict[str, Statistic]:
     """Macro-F1 and Matthews correlation where the answers are classes. No class at all is none that F1 is told of, and one
     more that the correlation tells from the others."""
     if task.classes is None:
