@@ -10,7 +10,7 @@ import pytest
 # Before torch, which imports Triton, and that asks once. TRITON_INTERPRET=0 runs its kernels on a machine's own GPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 # Before anything of ours, which it sees to the checking of.
-from . import annotations as annotations
+from . import annotations
 
 # isort: split
 import torch
@@ -27,6 +27,11 @@ def pytest_collection_finish() -> None:
     """What is imported stays: the garbage collector, which accelerate calls at every turn, need not look through it again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup() -> None:
+    """Each test has its first calls checked."""
+    annotations.calls.clear()
 
 
 SENTENCES = [
