@@ -16,7 +16,6 @@ from typing import Any, get_args
 import jaxtyping
 from jaxtyping import jaxtyped
 
-
 CALLS_CHECKED = 16
 """Of one function in one test."""
 calls: Counter[FunctionType] = Counter()
