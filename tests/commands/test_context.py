@@ -22,7 +22,7 @@ from .conftest import (
 
 PROMPT = "the old man had a boat and went out to sea: sing of the sea and the birds, the sea"
 GENERAL = [{"prompt": f"one day {n}", "completion": f"the robot found key {n}"} for n in range(16)]
-MIXED = {"kind": "mixed", "student_share": 0.5, "sampling": {"max_new_tokens": 16}, "batch_size": 3}
+MIXED = {"kind": "mixed", "student_share": 0.5, "sampling": {"max_new_tokens": 8}, "batch_size": 3}
 OWN_TEACHER = {"teacher.kind": "self", "teacher.model": ""}
 ONCE = {"training.epochs": 1}
 CONTEXT = {"styles": [{"system": PROMPT}, {"before_question": PROMPT}], "replay": {"share": 0.25}}
@@ -48,8 +48,8 @@ def write_context_recipe(folder: Path, teacher: Path, context=CONTEXT, /, **chan
         "objectives": [{"name": "forward_kl"}],
         "evaluation": {"control": "none", "samples": 1},
         "training": {
-            "epochs": 8,
-            "learning_rate": 3e-3,
+            "epochs": 4,
+            "learning_rate": 6e-3,
             "rows_per_step": 4,
             "rows_per_micro_batch": 2,
             "save_every_steps": 4,

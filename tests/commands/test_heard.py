@@ -17,7 +17,7 @@ from .test_teacher_answers import NO_CONTROL, SHORT, TEACHER, answers
 
 REPLAY = {**STUDENT, "kind": "replay", "capacity": 6, "student_share": 0.5, "fresh_share": 0.25, "tolerance_nats": 0.0}
 ACROSS = [{"name": "span_reverse_kl", "temperature": 2.0}]
-TRAINING = {"epochs": 3, "learning_rate": 1e-2, "rows_per_step": 4, "rows_per_micro_batch": 2, "save_every_steps": 4}
+TRAINING = {"epochs": 2, "learning_rate": 1e-2, "rows_per_step": 4, "rows_per_micro_batch": 2, "save_every_steps": 4}
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_run_that_stops_behind_a_checkpoint_ends_with_the_same_student_and_the
     compute_loss = DistillationTrainer.compute_loss
 
     def stop(self, *args, **options):
-        if self.state.global_step == 6:
+        if self.state.global_step == 5:
             raise KeyboardInterrupt
         return compute_loss(self, *args, **options)
 
@@ -90,7 +90,7 @@ def test_with_equal_tokenizers_it_is_the_plain_objective_on_policy(kind, heard, 
             kind,
             student={"kind": "from_layers", "keep": [0, 2]},
             objectives=[{"name": name}],
-            training={**TRAINING, "epochs": 2, "learning_rate": 1e-3},
+            training={**TRAINING, "epochs": 1, "learning_rate": 1e-3},
         )
         assert stillhouse("train", path, f"run={tmp_path / name}").code == 0
         lines = [line[name] for line in steps(tmp_path / name)]

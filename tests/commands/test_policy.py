@@ -7,7 +7,7 @@ from stillhouse.training import DistillationTrainer
 
 from .conftest import CHATS, assert_refused, stillhouse, write_recipe, write_rows
 
-STUDENT = {"kind": "student", "sampling": {"max_new_tokens": 16}, "batch_size": 3}
+STUDENT = {"kind": "student", "sampling": {"max_new_tokens": 8}, "batch_size": 3}
 MINILLM = [{"name": "minillm", "gamma": 0.9}]
 
 
