@@ -1,14 +1,21 @@
 """Data from nothing, from the recipe to the report; what cannot be is refused before a model is loaded."""
 
 import json
+import math
 import signal
 
+import numpy as np
 import pytest
 
 from stillhouse.cli import main
-from stillhouse.core.errors import StillhouseError
+from stillhouse.commands.synthesis import Program
+from stillhouse.core.config import parse_recipe
+from stillhouse.core.errors import ModelError, StillhouseError
 from stillhouse.core.files import read_lines
 from stillhouse.data.chat_forms import read_conversations
+from stillhouse.synthesis.config import MagpieConfig
+from stillhouse.synthesis.diversity import spread
+from stillhouse.synthesis.records import Record
 from stillhouse.teachers.writer import Reply
 
 from .conftest import assert_refused, assert_refused_in_one_line, files_in, stillhouse, write_recipe
@@ -116,6 +123,32 @@ def test_a_recipe_may_ask_for_kept_records(data_free, tmp_path):
     assert 9 < card["counts"]["asked"] <= 60 and card["source"]["kept"] == 9
     questions = [line for line in read_lines(data / "ledger.jsonl") if line["key"]]
     assert len(questions) == len({line["key"] for line in questions})
+
+
+class Nobody:
+    name, fingerprint, tokenizer = "nobody", "0", None
+
+    def write(self, requests, done=()):
+        raise AssertionError("nobody is asked")
+
+
+class Lengths:
+    """Embeds a text as its length and its number of words."""
+
+    def documents(self, texts):
+        return np.array([[len(text), len(text.split())] for text in texts], dtype=np.float32)
+
+
+def test_the_card_says_how_far_apart_questions_are_by_the_model_that_is_named(tmp_path, monkeypatch):
+    wanted = parse_recipe(MagpieConfig, {**MAGPIE, "spread_by": "./an-embedder"}, source="x")
+    with pytest.raises(ModelError, match="an-embedder' is no existing folder"):
+        Program(wanted, Nobody(), tmp_path)
+    monkeypatch.setattr("stillhouse.commands.synthesis.load_embedder", lambda name: Lengths())
+    records = [Record().say("user", text).say("assistant", "so") for text in ("one two", "a", "three little words")]
+    found = Program(wanted, Nobody(), tmp_path).account([*records[:2], records[2].drop("too long")])["diversity"]
+    assert found["after"]["spread_by"] == "./an-embedder"
+    assert found["before"]["spread"] == spread([one.question for one in records], embed=Lengths().documents)
+    assert found["after"]["spread"]["value"] == pytest.approx(1 - (7 + 2) / math.sqrt((49 + 4) * 2))
 
 
 def test_a_real_kill_while_the_teacher_writes_gives_the_same_data(data_free, tmp_path, processes):

@@ -50,9 +50,7 @@ VALUES = {
         ),
         ({"source": {"kind": "student"}}, "the teacher would have to be asked about each step"),
         ({"source": {"kind": "teacher", "method": "beam"}}, "an API only draws answers"),
-        ({"history": {}}, "history lets a model of this process answer turn by turn"),
         ({"data": {"kind": "masked_text", "path": "x"}, "objectives": [{"name": "masked_token"}]}, "Use data of kind chat or"),
-        ({"data": {}, "synthesis": {"templates": ["a"], "tokens": 9}}, "Give its templates to kind questions"),
         ({"evaluation": {"reward": {"reward": {"kind": "length"}}}}, "evaluation.reward is watched beside what a teacher"),
         ({"teacher": {"model": "m"}, "student": {"kind": "from_config", "tokenizer": "t"}}, "student.tokenizer is given"),
         ({"teacher": {**REMOTE, "api_key": KEY}}, "holds what looks like a key"),
@@ -63,6 +61,11 @@ def test_what_an_api_cannot_tell_is_refused_while_the_recipe_is_read(changes, wo
     with pytest.raises(RecipeError) as refused:
         parse_recipe(Recipe, {**VALUES, **changes}, source="a recipe")
     assert words in str(refused.value) and KEY not in str(refused.value)
+
+
+def test_what_an_api_can_write_is_let_through():
+    for changes in ({"history": {}}, {"data": {}, "synthesis": {"templates": ["a"], "tokens": 9}}):
+        parse_recipe(Recipe, {**VALUES, **changes}, source="a recipe")
 
 
 def test_a_control_that_would_be_the_student_itself_is_not_trained():

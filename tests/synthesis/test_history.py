@@ -8,7 +8,9 @@ from stillhouse.core.files import read_lines
 from stillhouse.data.chat import ChatReader
 from stillhouse.data.chat_forms import as_row, conversation, read_conversations, written_out
 from stillhouse.models.generate import Continuation, Sampling, sample
-from stillhouse.synthesis.history import rewrite
+from stillhouse.synthesis.history import rewrite, rewrite_asking
+
+from .scripted import ask_of
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=6)
 END = "<|end|>"
@@ -168,3 +170,26 @@ def test_a_conversation_as_a_row_reads_to_the_same(one, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps(as_row(one)) + "\n", encoding="utf-8")
     assert read_conversations(tmp_path / "rows.jsonl") == [one]
     assert read_lines(tmp_path / "rows.jsonl") == [as_row(one)]
+
+
+def test_one_who_is_asked_in_words_answers_every_turn_behind_its_own_former_ones(tokenizer, tmp_path):
+    def say(request):
+        return f"answer {len(request.messages)} to {request.messages[-1]['content']}", len(request.messages) > 1
+
+    ask, writer = ask_of(tmp_path, say)
+    given, file = [TOOLS, *CONVERSATIONS, LONG, PARTS], tmp_path / "conversations.jsonl"
+    outcome = rewrite_asking(ask, tokenizer, given, file=file, max_tokens=MOST, sampling=SAMPLING)
+    found = read_conversations(file)
+    assert outcome.conversations == len(given) and sum(outcome.kept.values()) == 3
+    assert [found[n] for n in (0, -2, -1)] == [TOOLS, LONG, PARTS]
+    for one, before in zip(found[1:-2], CONVERSATIONS, strict=True):
+        for place, message in enumerate(one.messages):
+            if message["role"] != "assistant":
+                assert message == before.messages[place]
+                continue
+            assert message["content"] == f"answer {place} to {one.messages[place - 1]['content']}"
+            assert (place in one.unfinished) == (place == 1)
+    asked = {len(request.messages): request for request in writer.asked if request.messages[0] == given[1].messages[0]}
+    assert max(asked) > 1 and asked[max(asked)].messages[2]["content"].startswith("answer 2 to")
+    assert all(request.sampling.max_new_tokens <= SAMPLING.max_new_tokens for request in writer.asked)
+    assert len(writer.asked) == outcome.turns

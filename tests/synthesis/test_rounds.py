@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.core.config import parse_recipe
-from stillhouse.synthesis.config import ContinueConfig, QuestionsConfig
+from stillhouse.core.progress import Silent
+from stillhouse.synthesis.config import ContinueConfig, QuestionsConfig, SelfInstructConfig
 from stillhouse.synthesis.records import Record
 from stillhouse.synthesis.rounds import SURPLUS, next_size, until_kept, without_surplus
 
@@ -24,7 +25,7 @@ def test_as_many_are_kept_as_were_asked_for_unless_the_bound_comes_first(marks, 
 
     def make(sizes):
         sizes_seen.append(list(sizes))
-        return records_of(marks[: sum(sizes)])
+        return records_of(marks[: sum(sizes)]), sum(sizes)
 
     found = until_kept(make, kept=kept, most=most)
     asked, num_kept = len(found), sum(not record.dropped for record in found)
@@ -52,9 +53,31 @@ TEXTS = {"kind": "continue", "kept": 6, "most": 90, "sampling": {"max_new_tokens
 def program(wanted, ask):
     def make(sizes):
         texts = wanted.in_rounds(None, sizes)(ask)
-        return [one if int(one.text) % 3 == 0 else one.drop("bad") for one in texts]
+        return [one if int(one.text) % 3 == 0 else one.drop("bad") for one in texts], len(texts)
 
     return until_kept(make, kept=wanted.kept, most=wanted.asked_at_most)
+
+
+class Said(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+@given(there_are=st.integers(0, 20), kept=st.integers(1, 30))
+def test_a_source_that_dries_up_ends_it_with_what_there_is(there_are, kept):
+    def make(sizes):
+        questions = min(there_are, sum(sizes))
+        return records_of([n % 2 == 0 for n in range(questions)]), questions
+
+    said = Said()
+    found = until_kept(make, kept=kept, most=100, progress=said)
+    num_kept = sum(not record.dropped for record in found)
+    assert num_kept == min(kept, -(-there_are // 2))
+    is_short = f"{num_kept} of {kept} records are kept: there are no more than {there_are} questions"
+    assert (num_kept < kept) == any(line.startswith(is_short) for line in said.lines)
 
 
 def number_in(request):
@@ -83,3 +106,25 @@ def test_a_file_of_questions_is_taken_from_the_top_and_ends(tmp_path):
     asked = wanted.in_rounds(None, [2, 3])(ask)
     assert [record.question for record in asked] == [f"why {n}?" for n in range(5)]
     assert len(wanted.in_rounds(None, [2, 30])(ask)) == 7
+
+
+def test_rounds_of_self_instruct_go_on_with_one_list_until_it_dries_up(tmp_path):
+    (tmp_path / "tasks.txt").write_text("sing of the old sea\n")
+    letters = iter("bcdfghjkl")
+    known = {}
+
+    def say(request):
+        letter = known.setdefault(request.key, next(letters, "b"))
+        return f"1. {' '.join(f'{letter}{word}' for word in ('ax', 'ex', 'ix', 'ox'))}"
+
+    values = {"kind": "self_instruct", "path": str(tmp_path / "tasks.txt"), "kept": 20, "at_once": 1, "batch_size": 1}
+    wanted = parse_recipe(SelfInstructConfig, values, source="x")
+    ask, writer = ask_of(tmp_path, say)
+    first = wanted.in_rounds(None, [3])(ask)
+    asked = len(writer.asked)
+    found = wanted.in_rounds(None, [3, 20])(ask)
+    assert found[:3] == first and asked == 3, "the rounds before are asked again in the same words"
+    assert len({record.question for record in found}) == len(found) == 9, "and nothing of them comes twice"
+    assert first[2].question in " ".join(writer.asked[3].messages[0]["content"].split("\n")), (
+        "they are shown as its own"
+    )

@@ -161,8 +161,14 @@ def test_self_instruct_keeps_what_is_new_and_mixes_its_own_into_later_requests(t
 
 def test_self_instruct_ends_where_nothing_new_comes(tmp_path):
     ask, _ = ask_of(tmp_path, lambda request: "1. the same again and again")
-    with pytest.raises(DataError, match="wrote 1 new tasks of the 3"):
-        self_instruct_questions(ask, seeds=["a b c"], number=3, sampling=SAMPLING)
+    found = self_instruct_questions(ask, seeds=["a b c"], number=3, sampling=SAMPLING)
+    assert [record.question for record in found] == ["the same again and again"]
+    with pytest.raises(DataError, match="wrote no new task in 10 rounds"):
+        self_instruct_questions(ask, seeds=["the same again and again"], number=3, sampling=SAMPLING)
+    assert (
+        self_instruct_questions(ask, seeds=["a"], before=["the same again and again"], number=3, sampling=SAMPLING)
+        == []
+    )
 
 
 def test_self_instruct_lets_a_model_go_on_with_its_own_list_where_the_template_is_known(tokenizer, tmp_path):

@@ -8,8 +8,10 @@ from stillhouse.core.errors import DataError
 from stillhouse.core.progress import Silent
 from stillhouse.data.text import read_rows, to_examples
 from stillhouse.models.generate import Sampling
-from stillhouse.synthesis import synthesize
+from stillhouse.synthesis import synthesize, synthesize_asking
 from stillhouse.synthesis.write import SHORTEST_TOKENS, as_prompt
+
+from .scripted import Killed, ask_of, prompt_of
 
 PROMPTS = [f"Write about number {number}." for number in range(12)]
 SAMPLING = Sampling(max_new_tokens=24)
@@ -168,3 +170,21 @@ def test_progress_counts_every_token_whether_written_now_or_before(teacher, toke
         counts.append((progress.tokens, progress.finished))
     records = [record for part in (tmp_path / "parts").iterdir() for record in json.loads(part.read_text())]
     assert counts == [(sum(record["tokens"] for record in records), 1)] * 2
+
+
+def test_one_who_is_asked_in_words_writes_until_there_is_enough_and_nothing_is_asked_twice(tmp_path):
+    def say(request):
+        return ("once", True) if "number 1" in prompt_of(request) else (f"{prompt_of(request)} {'word ' * 19}end", True)
+
+    options = {"prompts": PROMPTS, "num_tokens": 80, "sampling": SAMPLING, "batch_size": 3, "folder": tmp_path}
+    ask, killed = ask_of(tmp_path, say, most=4)
+    with pytest.raises(Killed):
+        synthesize_asking(ask, **options)
+    ask, writer = ask_of(tmp_path, say)
+    outcome = synthesize_asking(ask, **options)
+    rows = read_rows(tmp_path / "documents.jsonl")
+    assert outcome.tokens >= 80 > outcome.tokens - 24 and outcome.dropped == {"too short": 1}
+    assert [row.prompt for row in rows] == [PROMPTS[n] for n in (0, 2, 3, 4)] and outcome.documents == 4
+    assert len(killed.asked) + len(writer.asked) == 5, "as many as give the tokens that are missing"
+    with pytest.raises(DataError, match="12 prompts gave"):
+        synthesize_asking(ask, **{**options, "num_tokens": 10**6})

@@ -1,6 +1,7 @@
 """`stillhouse synthesize RECIPE --dry-run`: some examples whole, and what all of it would take; nothing is kept."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -13,6 +14,7 @@ from rich.console import Console
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.recipe import Recipe
+from stillhouse.commands.remote import remote_teacher
 from stillhouse.commands.synthesis import DataFreeConfig, Program, by_whom, number_of, writer_of
 from stillhouse.core.config import load_recipe
 from stillhouse.core.errors import RecipeError
@@ -22,9 +24,12 @@ from stillhouse.reporting import terminal_progress
 from stillhouse.reporting.formatting import clean, count, duration
 from stillhouse.synthesis import filled_templates, write_synthetic
 from stillhouse.synthesis.config import GroundedConfig, PromptSynthesisConfig
+from stillhouse.synthesis.flow import reason_of
 from stillhouse.synthesis.records import Ask, Record
+from stillhouse.synthesis.run import LEDGER, said_of_reasons
 from stillhouse.synthesis.sources import personas, topics
-from stillhouse.synthesis.write import first_answers
+from stillhouse.synthesis.write import first_answers, first_answers_asking
+from stillhouse.teachers.ledger import Ledger
 from stillhouse.teachers.writer import Reply, Request
 
 SHOWN = 5
@@ -159,15 +164,24 @@ def _estimate(spent: Spent, records: Sequence[Record], tried: int, total: int) -
         f"the whole: about {count(round(tokens))} tokens, {duration(seconds)} of writing, "
         f"{count(round(kept * times))} records kept" + (f", cost {cost:,.4f}" if cost else ""),
     ]
+    reasons = Counter(reason_of(record) for record in records if record.dropped)
+    lines += [f"dropped: {said_of_reasons(dict(reasons.most_common()))}"] if reasons else []
     return [*lines, "nothing of this was written into the run folder."]
 
 
 def _try_prompts(parts: Parts, wanted: PromptSynthesisConfig) -> list[str]:
-    """The first answers to prompts from templates."""
+    """The first answers to prompts from templates; of a model that may cost money, no more than are shown."""
     prompts = filled_templates(wanted.templates, wanted.slots, seed=wanted.seed)
-    teacher, some = parts.teacher, prompts[: max(SHOWN, wanted.batch_size)]
-    started = time.monotonic()
-    answers = first_answers(teacher.model, parts.teacher_tokenizer, some, wanted.sampling, seed=wanted.seed)
+    some = prompts[: SHOWN if parts.remote else max(SHOWN, wanted.batch_size)]
+    started, cost = time.monotonic(), 0.0
+    if parts.remote is None:
+        teacher, tokenizer = parts.teacher, parts.teacher_tokenizer
+        answers = first_answers(teacher.model, tokenizer, some, wanted.sampling, seed=wanted.seed)
+    else:
+        with TemporaryDirectory() as folder:
+            writer = remote_teacher(parts.remote, parts.run, parts.progress, ledger=f"data/{LEDGER}")
+            ledger = Ledger(Path(folder) / LEDGER, writer, progress=parts.progress)
+            answers, cost = first_answers_asking(ledger.ask, some, wanted.sampling, seed=wanted.seed), ledger.cost
     seconds, tokens = time.monotonic() - started, sum(answer["tokens"] for answer in answers)
     lines: list[str] = []
     for number, answer in enumerate(answers[:SHOWN], start=1):
@@ -175,6 +189,7 @@ def _try_prompts(parts: Parts, wanted: PromptSynthesisConfig) -> list[str]:
         lines += [f"example {number}: {verdict}", f"  prompt: {_indented(answer['prompt'])}"]
         lines += [f"  text: {_indented(answer['completion'])}", ""]
     lines.append(f"tried: {count(len(some))} prompts, {count(tokens)} tokens in {duration(seconds)}")
-    whole = duration(seconds * wanted.tokens / max(1, tokens))
-    lines.append(f"the whole: {count(wanted.tokens)} tokens, about {whole} of writing")
+    times = wanted.tokens / max(1, tokens)
+    whole = f"the whole: {count(wanted.tokens)} tokens, about {duration(seconds * times)} of writing"
+    lines.append(whole + (f", cost {cost * times:,.4f}" if cost else ""))
     return [*lines, "nothing of this was written into the run folder."]

@@ -140,7 +140,7 @@ class Recipe(Config):
             return self
         replays = self.replay is not None and self.replay.share > 0 and self.replay.learn == "objectives"
         faults = [
-            *asking_faults(self.data, self.synthesis, self.source, rewrites=self.history is not None),
+            *asking_faults(self.data, self.source),
             *student_faults(self.student),
             *objective_faults(self.teacher, self.labels, self.objectives),
             *labels_faults(self.teacher, self.labels, self.source, replays=replays),

@@ -11,7 +11,6 @@ from stillhouse.data.config import DataConfig
 from stillhouse.labelling.config import LabelsConfig, SparseConfig
 from stillhouse.objectives import Objective, objective
 from stillhouse.students.config import FromConfigConfig, FromLayersConfig, StudentConfig
-from stillhouse.synthesis.config import PromptSynthesisConfig, SynthesisConfig
 from stillhouse.teachers.remote import RemoteWriter
 from stillhouse.teachers.remote_config import RemoteTeacherConfig
 from stillhouse.training.config import ObjectiveConfig
@@ -103,9 +102,7 @@ def labels_faults(
         )
 
 
-def asking_faults(
-    data: DataConfig, synthesis: SynthesisConfig | None, source: SourceConfig, *, rewrites: bool
-) -> Iterator[str]:
+def asking_faults(data: DataConfig, source: SourceConfig) -> Iterator[str]:
     """Why a teacher behind an API cannot be asked for this."""
     if data.kind not in ("chat", "text"):
         yield (
@@ -113,14 +110,6 @@ def asking_faults(
             "of kind "
             "chat or text."
         )
-    if isinstance(synthesis, PromptSynthesisConfig):
-        yield (
-            "synthesis of kind prompts is written by a model of this process. Give its templates to kind questions, with "
-            "data of "
-            "kind chat, or let the teacher go on from texts with kind continue."
-        )
-    if rewrites:
-        yield "history lets a model of this process answer turn by turn. Leave it out, or use source: {kind: teacher}."
     if getattr(data, "teacher_context", None) is not None:
         yield (
             "data.teacher_context compares with a teacher that reads more than its student, and an API shows nothing to "

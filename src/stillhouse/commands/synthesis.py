@@ -16,6 +16,7 @@ from stillhouse.core.files import fingerprint_files, json_line, write_atomic
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.data.chat_template import ChatTemplate
 from stillhouse.models.load import display_name, load_tokenizer
+from stillhouse.retrieval.embed import load_embedder
 from stillhouse.synthesis import Written, converse, write_synthetic
 from stillhouse.synthesis.choosing import Chosen, check_choice
 from stillhouse.synthesis.config import (
@@ -25,13 +26,13 @@ from stillhouse.synthesis.config import (
     QuestionsConfig,
     TeacherWriterConfig,
 )
-from stillhouse.synthesis.diversity import before_and_after
+from stillhouse.synthesis.diversity import Embed, before_and_after
 from stillhouse.synthesis.filters import NamedFilter, account_of, build_filters, run_filters
 from stillhouse.synthesis.flow import PREFERENCES, SYNTHETIC, write_texts
 from stillhouse.synthesis.licence import licence_of, said_about_outputs
 from stillhouse.synthesis.records import Ask, Record, Source
 from stillhouse.synthesis.rewards import Tools, reward_fingerprint
-from stillhouse.synthesis.rounds import until_kept
+from stillhouse.synthesis.rounds import dried_up, until_kept
 from stillhouse.synthesis.run import LEDGER, said_of_reasons
 from stillhouse.teachers.remote import RemoteWriter
 from stillhouse.teachers.remote_config import RemoteTeacherConfig, RemoteWriterConfig
@@ -122,26 +123,38 @@ class Program:
     chosen: Chosen = field(default_factory=lambda: Chosen([]))
     """What the choice came to, once it was made."""
     filters: list[NamedFilter] = field(init=False)
+    embed: Embed | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.filters = build_filters(self.wanted.used_filters, tokenizer=self.writer.tokenizer)
+        if (
+            self.wanted.spread_by is not None
+        ):  # now, for one that is not there should be missed before anything is written
+            self.embed = load_embedder(self.wanted.spread_by).documents
 
     def __call__(self, ask: Ask) -> list[Record]:
         """All records, dropped ones with their reason, kept ones with the filters that they passed."""
         passed = {"filters": [one.name for one in self.filters]}
         wanted = self.wanted
         if wanted.kept is None or self.number is not None:
-            records = self._made(ask, wanted.source(self.writer.tokenizer, number=self.number))
+            records, questions = self._made(ask, wanted.source(self.writer.tokenizer, number=self.number))
+            if questions < (self.number or number_of(wanted)):
+                self.progress.say(dried_up(questions))
         else:
             records = until_kept(
                 lambda sizes: self._made(ask, wanted.in_rounds(self.writer.tokenizer, sizes)),
                 kept=wanted.kept,
-                most=number_of(wanted),
+                most=wanted.asked_at_most,
                 progress=self.progress,
             )
         return [r if r.dropped else replace(r, lineage={**r.lineage, **passed}) for r in records]
 
-    def _made(self, ask: Ask, source: Source) -> list[Record]:
+    def _made(self, ask: Ask, source: Source) -> tuple[list[Record], int]:
+        """All records, and of how many questions they are."""
+        given = source(ask)
+        return self._answered(ask, lambda _ask: given), len(given)
+
+    def _answered(self, ask: Ask, source: Source) -> list[Record]:
         wanted, writer = self.wanted, self.writer
         clean = partial(run_filters, filters=self.filters)
         if not isinstance(wanted, ConversationSynthesisConfig):
@@ -172,7 +185,8 @@ class Program:
         said = [record for record in records if record.question or record.text]
         found = account_of(records, self.filters)
         if kept:
-            found["diversity"] = before_and_after(_questions(said), _questions(kept))
+            by = display_name(self.wanted.spread_by or "")
+            found["diversity"] = before_and_after(_questions(said), _questions(kept), embed=self.embed, embed_name=by)
         return {**found, **({"reward": self.chosen.report} if self.chosen.report else {})}
 
 

@@ -2,11 +2,11 @@
 
 from stillhouse.synthesis.answers import ANSWERS, AnswersOutcome, answered_by, read_answers, write_answers
 from stillhouse.synthesis.flow import CARD, DROPPED, PREFERENCES, SYNTHETIC, Further, converse
-from stillhouse.synthesis.history import HistoryOutcome, rewrite
+from stillhouse.synthesis.history import HistoryOutcome, rewrite, rewrite_asking
 from stillhouse.synthesis.prompts import filled_templates
 from stillhouse.synthesis.run import Written, write_synthetic
 from stillhouse.synthesis.traces import Answers
-from stillhouse.synthesis.write import SynthesisOutcome, synthesize
+from stillhouse.synthesis.write import SynthesisOutcome, synthesize, synthesize_asking
 
 __all__ = [
     "ANSWERS",
@@ -25,7 +25,9 @@ __all__ = [
     "filled_templates",
     "read_answers",
     "rewrite",
+    "rewrite_asking",
     "synthesize",
+    "synthesize_asking",
     "write_answers",
     "write_synthetic",
 ]

@@ -14,7 +14,7 @@ from stillhouse.core.label_store import key_of
 from stillhouse.data.asked import Asked
 from stillhouse.models.generate import Sampling
 from stillhouse.synthesis.answers import ANSWERS, Answer, AnswersOutcome, outcome_of, write_lines
-from stillhouse.synthesis.records import Ask
+from stillhouse.synthesis.records import ROLES, Ask, is_plain
 from stillhouse.teachers.answering import Answering
 from stillhouse.teachers.told import Place, TokenNames
 from stillhouse.teachers.writer import Reply, Request
@@ -75,16 +75,13 @@ def request_for(
         prefix = str(tokenizer.decode(list(one.prompt), skip_special_tokens=True))
         return Request(seed=seed, sampling=sampling, prefix=prefix, top_logprobs=top_logprobs)
     messages = tuple({"role": str(m["role"]), "content": m.get("content")} for m in one.messages)
-    odd = next((m for m in messages if m["role"] not in _ROLES or not isinstance(m["content"], str)), None)
+    odd = next((m for m in one.messages if not is_plain(m)), None)
     if odd is not None:
         raise DataError(
             f"a conversation of the data has a turn of {odd['role']!r} that a teacher behind an API cannot be asked with: only "
-            f"{', '.join(_ROLES)} with plain text are sent. Take it out of the data."
+            f"{', '.join(ROLES)} with plain text are sent. Take it out of the data."
         )
     return Request(seed=seed, sampling=sampling, messages=messages, top_logprobs=top_logprobs)  # type: ignore[arg-type]
-
-
-_ROLES = ("system", "user", "assistant")
 
 
 def ask_for_answers(

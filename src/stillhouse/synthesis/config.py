@@ -125,6 +125,9 @@ class _SynthesisConfig(Config):
     """Who writes: the recipe's `teacher`, or a `remote` model behind an API, see docs/remote_teachers.md."""
     filters: tuple[FilterConfig, ...] | None = None
     """What drops records, in this order; a list of its own takes the place of the usual one. See docs/filters.md."""
+    spread_by: str | None = None
+    """A sentence-transformers model, a hub id or a folder, by whose embeddings the data card says how far apart the questions are.
+    Without it they are compared by their runs of characters."""
 
     @model_validator(mode="after")
     def _one_says_how_many(self) -> "_SynthesisConfig":
@@ -318,6 +321,19 @@ class SelfInstructConfig(ConversationSynthesisConfig):
             tokenizer=tokenizer if self.writer.kind == "teacher" else None,  # few servers go on with an answer
         )
 
+    def in_rounds(self, tokenizer: PreTrainedTokenizerBase | None, sizes: Sizes) -> Source:
+        """Each round goes on with the list of those before it."""
+        asks = self._asks(tokenizer)
+
+        def asked(ask: Ask) -> list[Record]:
+            found: list[Record] = []
+            for place, size in enumerate(sizes):
+                before, seed = [record.question for record in found], self.seed + place * SEEDS_APART
+                found += asks(ask, number=size, sampling=self.sampling, before=before, seed=seed)
+            return found
+
+        return asked
+
 
 class DocumentsConfig(_ListedConfig):
     """Questions that passages of your documents answer. The teacher reads the passage when it answers."""
@@ -424,6 +440,10 @@ class GroundedConfig(_SynthesisConfig):
     def _questions_are_counted_once(self) -> "GroundedConfig":
         if self.kept is not None or self.most is not None:
             raise ValueError("kind grounded asks its questions once. Give number in the place of kept and most.")
+        if self.spread_by is not None:
+            raise ValueError(
+                "spread_by is about questions that are written from nothing. Leave it out of kind grounded."
+            )
         return self
 
     @model_validator(mode="after")
@@ -443,7 +463,7 @@ StartConfig = Annotated[
 ]
 """Who asks the questions that are evolved."""
 
-ONLY_WHOLE = ("answers", "turns", "user", "choose", "filters", "writer", "kept", "most")
+ONLY_WHOLE = ("answers", "turns", "user", "choose", "filters", "writer", "kept", "most", "spread_by")
 """Keys that are about whole records, and so mean nothing where only questions are asked."""
 
 

@@ -129,6 +129,10 @@ def write_records(records: Sequence[Record], folder: Path) -> dict[str, int]:
     write_atomic(folder / SYNTHETIC, "".join(json_line(row_of(record)) for record in kept))
     lines = [json_line({"dropped": record.dropped, **row_of(record)}) for record in dropped]
     write_atomic(folder / DROPPED, "".join(lines))
-    # What stands behind a bracket is of that record alone.
-    reasons = Counter(record.dropped.partition(" (")[0] for record in dropped)
+    reasons = Counter(map(reason_of, dropped))
     return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
+def reason_of(record: Record) -> str:
+    """Why it was dropped, in words that others share: what stands behind a bracket is of that record alone."""
+    return record.dropped.partition(" (")[0]

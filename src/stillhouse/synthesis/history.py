@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,10 @@ from stillhouse.data.chat_forms import Conversation, as_row
 from stillhouse.data.chat_template import ChatTemplate, Message
 from stillhouse.models.generate import Continuation, Sampling, sample, stop_ids_of
 from stillhouse.models.tokenizers import end_of_turn
+from stillhouse.synthesis.records import Ask, asking, is_plain
+
+Said = tuple[str, int, bool]
+"""A text, its number of tokens, and whether it came to its end."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def rewrite(
     conversation's place and on the turn. Batches are kept as they come: started again after a kill, it goes on behind the last
     whole one and ends with the same file, byte for byte.
     """
-    author = _Author(model, tokenizer, max_tokens=max_tokens, sampling=sampling, seed=seed)
+    author = _Local(model, tokenizer, max_tokens=max_tokens, sampling=sampling, seed=seed)
     records: list[dict[str, Any]] = []
     with working(progress, "the teacher answers", len(conversations), "conversations"):
         for start in range(0, len(conversations), batch_size):
@@ -67,6 +71,28 @@ def rewrite(
     return _outcome(records)
 
 
+def rewrite_asking(
+    ask: Ask,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    *,
+    file: Path,
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+) -> HistoryOutcome:
+    """The same by whoever is asked in words, as a teacher behind an API. What fits is counted in the student's tokens, and who
+    asks keeps the replies. A conversation with tools, or with turns that are no plain text, is left as it was.
+
+    Raises:
+        StillhouseError: as the writer does.
+    """
+    author = _Asking(ask, tokenizer, max_tokens=max_tokens, sampling=sampling, seed=seed)
+    records = author.write(conversations, first=0)
+    write_atomic(file, "".join(json_line(record["row"]) for record in records))
+    return _outcome(records)
+
+
 def _outcome(records: Sequence[dict[str, Any]]) -> HistoryOutcome:
     turns, tokens, cut_off = (sum(record[name] for record in records) for name in ("turns", "tokens", "cut_off"))
     kept = Counter(record["kept"] for record in records if record["kept"])
@@ -74,21 +100,11 @@ def _outcome(records: Sequence[dict[str, Any]]) -> HistoryOutcome:
 
 
 class _Author:
-    """A model that answers in conversations, a turn of all of them at once."""
+    """Whoever answers in conversations, a turn of all of them at once."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        max_tokens: int,
-        sampling: Sampling,
-        seed: int,
-    ) -> None:
-        self.model, self.tokenizer, self.sampling, self.seed = model, tokenizer, sampling, seed
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int, sampling: Sampling, seed: int) -> None:
+        self.tokenizer, self.sampling, self.seed = tokenizer, sampling, seed
         self.template, self.max_tokens = ChatTemplate(tokenizer), max_tokens
-        ends = end_of_turn(tokenizer)
-        self.stop_ids = stop_ids_of(model) | ({ends} if isinstance(ends, int) else set())
 
     def write(self, conversations: Sequence[Conversation], *, first: int) -> list[dict[str, Any]]:
         """A record each: its row, and what was done with it."""
@@ -98,19 +114,16 @@ class _Author:
             asked = {number: ids for number, ids in prompts.items() if ids}
             if not asked:
                 break
-            said = sample(
-                self.model,
-                list(asked.values()),
-                sampling=self.sampling,
-                seed=f"{self.seed}, turn {turn}",
-                numbers=[first + number for number in asked],
-                stop_ids=self.stop_ids,
-                vocab_size=len(self.tokenizer),
-                max_tokens=self.max_tokens,
-            )
-            for number, one in zip(asked, said, strict=True):
-                self._take(dialogues[number], one)
+            said = self._say(dialogues, asked, turn=turn, first=first)
+            for number, (text, num_tokens, finished) in zip(asked, said, strict=True):
+                dialogues[number].take(text, num_tokens=num_tokens, finished=finished)
         return [one.record for one in dialogues]
+
+    def _say(
+        self, dialogues: Sequence["_Dialogue"], asked: Mapping[int, list[int]], *, turn: int, first: int
+    ) -> list[Said]:
+        """To each that is asked, by its number."""
+        raise NotImplementedError
 
     def _prompt(self, dialogue: "_Dialogue") -> list[int]:
         """What the model reads where it is to answer next; nothing where the conversation is left as it was."""
@@ -126,10 +139,67 @@ class _Author:
             return []
         return ids
 
-    def _take(self, dialogue: "_Dialogue", said: Continuation) -> None:
+
+class _Local(_Author):
+    """A model of this process."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any) -> None:
+        super().__init__(tokenizer, **options)
+        self.model = model
+        ends = end_of_turn(tokenizer)
+        self.stop_ids = stop_ids_of(model) | ({ends} if isinstance(ends, int) else set())
+
+    def _say(
+        self, dialogues: Sequence["_Dialogue"], asked: Mapping[int, list[int]], *, turn: int, first: int
+    ) -> list[Said]:
+        said = sample(
+            self.model,
+            list(asked.values()),
+            sampling=self.sampling,
+            seed=f"{self.seed}, turn {turn}",
+            numbers=[first + number for number in asked],
+            stop_ids=self.stop_ids,
+            vocab_size=len(self.tokenizer),
+            max_tokens=self.max_tokens,
+        )
+        return [self._read(one) for one in said]
+
+    def _read(self, said: Continuation) -> Said:
         finished = said.tokens[-1] in self.stop_ids
         text = str(self.tokenizer.decode(said.tokens[:-1] if finished else said.tokens))
-        dialogue.take(text, num_tokens=len(said.tokens), finished=finished)
+        return text, len(said.tokens), finished
+
+
+class _Asking(_Author):
+    """Somebody who is asked in words."""
+
+    def __init__(self, ask: Ask, tokenizer: PreTrainedTokenizerBase, **options: Any) -> None:
+        super().__init__(tokenizer, **options)
+        self.ask = ask
+
+    def _prompt(self, dialogue: "_Dialogue") -> list[int]:
+        if dialogue.conversation.tools or not all(map(is_plain, dialogue.messages)):
+            dialogue.kept = "tools, or turns that are no plain text, which an API is not asked with"
+            return []
+        return super()._prompt(dialogue)
+
+    def _say(
+        self, dialogues: Sequence["_Dialogue"], asked: Mapping[int, list[int]], *, turn: int, first: int
+    ) -> list[Said]:
+        requests = [
+            asking(
+                f"{self.seed}, turn {turn}, {first + number}",
+                [{"role": m["role"], "content": m["content"]} for m in dialogues[number].messages],
+                sampling=self._within(self.max_tokens - len(ids)),
+            )
+            for number, ids in asked.items()
+        ]
+        replies = self.ask(requests, title="the teacher answers in conversations")
+        return [(reply.text, reply.tokens, reply.finished) for reply in replies]
+
+    def _within(self, room: int) -> Sampling:
+        most = min(self.sampling.max_new_tokens, room)
+        return self.sampling.model_copy(update={"max_new_tokens": most})
 
 
 class _Dialogue:

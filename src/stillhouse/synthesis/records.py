@@ -68,3 +68,12 @@ Reward = Callable[[Sequence[Record]], Sequence[float]]
 def asking(seed: str, messages: Sequence[Message], **settings: Any) -> Request:
     """A request for the assistant's next turn."""
     return Request(seed=seed, messages=tuple(messages), **settings)
+
+
+ROLES = ("system", "user", "assistant")
+"""Who speaks in what is sent to an API."""
+
+
+def is_plain(message: Mapping[str, Any]) -> bool:
+    """Whether a turn can be sent to an API: plain text of one who may speak."""
+    return message["role"] in ROLES and isinstance(message.get("content"), str) and not message.get("tool_calls")

@@ -20,25 +20,35 @@ Sizes = Sequence[int]
 
 
 def until_kept(
-    make: Callable[[Sizes], Sequence[Record]], *, kept: int, most: int, progress: Progress = SILENT
+    make: Callable[[Sizes], tuple[Sequence[Record], int]], *, kept: int, most: int, progress: Progress = SILENT
 ) -> list[Record]:
-    """All records, of which so many are kept, if at `most` so many questions suffice. `make` gives all records of all rounds;
-    called with one round more it asks the rounds before again in the same words, so that a ledger answers for the writer, and a
-    run that was killed goes on to the same records.
+    """All records, of which so many are kept, if at `most` so many questions suffice and their source does not dry up.
+
+    `make` gives all records of all rounds, and how many questions they came of; called with one round more it asks the rounds
+    before again in the same words, so that a ledger answers for the writer, and a run that was killed goes on to the same
+    records.
     """
     sizes = [min(kept, most)]
     while True:
-        records = list(make(sizes))
+        records, questions = make(sizes)
         found, asked = sum(not record.dropped for record in records), sum(sizes)
         if found >= kept:
             return without_surplus(records, kept)
+        if questions < asked:
+            progress.say(f"{found:,} of {kept:,} records are kept: {dried_up(questions)}")
+            return list(records)
         if asked >= most:
             progress.say(
                 f"{found:,} of {kept:,} records are kept, and {asked:,} questions are all that synthesis.most allows"
             )
-            return records
+            return list(records)
         sizes.append(next_size(kept - found, share=found / asked, room=most - asked, before=sizes[-1]))
         progress.say(f"{found:,} of {kept:,} records are kept: {sizes[-1]:,} more questions")
+
+
+def dried_up(questions: int) -> str:
+    """What is said where a source gave fewer questions than it was asked for."""
+    return f"there are no more than {questions:,} questions, and the run goes on with what there is"
 
 
 def next_size(missing: int, *, share: float, room: int, before: int) -> int:

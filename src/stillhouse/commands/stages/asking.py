@@ -30,6 +30,12 @@ MOST_ANSWER_TOKENS = 256
 """Of an answer that is only to be measured by."""
 
 
+def asking_teacher(shop: Workshop, remote: RemoteTeacherConfig, *, ledger: str) -> Ledger:
+    """Who asks the teacher and keeps what it says, in this file of the run."""
+    writer = remote_teacher(remote, shop.run, shop.progress, ledger=ledger)
+    return Ledger(shop.run.path / ledger, writer, progress=shop.progress)
+
+
 def ask_answers(shop: Workshop, remote: RemoteTeacherConfig, wanted: Answering) -> AnswersOutcome:
     """The answers to the prompts to train on, and what the server tells of their tokens, where that is to be learnt."""
     folder, parts = shop.parts.answers.parent, shop.parts

@@ -4,11 +4,13 @@ from dataclasses import asdict
 from typing import Any
 
 from stillhouse.commands.parts.checking import conversations
+from stillhouse.commands.stages.asking import asking_teacher
 from stillhouse.commands.stages.grounding import ground, is_rag
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.commands.synthesis import DataFreeConfig, made_from, write_data
-from stillhouse.synthesis import filled_templates, rewrite, synthesize
+from stillhouse.synthesis import filled_templates, rewrite, rewrite_asking, synthesize, synthesize_asking
 from stillhouse.synthesis.config import GroundedConfig, HistoryConfig, PromptSynthesisConfig
+from stillhouse.synthesis.run import LEDGER
 
 
 def write(shop: Workshop) -> dict[str, Any]:
@@ -29,20 +31,21 @@ def write(shop: Workshop) -> dict[str, Any]:
 def _write_from_templates(shop: Workshop, wanted: PromptSynthesisConfig) -> dict[str, Any]:
     """Texts, each to a prompt that templates and slots make."""
     parts = shop.parts
+    options: dict[str, Any] = {
+        "folder": shop.run.data,
+        "num_tokens": wanted.tokens,
+        "sampling": wanted.sampling,
+        "batch_size": wanted.batch_size,
+        "seed": wanted.seed,
+    }
 
     def work() -> dict[str, Any]:
-        outcome = synthesize(
-            parts.teacher.model,
-            parts.teacher_tokenizer,
-            prompts=filled_templates(wanted.templates, wanted.slots, seed=wanted.seed),
-            folder=shop.run.data,
-            num_tokens=wanted.tokens,
-            sampling=wanted.sampling,
-            batch_size=wanted.batch_size,
-            seed=wanted.seed,
-            progress=shop.progress,
-        )
-        return asdict(outcome)
+        prompts = filled_templates(wanted.templates, wanted.slots, seed=wanted.seed)
+        if parts.remote is not None:
+            ask = asking_teacher(shop, parts.remote, ledger=f"data/{LEDGER}").ask
+            return asdict(synthesize_asking(ask, prompts=prompts, **options))
+        model, tokenizer = parts.teacher.model, parts.teacher_tokenizer
+        return asdict(synthesize(model, tokenizer, prompts=prompts, progress=shop.progress, **options))
 
     made_from = [parts.teacher_fingerprint, wanted]
     return shop.once("synthesize", "the teacher writes", made_from=made_from, work=work, makes=[parts.documents])
@@ -63,18 +66,21 @@ def _rewrite(shop: Workshop, wanted: HistoryConfig) -> dict[str, Any]:
     """The conversations to train on, with the teacher's answers in the place of the data's."""
     parts = shop.parts
 
+    options: dict[str, Any] = {
+        "file": parts.rewritten,
+        "max_tokens": shop.recipe.data.sequence_tokens,
+        "sampling": wanted.sampling,
+        "seed": wanted.seed,
+    }
+
     def work() -> dict[str, Any]:
-        outcome = rewrite(
-            parts.teacher.model,
-            parts.teacher_tokenizer,
-            conversations(parts),
-            file=parts.rewritten,
-            max_tokens=shop.recipe.data.sequence_tokens,
-            sampling=wanted.sampling,
-            batch_size=wanted.batch_size,
-            seed=wanted.seed,
-            progress=shop.progress,
-        )
+        given, tokenizer = conversations(parts), parts.teacher_tokenizer
+        if parts.remote is not None:
+            ask = asking_teacher(shop, parts.remote, ledger=f"data/{LEDGER}").ask
+            outcome = rewrite_asking(ask, tokenizer, given, **options)
+        else:
+            by_batches = {"batch_size": wanted.batch_size, "progress": shop.progress}
+            outcome = rewrite(parts.teacher.model, tokenizer, given, **by_batches, **options)
         for reason, number in outcome.kept.items():
             shop.progress.say(f"{number:,} of {outcome.conversations:,} conversations stay as they are: {reason}")
         parts.read_anew()

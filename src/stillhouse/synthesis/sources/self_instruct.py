@@ -17,7 +17,7 @@ from stillhouse.teachers.writer import Request
 FEWEST_WORDS, MOST_WORDS = 4, 150
 """Of a task, as the authors' code has them."""
 IDLE_ROUNDS = 10
-"""So many rounds one after the other without a new task, and there are no more."""
+"""So many rounds one after the other without a new task, and the source has dried up."""
 
 
 def self_instruct_questions(
@@ -32,11 +32,12 @@ def self_instruct_questions(
     requests_per_round: int = 16,
     below: float = 0.7,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    before: Sequence[str] = (),
     seed: int = 0,
 ) -> list[Record]:
-    """So many new tasks. Each request shows `seed_examples` of the given ones and `own_examples` of those that came of it,
-    mixed, and asks to go on; what is as like any other as ROUGE-L `below` is left out, and so is what has fewer words than
-    `FEWEST_WORDS` or more than `MOST_WORDS`.
+    """So many new tasks, or fewer where nothing new comes any more. Each request shows `seed_examples` of the given ones and
+    `own_examples` of those that came of it, mixed, and asks to go on; what is as like any other as ROUGE-L `below` is left out,
+    and so is what has fewer words than `FEWEST_WORDS` or more than `MOST_WORDS`. What came `before` counts as its own.
 
     With a `tokenizer` that has a chat template, the list so far is the beginning of the teacher's own answer: a small one goes
     on with it, where it would talk about a list that it is shown.
@@ -44,21 +45,16 @@ def self_instruct_questions(
     Source: Wang et al., 2023, arXiv:2212.10560, section 2.2.
 
     Raises:
-        DataError: where nothing new comes any more.
+        DataError: where nothing new came at all.
     """
-    novel = NovelTexts(seeds, below=below)
+    novel = NovelTexts([*seeds, *before], below=below)
     found: list[Record] = []
     turn = idle = 0
-    while len(found) < number:
-        if idle == IDLE_ROUNDS:
-            raise DataError(
-                f"synthesis: the teacher wrote {len(found):,} new tasks of the {number:,} asked for, and none in {IDLE_ROUNDS} "
-                "rounds. Give more seeds, raise synthesis.sampling.temperature or synthesis.novelty, or lower synthesis.number."
-            )
+    while len(found) < number and idle < IDLE_ROUNDS:
         added = _round(
             ask,
             seeds,
-            [record.question for record in found],
+            [*before, *(record.question for record in found)],
             novel,
             examples=(seed_examples, own_examples),
             at_once=at_once,
@@ -69,6 +65,12 @@ def self_instruct_questions(
         )
         found += added
         turn, idle = turn + 1, 0 if added else idle + 1
+    if not found and not before:
+        raise DataError(
+            f"synthesis: the teacher wrote no new task in {IDLE_ROUNDS} rounds. Give more seeds, or raise "
+            "synthesis.sampling.temperature, synthesis.sampling.max_new_tokens or synthesis.novelty. What it wrote stands in "
+            "the run's data/ledger.jsonl."
+        )
     return found[:number]
 
 
