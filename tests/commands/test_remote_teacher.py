@@ -94,12 +94,20 @@ class Telling:
         self.spelt = token_bytes(self.tokenizer)
 
     def __call__(self, path, body):
+        if "prompt_logprobs" in body:
+            return self.scored(body["prompt"])
         answer = FAULT_SERVER.in_words(path, body)
         if body.get("logprobs"):
             choice = answer["choices"][0]
             ids = self.tokenizer(choice["message"]["content"], add_special_tokens=False)["input_ids"]
             choice["logprobs"] = {"content": [self.entry(number) for number in ids]}
         return answer
+
+    def scored(self, ids):
+        """In the form of vLLM."""
+        likely = [{str(n): {"logprob": math.log(0.6)}, str((n + 1) % 9): {"logprob": math.log(0.3)}} for n in ids]
+        choice = {"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": [None, *likely[1:]]}
+        return {"model": "m", "choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": 1}}
 
     def entry(self, number):
         pair = [self.named(number, 0.6), self.named((number + 1) % len(self.tokenizer), 0.3)]
@@ -148,3 +156,32 @@ def test_a_student_learns_what_a_server_tells_of_its_own_answers(tmp_path, stude
     assert KEY not in poor.err + rich.err + rich.out
     talk = stillhouse("chat", run)
     assert talk.code == 2 and "is behind an API, and chat shows models of this machine" in talk.err
+
+
+def test_a_student_learns_what_a_server_says_of_texts_that_it_is_given(tmp_path, student_folder):
+    with FAULT_SERVER.FaultServer(answer=Telling(student_folder)) as server:
+        teacher = {**REMOTE, "key_env": None, "base_url": server.url, "tokenizer": str(student_folder), "concurrency": 1}
+        path = write_recipe(
+            tmp_path,
+            student_folder,
+            **{f"teacher.{name}": value for name, value in {**teacher, "scores_by": "prompt_logprobs"}.items()},
+            student={"kind": "from_config", "config": str(student_folder), "changes": {"num_hidden_layers": 1}},
+            synthesis=None,
+            data={"kind": "chat", "path": str(write_rows(tmp_path / "rows.jsonl", CHATS)), "sequence_tokens": 96},
+            labels={"signal": "sparse"},
+            objectives=[{"name": "forward_kl"}],
+            evaluation={"control": "none", "teacher_answers": 0, "samples": 0},
+            training={"epochs": 1, "learning_rate": 1e-3, "rows_per_step": 4, "rows_per_micro_batch": 4},
+        )
+        poor = stillhouse("label", path, "teacher.budget.tokens=120")
+        assert_refused(poor, "the budget is used up", "Raise the budget")
+        scores = tmp_path / "run" / "scores.jsonl"
+        kept = len(read_lines(scores))
+        rich = stillhouse("distill", path, "teacher.budget.tokens=100000")
+        assert rich.code == 0, rich.err
+        assert set(server.answered.values()) == {1}, "nothing is scored, or paid for, twice"
+    lines = read_lines(scores)
+    assert len({line["key"] for line in lines}) == len(lines) == len(server.answered) > kept > 0
+    steps = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if line.get("arm") == "student"]
+    assert [step for step in steps if step.get("forward_kl", 0) > 0]
+    assert f"{sum(line['tokens'] for line in lines):,}" in (tmp_path / "run" / "report.html").read_text()

@@ -126,7 +126,7 @@ class _SynthesisConfig(Config):
     filters: tuple[FilterConfig, ...] | None = None
     """What drops records, in this order; a list of its own takes the place of the usual one. See docs/filters.md."""
     spread_by: str | None = None
-    """A sentence-transformers model, a hub id or a folder, by whose embeddings the data card says how far apart the questions are.
+    """A sentence-transformers model, a hub id or a folder, by whose embeddings the data card says how far apart questions are.
     Without it they are compared by their runs of characters."""
 
     @model_validator(mode="after")
