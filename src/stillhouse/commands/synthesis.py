@@ -127,9 +127,8 @@ class Program:
 
     def __post_init__(self) -> None:
         self.filters = build_filters(self.wanted.used_filters, tokenizer=self.writer.tokenizer)
-        if (
-            self.wanted.spread_by is not None
-        ):  # now, for one that is not there should be missed before anything is written
+        # Now, for one that is not there should be missed before anything is written.
+        if self.wanted.spread_by is not None:
             self.embed = load_embedder(self.wanted.spread_by).documents
 
     def __call__(self, ask: Ask) -> list[Record]:
