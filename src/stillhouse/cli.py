@@ -80,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with plugins(allowed=getattr(chosen, "allow_plugins", False)):
                 return _run(chosen)
     except (KeyboardInterrupt, Terminated) as end:
-        print("\nstopped. The same command goes on from here.", file=sys.stderr)
+        is_tried = getattr(chosen, "dry_run", False)
+        then = "Nothing of a dry run is kept." if is_tried else "The same command goes on from here."
+        print(f"\nstopped. {then}", file=sys.stderr)
         return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
     except Exception as error:
         message = _in_the_users_words(error)
