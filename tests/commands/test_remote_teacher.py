@@ -160,7 +160,13 @@ def test_a_student_learns_what_a_server_tells_of_its_own_answers(tmp_path, stude
 
 def test_a_student_learns_what_a_server_says_of_texts_that_it_is_given(tmp_path, student_folder):
     with FAULT_SERVER.FaultServer(answer=Telling(student_folder)) as server:
-        teacher = {**REMOTE, "key_env": None, "base_url": server.url, "tokenizer": str(student_folder), "concurrency": 1}
+        teacher = {
+            **REMOTE,
+            "key_env": None,
+            "base_url": server.url,
+            "tokenizer": str(student_folder),
+            "concurrency": 1,
+        }
         path = write_recipe(
             tmp_path,
             student_folder,
