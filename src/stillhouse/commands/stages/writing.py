@@ -79,8 +79,8 @@ def _rewrite(shop: Workshop, wanted: HistoryConfig) -> dict[str, Any]:
             ask = asking_teacher(shop, parts.remote, ledger=f"data/{LEDGER}").ask
             outcome = rewrite_asking(ask, tokenizer, given, **options)
         else:
-            by_batches = {"batch_size": wanted.batch_size, "progress": shop.progress}
-            outcome = rewrite(parts.teacher.model, tokenizer, given, **by_batches, **options)
+            model, size = parts.teacher.model, wanted.batch_size
+            outcome = rewrite(model, tokenizer, given, batch_size=size, progress=shop.progress, **options)
         for reason, number in outcome.kept.items():
             shop.progress.say(f"{number:,} of {outcome.conversations:,} conversations stay as they are: {reason}")
         parts.read_anew()
