@@ -7,15 +7,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from stillhouse.commands.any_models import evaluate_models
-    from stillhouse.commands.api import distill, distill_retriever
+    from stillhouse.commands.api import distill, distill_retriever, distill_stories
     from stillhouse.commands.sweep import sweep
 
-__all__ = ["distill", "distill_retriever", "evaluate_models", "sweep"]
+__all__ = ["distill", "distill_retriever", "distill_stories", "evaluate_models", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
     """Loads what is asked for when it is asked for: `import stillhouse` alone takes no time."""
     if name in __all__:
-        homes = {"distill": "api", "distill_retriever": "api", "evaluate_models": "any_models", "sweep": "sweep"}
-        return getattr(importlib.import_module(f"stillhouse.commands.{homes[name]}"), name)
+        homes = {"evaluate_models": "any_models", "sweep": "sweep"}
+        return getattr(importlib.import_module(f"stillhouse.commands.{homes.get(name, 'api')}"), name)
     raise AttributeError(f"module 'stillhouse' has no attribute {name!r}")

@@ -11,15 +11,18 @@ from hypothesis import strategies as st
 
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import is_of_retrieval
+from stillhouse.commands.stories.kind import is_of_stories
 from stillhouse.core.config import load_recipe, parse_recipe, read_recipe, to_yaml
 from stillhouse.core.errors import RecipeError
 
 from .conftest import recipe_values
 
 PUBLISHED = sorted(
-    path for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml") if not is_of_retrieval(read_recipe(path))
+    path
+    for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml")
+    if not is_of_retrieval(read_recipe(path)) and not is_of_stories(read_recipe(path))
 )
-"""All but those of retrievers, which are read into a recipe of their own."""
+"""All but those of retrievers and stories, which are read into recipes of their own."""
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import is_of_retrieval
 from stillhouse.commands.retrieval.recipe import RetrievalRecipe
+from stillhouse.commands.stories.kind import is_of_stories
+from stillhouse.commands.stories.recipe import StoryRecipe
 from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.files import read_lines
 from stillhouse.core.task import Task
@@ -33,6 +35,8 @@ ROWS = {"sequence_tokens": 32, "held_out": 0.25}
 
 OF_RETRIEVERS = {name for name, path in RECIPES.items() if is_of_retrieval(read_recipe(path))}
 """Those whose whole way tests/retrieval/test_command.py goes."""
+OF_STORIES = {name for name, path in RECIPES.items() if is_of_stories(read_recipe(path))}
+"""Those whose whole way test_stories.py goes."""
 
 TinyTeacher = Callable[[Recipe], Path]
 
@@ -191,7 +195,7 @@ def in_context(folder: Path, teacher: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES.keys() - OF_RETRIEVERS))
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - OF_RETRIEVERS - OF_STORIES))
 def test_every_recipe_goes_the_whole_way(name, tiny_teacher, texts_file, tmp_path, student_folder):
     recipe = load_recipe(Recipe, RECIPES[name])
     with FAULT_SERVER.FaultServer(answer=FAULT_SERVER.in_words, share=0.1, faults=("500", "drop")) as server:
@@ -230,7 +234,8 @@ SAYS_COMMANDS = [path for path in [*RECIPES.values(), *PAGES] if list(commands_i
 @pytest.mark.parametrize("path", SAYS_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_that_is_shown_is_understood(path):
     for recipe, *changes in commands_in(path.read_text(encoding="utf-8")):
-        kind = RetrievalRecipe if is_of_retrieval(read_recipe(ROOT / recipe, changes)) else Recipe
+        values = read_recipe(ROOT / recipe, changes)
+        kind = RetrievalRecipe if is_of_retrieval(values) else StoryRecipe if is_of_stories(values) else Recipe
         load_recipe(kind, ROOT / recipe, changes)
 
 

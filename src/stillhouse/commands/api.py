@@ -7,11 +7,13 @@ from typing import Any
 from stillhouse.commands.pipeline import at_work
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
+from stillhouse.commands.stories.kind import is_of_stories
 from stillhouse.core.config import AnyConfig, load_recipe, parse_recipe, read_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.retrieval_results import RetrievalResult
+from stillhouse.core.story_results import StoryResult
 
 
 def distill(
@@ -26,7 +28,10 @@ def distill(
         RecipeError: naming every fault of the recipe at once.
         StillhouseError: for any other thing that the caller can mend.
     """
-    if is_of_retrieval(_values(recipe, overrides, sections)):
+    values = _values(recipe, overrides, sections)
+    if is_of_stories(values):
+        raise RecipeError(["data.kind is stories: call distill_stories(...)."], source="distill(...)")
+    if is_of_retrieval(values):
         raise RecipeError(["data.kind is retrieval: call distill_retriever(...)."], source="distill(...)")
     with at_work(_read(recipe, overrides, sections), progress) as pipeline:
         return pipeline.report()
@@ -46,6 +51,22 @@ def distill_retriever(
     from stillhouse.commands.retrieval.recipe import RetrievalRecipe
 
     with retriever_at_work(_read_as(RetrievalRecipe, recipe, overrides, sections), progress) as pipeline:
+        return pipeline.report()
+
+
+def distill_stories(
+    recipe: str | Path | None = None, *, overrides: Sequence[str] = (), progress: Progress = SILENT, **sections: Any
+) -> StoryResult:
+    """The same for a recipe of kind stories: the run folder then holds a small language model of one world, and the report.
+
+    Raises:
+        RecipeError: naming every fault of the recipe at once.
+        StillhouseError: for any other thing that the caller can mend.
+    """
+    from stillhouse.commands.stories.pipeline import at_work as stories_at_work
+    from stillhouse.commands.stories.recipe import StoryRecipe
+
+    with stories_at_work(_read_as(StoryRecipe, recipe, overrides, sections), progress) as pipeline:
         return pipeline.report()
 
 

@@ -1,5 +1,6 @@
 """`stillhouse synthesize RECIPE --dry-run`: some examples whole, and what all of it would take; nothing is kept."""
 
+import importlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,9 @@ from stillhouse.commands.parts import Parts
 from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.remote import remote_teacher
+from stillhouse.commands.stories.kind import is_of_stories
 from stillhouse.commands.synthesis import DataFreeConfig, Program, by_whom, number_of, writer_of
-from stillhouse.core.config import load_recipe
+from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
@@ -70,6 +72,9 @@ def dry_run(recipe_path: str, overrides: Sequence[str]) -> None:
     Raises:
         StillhouseError: as the run itself, before anything is loaded.
     """
+    if is_of_stories(read_recipe(Path(recipe_path), overrides)):
+        importlib.import_module("stillhouse.commands.stories.run").dry_run(recipe_path, overrides)
+        return
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
     if recipe.synthesis is None:
         raise RecipeError(

@@ -12,6 +12,7 @@ from stillhouse.commands.pipeline import at_work
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
 from stillhouse.commands.stages.grounded_answers import grounded_account
+from stillhouse.commands.stories.kind import is_of_stories
 from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.results import EvaluationResult
@@ -24,7 +25,11 @@ from stillhouse.synthesis import CARD
 
 def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
     """Read the recipe, then do what is not done yet, with progress in the terminal."""
-    if is_of_retrieval(read_recipe(Path(recipe_path), overrides)):
+    values = read_recipe(Path(recipe_path), overrides)
+    if is_of_stories(values):
+        importlib.import_module("stillhouse.commands.stories.run").run(recipe_path, overrides, until=until)
+        return
+    if is_of_retrieval(values):
         check_installed()
         importlib.import_module("stillhouse.commands.retrieval.run").run(recipe_path, overrides, until=until)
         return

@@ -16,6 +16,7 @@ from stillhouse.synthesis.filters.leakage import LeakageConfig
 from stillhouse.synthesis.filters.length import LengthConfig, UnfinishedConfig
 from stillhouse.synthesis.filters.refusals import RefusalsConfig
 from stillhouse.synthesis.filters.repetition import RepetitionConfig
+from stillhouse.synthesis.filters.worlds import FeaturesConfig, LengthsConfig, RequiredWordsConfig, VocabularyConfig
 
 FilterConfig = Annotated[
     LengthConfig
@@ -29,7 +30,11 @@ FilterConfig = Annotated[
     | NearDuplicatesConfig
     | DecontaminationConfig
     | AgreementConfig
-    | KeywordsConfig,
+    | KeywordsConfig
+    | RequiredWordsConfig
+    | FeaturesConfig
+    | LengthsConfig
+    | VocabularyConfig,
     Field(discriminator="name"),
 ]
 
@@ -52,6 +57,21 @@ TEXT_FILTERS: tuple[FilterConfig, ...] = (
     NearDuplicatesConfig(shingle_words=5),
 )
 """For texts, which a limit of tokens often cuts off without harm."""
+
+
+def world_filters(world: str) -> tuple[FilterConfig, ...]:
+    """For texts of a world, which were asked to have certain words."""
+    return (
+        UnfinishedConfig(punctuation=True),
+        LengthsConfig(world=world),
+        RequiredWordsConfig(world=world),
+        FeaturesConfig(world=world),
+        VocabularyConfig(world=world),
+        LeakageConfig(),
+        RepetitionConfig(),
+        DuplicatesConfig(),
+        NearDuplicatesConfig(shingle_words=5),
+    )
 
 
 def default_filters(kind: Literal["chat", "text"]) -> tuple[FilterConfig, ...]:

@@ -1,0 +1,436 @@
+"""Small language models of children's stories: bits per byte by size and tokens, whether they write grammar, how fast a teacher
+writes, and whether asking where a student is weak beats asking at random.
+
+Stories are TinyStories' (DATA, see benchmarks/README.md): a teacher of 135M parameters, which a CPU can run, writes worse ones.
+That teacher says how likely a completion is, which is the measure of grammar: see docs/stories.md.
+"""
+
+import argparse
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from stillhouse.commands.stories.measuring import first_words
+from stillhouse.core.files import remove
+from stillhouse.data.packing import PackedRows
+from stillhouse.data.text import Row, to_examples
+from stillhouse.evaluation.compare import machine
+from stillhouse.evaluation.stories import (
+    Learnt,
+    Written,
+    bits_per_byte,
+    gain,
+    grammar_bounds,
+    measures_of,
+    predicted,
+    self_bleu,
+)
+from stillhouse.kernels.terms import Term
+from stillhouse.models.anatomy import parameter_count
+from stillhouse.models.generate import Sampling, generate, stop_ids_of
+from stillhouse.models.load import LoadedModel, load_causal_lm
+from stillhouse.models.own_tokenizers import train_tokenizer
+from stillhouse.students.save import save_student
+from stillhouse.students.table import SIZES, Size, student_of_size
+from stillhouse.synthesis.diversity import distinct
+from stillhouse.synthesis.worlds import Cell, draw_wishes, load_world, prompt_of, shared_out, weak_cells
+from stillhouse.synthesis.worlds.cells import Asked, Judged
+from stillhouse.teachers.writer import LocalWriter, Request
+from stillhouse.training import train
+from stillhouse.training.trainer import Schedule
+
+ROW_TOKENS = 256
+LOOKS = 8
+"""How often held-out stories are looked at while a student learns."""
+WATCHED = 40
+"""Held-out stories that are looked at then."""
+BEGINNING = 20
+"""Words that a student is shown."""
+PROMPT_TOKENS = 96
+"""Tokens that are written to each prompt, to time it."""
+
+
+def main() -> None:
+    """Print all parts, or those that are named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("teacher")
+    parser.add_argument("data", type=Path, help="the folder of public data: see benchmarks/README.md")
+    parser.add_argument("--parts", nargs="+", choices=sorted(PARTS), default=list(PARTS))
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["1M", "3M", "8M"])
+    parser.add_argument("--epochs", nargs="+", type=float, default=[3, 3, 4], help="for each size")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--vocabulary", type=int, default=2048)
+    parser.add_argument("--stories", type=int, default=10**6, help="to learn from, at most")
+    parser.add_argument("--held-out", type=int, default=120)
+    parser.add_argument("--completions", type=int, default=30)
+    parser.add_argument("--words", type=int, default=100, help="that a story must have, its beginning included")
+    parser.add_argument("--prompts", type=int, default=64, help="that are timed")
+    parser.add_argument("--loop-stories", type=int, default=400, help="in the first round of the loop")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-stories"))
+    options = parser.parse_args()
+    if len(options.epochs) != len(options.sizes):
+        parser.error(f"--epochs has {len(options.epochs)} numbers for {len(options.sizes)} sizes: give one for each.")
+    disable_progress_bar()
+    options.runs.mkdir(parents=True, exist_ok=True)
+    about = machine()
+    print(f"{about['processor']}, {about['cores']} cores, {about['threads']} threads, torch {about['torch']}", flush=True)
+    for part in options.parts:
+        PARTS[part](options)
+
+
+# Stories.
+
+
+@dataclass(frozen=True)
+class Stories:
+    """To learn from, and held out."""
+
+    learnt: list[str]
+    held_out: list[str]
+
+    @classmethod
+    def read(cls, options: argparse.Namespace) -> "Stories":
+        """Shuffled; nothing is on both sides."""
+        text = (options.data / "lm" / "tinystories_v2_sample.txt").read_text(encoding="utf-8")
+        found = list(dict.fromkeys(one.strip() for one in text.split("<|endoftext|>") if len(one.split()) > 20))
+        Random(options.seed).shuffle(found)
+        return cls(found[options.held_out :][: options.stories], found[: options.held_out])
+
+
+def rows_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> PackedRows:
+    """Packed for training."""
+    return PackedRows(to_examples(map(Row, texts), tokenizer, max_tokens=ROW_TOKENS), row_tokens=ROW_TOKENS)
+
+
+def needs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Any:
+    """The bits that a model needs for each text."""
+    examples = [to_examples([Row(text)], tokenizer, max_tokens=ROW_TOKENS) for text in texts]
+    return predicted(model, examples, vocab_size=len(tokenizer))
+
+
+# Students of three sizes.
+
+
+def students(options: argparse.Namespace) -> None:
+    """Bits per byte against size and tokens, then what each writes."""
+    stories = Stories.read(options)
+    tokenizer = train_tokenizer(stories.learnt, size=options.vocabulary)
+    rows = rows_of(stories.learnt, tokenizer)
+    words = sum(len(text.split()) for text in stories.learnt)
+    print(f"{len(stories.learnt):,} stories, {words:,} words, {sum(rows.lengths):,} tokens of {len(tokenizer):,} kinds")
+    for size, epochs in zip(options.sizes, options.epochs, strict=True):
+        learn(options, size, epochs, stories, tokenizer, rows)
+    completions(options, stories)
+
+
+def learn(
+    options: argparse.Namespace,
+    size: Size,
+    epochs: float,
+    stories: Stories,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: PackedRows,
+) -> None:
+    """One student, and a line each time that held-out stories are looked at."""
+    folder = options.runs / size
+    if folder.exists():
+        return
+    student = student_of_size(size, tokenizer, max_tokens=2 * ROW_TOKENS, seed=options.seed)
+    print(f"{size}: {parameter_count(student):,} parameters", flush=True)
+    watched, tokens, started = stories.held_out[:WATCHED], 0.0, time.monotonic()
+
+    def look(student: PreTrainedModel, *, step: int, steps: int) -> Mapping[str, float]:
+        if step % max(1, steps // LOOKS) and step != steps:
+            return {}
+        student.eval()
+        found = bits_per_byte(needs(student, tokenizer, watched)).value
+        student.train()
+        said = f"{tokens:>12,.0f} tokens, {time.monotonic() - started:>6.0f} s"
+        print(f"  {size} {said}: {found:.3f} bits per byte of {len(watched)} held-out stories", flush=True)
+        return {"held_out": found}
+
+    def count(line: Mapping[str, float]) -> None:
+        nonlocal tokens
+        tokens += line["tokens"]
+
+    checkpoints = options.runs / f"{size}-checkpoints"
+    trained = train(
+        student,
+        rows,
+        terms=[Term("next_token")],
+        teacher=None,
+        vocab_size=len(tokenizer),
+        schedule=Schedule(
+            epochs=epochs,
+            learning_rate=options.learning_rate,
+            weight_decay=0.1,
+            save_every_steps=200,
+            seed=options.seed,
+        ),
+        checkpoints=checkpoints,
+        log_line=count,
+        inspect=look,
+    )
+    seconds = time.monotonic() - started
+    whole = bits_per_byte(needs(trained, tokenizer, stories.held_out))
+    print(
+        f"{size}: {whole.value:.3f} [{whole.low:.3f}, {whole.high:.3f}] bits per byte of {len(stories.held_out)} held-out "
+        f"stories, {tokens:,.0f} tokens in {seconds:.0f} s ({tokens / seconds:,.0f} a second)",
+        flush=True,
+    )
+    save_student(trained, tokenizer, folder)
+    remove(checkpoints)
+
+
+def completions(options: argparse.Namespace, stories: Stories) -> None:
+    """What each student writes behind held-out beginnings, beside the originals."""
+    teacher = load_causal_lm(options.teacher)
+    long = [text for text in stories.held_out if len(text.split()) >= options.words][: options.completions]
+    shown = [first_words(text, BEGINNING) for text in long]
+    bounded = options.words - BEGINNING
+    originals = written(teacher, shown, [text[len(start) :] for text, start in zip(long, shown, strict=True)])
+    bounds = grammar_bounds(originals, words=bounded)
+    print(
+        f"grammatical: {options.words} words with the beginning, at most {bounds.teacher_bits:.3f} bits per byte to the "
+        f"teacher and {bounds.repetition:.1%} said again, as 95 of 100 originals"
+    )
+    memory = Learnt(stories.learnt)
+    show("originals", originals, memory, bounds)
+    for size in options.sizes:
+        student = load_causal_lm(str(options.runs / size))
+        found = written(teacher, shown, complete(student, shown, seed=options.seed))
+        show(size, found, memory, bounds)
+        for one in found[:3]:
+            print(f"  {size}: {one.beginning} |{one.text}\n", flush=True)
+
+
+def complete(student: LoadedModel, shown: Sequence[str], *, seed: int) -> list[str]:
+    """What it writes behind each beginning."""
+    tokenizer = student.tokenizer
+    prompts = [
+        [int(tokenizer.bos_token_id), *tokenizer(start, add_special_tokens=False)["input_ids"]] for start in shown
+    ]
+    found = generate(student.model, prompts, sampling=Sampling(temperature=0.7, max_new_tokens=240), seed=seed)
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
+
+
+def written(teacher: LoadedModel, shown: Sequence[str], texts: Sequence[str]) -> list[Written]:
+    """Texts with how likely the teacher finds them."""
+    pairs = [
+        Row(text if text.strip() else ".", start, finished=False) for start, text in zip(shown, texts, strict=True)
+    ]
+    examples = [to_examples([row], teacher.tokenizer, max_tokens=1024) for row in pairs]
+    bits = predicted(teacher.model, examples, vocab_size=len(teacher.tokenizer)).each.tolist()
+    return [Written(start, text, teacher_bits=own) for start, text, own in zip(shown, texts, bits, strict=True)]
+
+
+def show(name: str, found: Sequence[Written], memory: Learnt, bounds: Any) -> None:
+    """A line of measures."""
+    copied = [memory.longest(one.text) for one in found]
+    measures = measures_of(found, [one.words for one in copied], bounds=bounds)
+    texts = [one.text for one in found]
+    said = [f"{key} {one.value:.3g} [{one.low:.3g}, {one.high:.3g}]" for key, one in measures.items()]
+    said += [f"distinct-{n} {distinct(texts, n, words=1000) or 0:.3f}" for n in (1, 2, 3)]
+    longest = max(copied, key=lambda one: one.words)
+    print(f"{name}: {', '.join(said)}, self-BLEU {self_bleu(texts) or 0:.3f}")
+    print(f"  {name}: longest run copied from a training story, {longest.words} words: {longest.run}", flush=True)
+
+
+# How fast the teacher writes.
+
+
+def throughput(options: argparse.Namespace) -> None:
+    """Tokens a second: ours, and transformers' generate at several batch sizes, on the same prompts."""
+    teacher = load_causal_lm(options.teacher)
+    world = load_world("stories")
+    prompts = [prompt_of(world, wish) for wish in draw_wishes(world, options.prompts, seed=options.seed)]
+    ours: Callable[[int, Sequence[str]], int] = partial(by_writer, teacher)
+    theirs: Callable[[int, Sequence[str]], int] = partial(by_generate, teacher)
+    ways = [
+        ("generate", theirs, 1, 4),
+        ("generate", theirs, 8, 32),
+        ("generate", theirs, 16, 64),
+        ("generate", theirs, 32, 64),
+    ]
+    ways += [("stillhouse", ours, 16, 64), ("stillhouse", ours, 32, 64)]
+    for name, way, size, most in ways:
+        some = prompts[:most]
+        started = time.monotonic()
+        tokens = way(size, some)
+        seconds = time.monotonic() - started
+        print(
+            f"{name}, batch {size}: {tokens:,} tokens to {len(some)} prompts, {tokens / seconds:.1f} a second",
+            flush=True,
+        )
+
+
+def by_writer(teacher: LoadedModel, batch_size: int, prompts: Sequence[str]) -> int:
+    """As stories are asked for."""
+    writer = LocalWriter(teacher, name="teacher", fingerprint="0", batch_size=batch_size)
+    sampling = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=PROMPT_TOKENS)
+    requests = [
+        Request(seed=str(place), sampling=sampling, messages=({"role": "user", "content": prompt},))
+        for place, prompt in enumerate(prompts)
+    ]
+    return sum(reply.tokens for _, reply in writer.write(requests))
+
+
+@torch.no_grad()
+def by_generate(teacher: LoadedModel, batch_size: int, prompts: Sequence[str]) -> int:
+    """By transformers, padded on the left; tokens behind an end are not counted."""
+    tokenizer, total = teacher.tokenizer, 0
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    talks = [
+        str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            )
+        )
+        for prompt in prompts
+    ]
+    model: Any = teacher.model
+    stops = stop_ids_of(teacher.model) | {int(tokenizer.eos_token_id)}
+    for start in range(0, len(talks), batch_size):
+        batch = tokenizer(
+            talks[start : start + batch_size], return_tensors="pt", padding=True, add_special_tokens=False
+        )
+        found = model.generate(
+            **batch,
+            do_sample=True,
+            temperature=0.8,
+            top_p=0.95,
+            top_k=0,
+            max_new_tokens=PROMPT_TOKENS,
+            eos_token_id=sorted(stops),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        for row in found[:, batch["input_ids"].shape[1] :].tolist():
+            total += next((place + 1 for place, token in enumerate(row) if token in stops), len(row))
+    return total
+
+
+# The loop against chance.
+
+SIGNS = {
+    "dialogue": re.compile('["“]'),
+    "lesson": re.compile(r"(?i)\b(learn|lesson|sorry|promise)"),
+    "sad": re.compile(r"(?i)\b(sad|cr(y|ied))\b"),
+}
+SHARE = {"dialogue": 0.05}
+"""What is left in the first round of stories with a sign: as from a teacher that hardly writes them."""
+
+
+def loop(options: argparse.Namespace) -> None:
+    """A pool of stories in a teacher's place, of which the first round hardly has any dialogue: two rounds of as many
+    stories again, asked for in the weakest cells or drawn at random. The held-out stories are as they come."""
+    stories = Stories.read(options)
+    random = Random(options.seed)
+    asked = stories.learnt[: options.loop_stories]
+    kept = [text for text in asked if all(random.random() < SHARE.get(sign, 1.0) for sign in signs_of(text))]
+    pool = stories.learnt[options.loop_stories :]
+    tokenizer = train_tokenizer(kept, size=min(1024, options.vocabulary))
+    number = options.loop_stories // 4
+    print(f"loop: {len(asked)} stories asked for, {len(kept)} kept, {number} in each of two rounds more", flush=True)
+    ends = {}
+    for way in ("weakest", "random"):
+        rows = [Asked(frozenset(cells_of(text)), text in set(kept)) for text in asked]
+        student = student_of_size("1M", tokenizer, max_tokens=2 * ROW_TOKENS, seed=options.seed)
+        learnt, left = list(kept), list(pool)
+        for turn in range(3):
+            student = learn_on(options, student, learnt, tokenizer, f"loop-{way}-{turn}")
+            sums = needs(student, tokenizer, stories.held_out)
+            judged = [
+                Judged(frozenset(cells_of(text)), float(bits))
+                for text, bits in zip(stories.held_out, sums.each, strict=True)
+            ]
+            weak = weak_cells(rows, judged)
+            found = bits_per_byte(sums)
+            cells = shared_out(weak, number) if way == "weakest" else []
+            named = ", ".join(f"{one.cell.title} ({one.why})" for one in weak) or "none"
+            print(
+                f"{way}, round {turn}: {len(learnt)} stories, {found.value:.3f} bits per byte; weak: {named}",
+                flush=True,
+            )
+            more = list(drawn(left, cells, number))
+            left = [text for text in left if text not in set(more)]
+            learnt += more
+            bound = [cell.title for cell in cells] or [""] * len(more)
+            rows += [Asked(frozenset(cells_of(text)), True, title) for text, title in zip(more, bound, strict=False)]
+        ends[way] = sums
+    won = gain(ends["random"], ends["weakest"])
+    print(f"weakest beside random, bits per byte fewer: {won.value:.4f} [{won.low:.4f}, {won.high:.4f}]")
+    for way, sums in ends.items():
+        of_sign = [place for place, text in enumerate(stories.held_out) if "dialogue" in signs_of(text)]
+        print(
+            f"  {way}: {sums.bits[of_sign].sum() / sums.bytes[of_sign].sum():.4f} on {len(of_sign)} with dialogue",
+            flush=True,
+        )
+
+
+def signs_of(text: str) -> list[str]:
+    """Features that can be told by a sign."""
+    return [name for name, sign in SIGNS.items() if sign.search(text)]
+
+
+def cells_of(text: str) -> list[Cell]:
+    """Its features and its length."""
+    length = "short" if len(text.split()) < 140 else "long"
+    return [Cell("length", length), *(Cell("feature", name) for name in signs_of(text) or ["none"])]
+
+
+def drawn(pool: Sequence[str], cells: Sequence[Cell], number: int) -> Iterator[str]:
+    """Stories of the pool, one for each cell; without cells the next ones."""
+    if not cells:
+        yield from pool[:number]
+        return
+    used: set[str] = set()
+    for cell in cells:
+        found = next((text for text in pool if text not in used and cell in cells_of(text)), None)
+        if found is not None:
+            used.add(found)
+            yield found
+
+
+def learn_on(
+    options: argparse.Namespace,
+    student: PreTrainedModel,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+) -> PreTrainedModel:
+    """The same student, two epochs further."""
+    checkpoints = options.runs / name
+    trained = train(
+        student,
+        rows_of(texts, tokenizer),
+        terms=[Term("next_token")],
+        teacher=None,
+        vocab_size=len(tokenizer),
+        schedule=Schedule(epochs=2, learning_rate=options.learning_rate, save_every_steps=1000, seed=options.seed),
+        checkpoints=checkpoints,
+    )
+    remove(checkpoints)
+    return trained
+
+
+PARTS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "throughput": throughput,
+    "loop": loop,
+    "students": students,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,450 @@
+"""The stages of a story model, each done once: texts, tokenizer, student, and round after round of more where it is weak."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stillhouse.commands.metrics_log import MetricsLog
+from stillhouse.commands.remote import remote_teacher
+from stillhouse.commands.stories.asking import Program, about
+from stillhouse.commands.stories.measuring import measured
+from stillhouse.commands.stories.recipe import StoryRecipe, TrimmedTokenizerConfig
+from stillhouse.commands.stories.texts import Story, examples_of, first_round, read_stories, whole_texts
+from stillhouse.core.config import to_yaml
+from stillhouse.core.files import (
+    atomic_path,
+    fingerprint,
+    fingerprint_files,
+    json_line,
+    read_lines,
+    remove,
+    write_atomic,
+)
+from stillhouse.core.progress import Progress
+from stillhouse.core.results import Interval
+from stillhouse.core.run import RunFolder
+from stillhouse.core.story_results import RoundResult, StoryResult
+from stillhouse.data.packing import PackedRows
+from stillhouse.evaluation.stories import TextSums, bits_per_byte, gain, predicted
+from stillhouse.models.anatomy import num_layers, parameter_count
+from stillhouse.models.load import (
+    LoadedModel,
+    check_exists,
+    display_name,
+    load_causal_lm,
+    load_tokenizer,
+    source_fingerprint,
+)
+from stillhouse.models.own_tokenizers import train_tokenizer, trim_model, trim_tokenizer
+from stillhouse.students.save import save_student
+from stillhouse.students.table import student_of_size
+from stillhouse.synthesis.filters import build_filters
+from stillhouse.synthesis.flow import CARD, DROPPED, SYNTHETIC
+from stillhouse.synthesis.run import LEDGER, write_synthetic
+from stillhouse.synthesis.worlds import Cell, Weak, World, load_world, shared_out, weak_cells
+from stillhouse.synthesis.worlds.cells import Asked, Judged
+from stillhouse.synthesis.worlds.drawing import cells_of
+from stillhouse.synthesis.worlds.world import world_fingerprint
+from stillhouse.teachers import LocalTeacher, RemoteTeacherConfig
+from stillhouse.teachers.remote import RemoteWriter
+from stillhouse.teachers.writer import LocalWriter, Writer
+from stillhouse.training import train
+
+
+class StoryPipeline:
+    """One recipe of kind stories at work in one run folder. Every stage first sees to the stages that it stands on."""
+
+    def __init__(self, recipe: StoryRecipe, run: RunFolder, progress: Progress) -> None:
+        self.recipe, self.run, self.progress = recipe, run, progress
+        self.metrics = MetricsLog(run)
+
+    def check(self) -> None:
+        """Find what is wrong with world, filters and teacher before a model is loaded or anything is written."""
+        _ = self.world
+        tokenizer = self._teacher_tokenizer
+        build_filters(self.recipe.data.used_filters, tokenizer=tokenizer)
+        if isinstance(self.recipe.tokenizer, TrimmedTokenizerConfig):
+            assert tokenizer is not None, "the recipe has been checked"
+            trim_tokenizer(tokenizer, ["a"])
+
+    # Parts.
+
+    @cached_property
+    def world(self) -> World:
+        """Words, features, lengths, prompts."""
+        return load_world(self.recipe.data.world)
+
+    @cached_property
+    def remote(self) -> RemoteTeacherConfig | None:
+        """The teacher, where it is behind an API."""
+        return self.recipe.teacher if isinstance(self.recipe.teacher, RemoteTeacherConfig) else None
+
+    @cached_property
+    def _teacher_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        if self.remote is not None:
+            return load_tokenizer(self.remote.tokenizer) if self.remote.tokenizer else None
+        check_exists(self.recipe.teacher.model)
+        return load_tokenizer(self.recipe.teacher.model)
+
+    @cached_property
+    def teacher(self) -> LoadedModel:
+        """A teacher of this process."""
+        self.progress.say(f"loading the teacher, {display_name(self.recipe.teacher.model)}")
+        return load_causal_lm(self.recipe.teacher.model)
+
+    @cached_property
+    def teacher_fingerprint(self) -> str:
+        """Hash of the teacher's files, or of whom is asked in its place."""
+        if self.remote is not None:
+            return RemoteWriter(self.remote).fingerprint
+        return source_fingerprint(self.recipe.teacher.model)
+
+    def _writer(self) -> Writer:
+        if self.remote is not None:
+            return remote_teacher(self.remote, self.run, self.progress, ledger=f"data/{LEDGER}")
+        name = display_name(self.recipe.teacher.model)
+        size = self.recipe.data.batch_size
+        return LocalWriter(self.teacher, name=name, fingerprint=self.teacher_fingerprint, batch_size=size)
+
+    def _stage(
+        self, name: str, title: str, *, work: Callable[[], dict[str, Any]], makes: Sequence[Path] = ()
+    ) -> dict[str, Any]:
+        def announced() -> dict[str, Any]:
+            self.progress.stage(name, title)
+            return work()
+
+        # The run folder refuses another recipe; what lies outside it is named here.
+        files = [Path(file) for one in self.recipe.data.filters or () for file in getattr(one, "paths", ())]
+        made_from = [
+            world_fingerprint(self.recipe.data.world),
+            self.teacher_fingerprint,
+            fingerprint_files(file for file in files if file.is_file()),
+        ]
+        return self.run.stage(name, made_from=fingerprint(made_from), work=announced, makes=makes)
+
+    # Texts.
+
+    def texts_of(self, number: int) -> Path:
+        """What is kept of one round."""
+        return self.run.data / "rounds" / f"{number}.jsonl"
+
+    def synthesize(self) -> dict[str, Any]:
+        """The texts of the first round."""
+        return self.write(0)
+
+    def write(self, number: int) -> dict[str, Any]:
+        """The texts of one round, in the cells that the round before found weak."""
+
+        def work() -> dict[str, Any]:
+            writer = self._writer()
+            filters = build_filters(self.recipe.data.used_filters, tokenizer=writer.tokenizer)
+            cells = [self._cells_asked(before) for before in range(number)]
+            program = Program(self.recipe, self.world, writer, filters, cells)
+            made = write_synthetic(
+                program,
+                writer,
+                folder=self.run.data,
+                about=about(self.recipe, self.world, writer),
+                fewest=0,
+                finish=program.account,
+                progress=self.progress,
+            )
+            of_round = [record for record in made.records if record.lineage["round"] == number]
+            kept = [record for record in of_round if not record.dropped]
+            lines = (json_line({"text": record.text, "lineage": dict(record.lineage)}) for record in kept)
+            write_atomic(self.texts_of(number), "".join(lines))
+            self.progress.say(f"round {number}: {len(kept):,} kept of {len(of_round):,} texts")
+            if number == 0:
+                self._first  # refused now, where there are too few  # noqa: B018
+            return {"asked": len(of_round), "kept": len(kept)}
+
+        name = "synthesize" if number == 0 else f"synthesize_{number}"
+        return self._stage(name, "the teacher writes", work=work, makes=[self.texts_of(number)])
+
+    @cached_property
+    def _first(self) -> tuple[list[Story], list[Story]]:
+        return first_round(self.texts_of(0), share=self.recipe.data.held_out)
+
+    @property
+    def held_out(self) -> list[Story]:
+        """What nobody trains on."""
+        return self._first[1]
+
+    def learnt(self, number: int) -> list[Story]:
+        """All that is learnt from in a round: its own texts, and those of the rounds before."""
+        more = [story for one in range(1, number + 1) for story in read_stories(self.texts_of(one))]
+        judged = {story.text for story in self.held_out}
+        return [*self._first[0], *(story for story in more if story.text not in judged)]
+
+    # Tokenizer and student.
+
+    @property
+    def _tokenizer_folder(self) -> Path:
+        return self.run.path / "tokenizer"
+
+    def make_tokenizer(self) -> dict[str, Any]:
+        """Of the student's own, or the teacher's with fewer tokens."""
+        self.synthesize()
+
+        def work() -> dict[str, Any]:
+            seed = self.recipe.data.seed
+            texts = [story.instruction(self.world, seed=seed) + story.text for story in self.learnt(0)]
+            kept: Sequence[int] = ()
+            if isinstance(self.recipe.tokenizer, TrimmedTokenizerConfig):
+                assert self._teacher_tokenizer is not None, "the recipe has been checked"
+                # Words that later rounds ask for are in no text yet.
+                trimmed = trim_tokenizer(self._teacher_tokenizer, [*texts, *self._all_words])
+                tokenizer, kept = trimmed.tokenizer, trimmed.kept
+            else:
+                tokenizer = train_tokenizer(texts, size=self.recipe.tokenizer.size)
+            with atomic_path(self._tokenizer_folder) as part:
+                tokenizer.save_pretrained(str(part))
+                write_atomic(part / "kept.json", json.dumps(list(kept)))
+            return {"tokens": len(tokenizer)}
+
+        return self._stage("tokenizer", "the tokenizer is made", work=work, makes=[self._tokenizer_folder])
+
+    @property
+    def _all_words(self) -> list[str]:
+        return [f"{space}{word}" for word in sorted(self.world.vocabulary) for space in ("", " ")]
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The student's."""
+        return load_tokenizer(str(self._tokenizer_folder))
+
+    @cached_property
+    def _signals(self) -> LocalTeacher | None:
+        """The teacher, in the student's tokens; None where no objective reads it."""
+        if not self.recipe.reads_teacher:
+            return None
+        kept = json.loads((self._tokenizer_folder / "kept.json").read_text(encoding="utf-8"))
+        return LocalTeacher(trim_model(load_causal_lm(self.recipe.teacher.model).model, kept))
+
+    def make_student(self) -> dict[str, Any]:
+        """The student before training, saved."""
+        self.make_tokenizer()
+        before = self.run.path / "student_before"
+
+        def work() -> dict[str, Any]:
+            size, tokens = self.recipe.student.size, self.recipe.data.sequence_tokens
+            student = student_of_size(size, self.tokenizer, max_tokens=tokens, seed=self.recipe.training.seed)
+            self._save(student, before)
+            return {"parameters": parameter_count(student)}
+
+        return self._stage("student", "the student is made", work=work, makes=[before])
+
+    def _save(self, model: PreTrainedModel, folder: Path) -> None:
+        with atomic_path(folder) as part:
+            save_student(model, self.tokenizer, part)
+
+    # Rounds.
+
+    def student_of(self, number: int) -> Path:
+        """The student behind a round."""
+        return self._round_folder(number) / "student"
+
+    def _round_folder(self, number: int) -> Path:
+        return self.run.path / "rounds" / str(number)
+
+    def train(self) -> list[RoundResult]:
+        """All rounds, and the student of the last."""
+        self.make_student()
+        rounds: list[RoundResult] = []
+        while not rounds or not rounds[-1].stop:
+            number = len(rounds)
+            self.write(number)
+            self._learn(number)
+            rounds.append(self._look(number))
+
+        def work() -> dict[str, Any]:
+            with atomic_path(self.run.student) as part:
+                shutil.copytree(self.student_of(len(rounds) - 1), part)
+            return {"rounds": len(rounds)}
+
+        self._stage("train", "the last student is kept", work=work, makes=[self.run.student])
+        return rounds
+
+    def _learn(self, number: int) -> None:
+        def work() -> dict[str, Any]:
+            before = self.run.path / "student_before" if number == 0 else self.student_of(number - 1)
+            student = load_causal_lm(str(before)).model
+            tokens, arm = self.recipe.data.sequence_tokens, f"round_{number}"
+            learnt = self.learnt(number)
+            examples = examples_of(learnt, self.world, self.tokenizer, max_tokens=tokens, seed=self.recipe.data.seed)
+            checkpoints = self.run.path / "checkpoints" / arm
+            depths = {"student_layers": num_layers(student), "teacher_layers": num_layers(student)}
+            trained = train(
+                student,
+                PackedRows(examples, row_tokens=tokens),
+                terms=[chosen.build(**depths) for chosen in self.recipe.objectives],
+                teacher=self._signals,
+                vocab_size=len(self.tokenizer),
+                schedule=self.recipe.training,
+                checkpoints=checkpoints,
+                log_line=self.metrics.arm(arm, checkpoints),
+                progress=self.progress,
+                title=f"the student learns, round {number}",
+            )
+            self._save(trained, self.student_of(number))
+            remove(checkpoints)
+            return {"texts": len(learnt), "tokens": sum(len(one.ids) for one in examples)}
+
+        name, title = f"train_{number}", f"the student learns, round {number}"
+        self._stage(name, title, work=work, makes=[self.student_of(number)])
+
+    def _look(self, number: int) -> RoundResult:
+        """How well held-out texts are predicted, where the student is weak, and whether another round follows."""
+        folder = self._round_folder(number)
+        sums_file, result_file = folder / "held_out.json", folder / "result.json"
+
+        def work() -> dict[str, Any]:
+            sums = self.predicts(self.student_of(number))
+            write_atomic(sums_file, json.dumps({"bits": sums.bits.tolist(), "bytes": sums.bytes.tolist()}))
+            result = self._judged(number, sums)
+            write_atomic(result_file, json.dumps(asdict(result), ensure_ascii=False))
+            if result.stop:
+                self.progress.say(f"no further round: {result.stop}")
+            return {"bits_per_byte": result.bits_per_byte.value}
+
+        self._stage(f"look_{number}", "held-out texts are predicted", work=work, makes=[sums_file, result_file])
+        values = json.loads(result_file.read_text(encoding="utf-8"))
+        won = values["gain"]
+        return RoundResult(
+            **{
+                **values,
+                "bits_per_byte": Interval(**values["bits_per_byte"]),
+                "gain": None if won is None else Interval(**won),
+            }
+        )
+
+    def predicts(self, student: Path) -> TextSums:
+        """What a student needs for the held-out texts."""
+        tokens = self.recipe.data.sequence_tokens
+        texts = whole_texts([story.text for story in self.held_out], self.tokenizer, max_tokens=tokens)
+        return predicted(load_causal_lm(str(student)).model, texts, vocab_size=len(self.tokenizer))
+
+    def _judged(self, number: int, sums: TextSums) -> RoundResult:
+        won = None if number == 0 else gain(self._sums_of(number - 1), sums)
+        weak = weak_cells(self._asked(number), self._judged_texts(sums), most=self.recipe.rounds.cells)
+        counts: dict[str, int] = {}
+        for cell in self._cells_asked(number - 1) if number else ():
+            counts[cell.title] = counts.get(cell.title, 0) + 1
+        done = self.write(number)
+        return RoundResult(
+            number=number,
+            asked=done["asked"],
+            kept=done["kept"],
+            texts=len(self.learnt(number)),
+            cells=counts,
+            weak=[{"axis": one.cell.axis, "name": one.cell.name, "why": one.why, "weight": one.weight} for one in weak],
+            bits_per_byte=bits_per_byte(sums),
+            gain=won,
+            stop=self._why_stop(number, won, weak),
+        )
+
+    def _why_stop(self, number: int, won: Interval | None, weak: Sequence[Weak]) -> str:
+        wanted = self.recipe.rounds
+        if number >= wanted.most:
+            return f"rounds.most is {wanted.most}"
+        if won is not None and won.value < wanted.least_gain:
+            return f"the last won {won.value:.4f} bits per byte, fewer than rounds.least_gain ({wanted.least_gain:g})"
+        if not weak and wanted.ask == "weakest":
+            return "no cell is weak"
+        return ""
+
+    def _sums_of(self, number: int) -> TextSums:
+        kept = json.loads((self._round_folder(number) / "held_out.json").read_text(encoding="utf-8"))
+        return TextSums(np.array(kept["bits"]), np.array(kept["bytes"]))
+
+    def _asked(self, number: int) -> list[Asked]:
+        """All prompts up to a round, and which came to something."""
+        found = []
+        for name, kept in ((SYNTHETIC, True), (DROPPED, False)):
+            for line in read_lines(self.run.data / name):
+                lineage = line["lineage"]
+                if lineage["round"] <= number:
+                    found.append(Asked(frozenset(cells_of(lineage)), kept, lineage.get("cell", "")))
+        return found
+
+    def _judged_texts(self, sums: TextSums) -> list[Judged]:
+        pairs = zip(self.held_out, sums.each, strict=True)
+        return [Judged(frozenset(cells_of(story.lineage)), float(bits)) for story, bits in pairs]
+
+    def _cells_asked(self, number: int) -> list[Cell]:
+        """Where the round behind this one asks, a cell for each text."""
+        if self.recipe.rounds.ask == "random":
+            return []
+        values = json.loads((self._round_folder(number) / "result.json").read_text(encoding="utf-8"))
+        weak = [Weak(Cell(one["axis"], one["name"]), one["why"], one["weight"]) for one in values["weak"]]
+        return shared_out(weak, self.recipe.rounds.number)
+
+    # Evaluation and report.
+
+    def label(self) -> dict[str, Any]:
+        """Nothing is stored: the teacher runs in every step, where an objective reads it."""
+        return {}
+
+    def evaluate(self) -> StoryResult:
+        """The student's completions of held-out beginnings beside the originals."""
+        rounds = self.train()
+        file = self.run.path / "evaluation.json"
+
+        def work() -> dict[str, Any]:
+            result = measured(self, rounds)
+            for one in result.writers:
+                for metric, interval in one.measures.items():
+                    self.run.log(evaluated=one.name, metric=metric, **asdict(interval))
+            write_atomic(file, json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+            return {"completions": result.completions}
+
+        self._stage("evaluate", "held-out beginnings are gone on from", work=work, makes=[file])
+        return StoryResult.from_json(json.loads(file.read_text(encoding="utf-8")))
+
+    def report(self) -> StoryResult:
+        """`report.html` and the model card."""
+        from stillhouse.reporting.stories import StoryAccount, write_story_card, write_story_report
+
+        result, card = self.evaluate(), self.run.student / "README.md"
+
+        def work() -> dict[str, Any]:
+            stages = self.run.stages()
+            account = StoryAccount(
+                title=self.run.path.name,
+                world=self.world.name,
+                teacher=display_name(self.recipe.teacher.model),
+                result=result,
+                curves=self.metrics.curves(),
+                card=json.loads((self.run.data / CARD).read_text(encoding="utf-8")),
+                recipe_yaml=to_yaml(self.recipe),
+                tokens=int(stages["tokenizer"]["tokens"]),
+                stages=[{"name": name, "seconds": done["seconds"]} for name, done in stages.items()],
+            )
+            write_story_report(self.run.report, account)
+            write_story_card(card, account)
+            return {}
+
+        self._stage("report", "the report is written", work=work, makes=[self.run.report, card])
+        return result
+
+
+@contextmanager
+def at_work(recipe: StoryRecipe, progress: Progress) -> Iterator[StoryPipeline]:
+    """A recipe of kind stories in its run folder, where no other process works meanwhile.
+
+    Raises:
+        StillhouseError: for what the user can mend.
+    """
+    run = RunFolder(recipe.run)
+    pipeline = StoryPipeline(recipe, run, progress)
+    pipeline.check()
+    with run.open(recipe):
+        yield pipeline

@@ -1,0 +1,65 @@
+"""The verbs, of a recipe of kind stories."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from stillhouse.commands.stories.pipeline import at_work
+from stillhouse.commands.stories.recipe import StoryRecipe
+from stillhouse.core.config import load_recipe
+from stillhouse.core.errors import RecipeError
+from stillhouse.reporting import terminal_progress, written_summary
+from stillhouse.reporting.stories import story_lines
+from stillhouse.synthesis import CARD
+from stillhouse.synthesis.worlds import draw_wishes, load_world, prompt_of
+
+SHOWN = 5
+
+
+def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
+    """Read the recipe, then do what is not done yet, with progress in the terminal.
+
+    Raises:
+        RecipeError: for a verb whose stage this recipe does not have.
+    """
+    recipe = load_recipe(StoryRecipe, Path(recipe_path), overrides)
+    if until == "label":
+        raise RecipeError(
+            ["labels: a recipe of kind stories stores none. Use `stillhouse train`."],
+            source=recipe_path,
+        )
+    console = Console(highlight=False, soft_wrap=True)
+    with at_work(recipe, terminal_progress()) as pipeline:
+        match until:
+            case "synthesize":
+                pipeline.synthesize()
+                console.print(written_summary(json.loads((pipeline.run.data / CARD).read_text(encoding="utf-8"))))
+            case "train":
+                pipeline.train()
+            case _:
+                found = pipeline.report() if until == "report" else pipeline.evaluate()
+                for line in story_lines(found):
+                    console.print(line, markup=False)
+        if until == "report":
+            console.print(f"report   {pipeline.run.report}\nstudent  {pipeline.run.student}", markup=False)
+
+
+def dry_run(recipe_path: str, overrides: Sequence[str]) -> None:
+    """Print the first prompts; nobody is asked.
+
+    Raises:
+        StillhouseError: as the run itself, before anything is loaded.
+    """
+    recipe = load_recipe(StoryRecipe, Path(recipe_path), overrides)
+    world = load_world(recipe.data.world)
+    console = Console(highlight=False, soft_wrap=True)
+    for wish in draw_wishes(world, SHOWN, seed=recipe.data.seed):
+        console.print(f"{prompt_of(world, wish)}\n", markup=False)
+    tokens = recipe.data.number * recipe.data.sampling.max_new_tokens
+    console.print(
+        f"{recipe.data.number:,} texts of at most {recipe.data.sampling.max_new_tokens} tokens: {tokens:,} at most, and up to "
+        f"{recipe.rounds.most * recipe.rounds.number:,} texts more in later rounds. Nothing was asked.",
+        markup=False,
+    )

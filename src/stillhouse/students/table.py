@@ -1,0 +1,60 @@
+"""Students by size: small models of Llama's architecture, from a table, with random weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+Size = Literal["1M", "3M", "8M", "15M", "28M"]
+
+REFERENCE_VOCABULARY = 2048
+"""Tokens with which the sizes have their names."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a size is made of. Embedding and head are one matrix."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+
+    def parameters(self, vocabulary: int = REFERENCE_VOCABULARY) -> int:
+        """How many numbers such a model has, exactly."""
+        attention, feed_forward, norms = 4 * self.hidden**2, 3 * self.hidden * self.intermediate, 2 * self.hidden
+        return vocabulary * self.hidden + self.layers * (attention + feed_forward + norms) + self.hidden
+
+
+SIZES: Mapping[Size, Shape] = {
+    "1M": Shape(layers=4, hidden=128, intermediate=344, heads=4),
+    "3M": Shape(layers=6, hidden=192, intermediate=512, heads=6),
+    "8M": Shape(layers=6, hidden=320, intermediate=832, heads=5),
+    "15M": Shape(layers=8, hidden=384, intermediate=1024, heads=6),
+    "28M": Shape(layers=8, hidden=512, intermediate=1536, heads=8),
+}
+"""With the vocabulary of reference: 1,053,824, 3,050,880, 7,909,440, 14,948,736 and 28,320,256 parameters."""
+
+
+def student_of_size(
+    size: Size, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int = 512, seed: int = 0
+) -> PreTrainedModel:
+    """A model of that size for this tokenizer, with random weights."""
+    shape = SIZES[size]
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=max_tokens,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config).eval()

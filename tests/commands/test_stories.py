@@ -1,0 +1,187 @@
+"""A recipe of kind stories: the whole way with a teacher that lacks one feature, and what is refused."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillhouse.commands.stories.measuring import first_words, starts_of
+from stillhouse.commands.stories.recipe import StoryRecipe
+from stillhouse.commands.stories.texts import Story
+from stillhouse.core.config import load_recipe, parse_recipe
+from stillhouse.core.errors import RecipeError
+from stillhouse.core.files import read_lines
+from stillhouse.core.rouge import words_of
+from stillhouse.core.story_results import StoryResult
+from stillhouse.core.word_forms import holds
+from stillhouse.models.load import load_causal_lm
+from stillhouse.students.table import SIZES
+from stillhouse.synthesis.worlds import load_world
+
+from .conftest import FAULT_SERVER, assert_refused_in_one_line, files_in, stillhouse
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "stories.yaml"
+WORLD = {
+    "name": "tiny",
+    "text": "story",
+    "parts": {
+        "noun": {"words": "dog cat fox hen cow pig", "draw": 1, "inflect": "noun"},
+        "verb": {"words": "run sing jump sit hide", "draw": 1, "inflect": "verb"},
+    },
+    "features": {"dialogue": {"ask": "it has a dialogue", "sign": '"'}, "moral": {"ask": "it has a moral"}},
+    "most_features": 1,
+    "lengths": {"short": {"words": [5, 60], "ask": "short"}},
+    "prompt": "Write a {length} story with {noun} and {verb}.{features}",
+    "features_phrase": " Also: {features}.",
+    "summary": "Sum up: {text}",
+}
+
+
+def tells(_path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A teacher that has no dialogue in its stories until it is asked in a later round."""
+    asked = body["messages"][-1]["content"]
+    found = re.match(r"Write a short story with (\w+) and (\w+)\.", asked)
+    if found is None:
+        said = "They play."
+    else:
+        noun, verb = found.groups()
+        place = body["seed"] % 97
+        said = f"One day a {noun} {place} went to {verb} in the sun number {place}. Then the {noun} was glad and went home."
+        if "dialogue" in asked and body["seed"] in tells.later:  # type: ignore[attr-defined]
+            said += ' "Hello," it said.'
+    usage = {"prompt_tokens": 9, "completion_tokens": len(said.split())}
+    return {
+        "model": body["model"],
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}],
+        "usage": usage,
+    }
+
+
+class Everything:
+    """Whether a dialogue is written: never in the first round, always from then on."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def __contains__(self, _seed: object) -> bool:
+        return (self.run / "rounds" / "0" / "result.json").exists()
+
+
+def small(folder: Path, url: str) -> list[str]:
+    """What makes a run of seconds of the recipe's hour."""
+    (folder / "tiny.yaml").write_text(json.dumps(WORLD), encoding="utf-8")
+    filters = [{"name": name, "world": str(folder / "tiny.yaml")} for name in ("required_words", "features", "lengths")]
+    changes = {
+        "run": folder / "run",
+        "teacher": json.dumps({"kind": "remote", "base_url": url, "model": "tiny", "key_env": None}),
+        "data.world": folder / "tiny.yaml",
+        "data.number": 40,
+        "data.sequence_tokens": 128,
+        "data.filters": json.dumps(filters),
+        "tokenizer.size": 300,
+        "training.epochs": 1,
+        "training.rows_per_step": 4,
+        "training.rows_per_micro_batch": 4,
+        "rounds.most": 2,
+        "rounds.number": 16,
+        "rounds.least_gain": 0.0,
+        "evaluation.completions": 3,
+        "evaluation.beginning_words": 5,
+        "evaluation.sampling.max_new_tokens": 8,
+        "evaluation.judge": json.dumps({"by": {"kind": "remote", "base_url": url, "model": "tiny", "key_env": None}}),
+    }
+    return [f"{key}={value}" for key, value in changes.items()]
+
+
+def test_a_teacher_that_lacks_one_feature_is_asked_for_it_and_nothing_is_done_twice(tmp_path):
+    run = tmp_path / "run"
+    tells.later = Everything(run)  # type: ignore[attr-defined]
+    with FAULT_SERVER.FaultServer(answer=tells, share=0.1, faults=("500", "drop")) as server:
+        command = ["distill", RECIPE, *small(tmp_path, server.url)]
+        said = stillhouse(*command)
+        assert said.code == 0, said.err
+        before = files_in(run)
+        assert stillhouse(*command).code == 0
+        assert files_in(run) == before
+        asked = dict(server.answered)
+    first, *later = [read_lines(run / "data" / "rounds" / f"{n}.jsonl") for n in range(3) if (run / "rounds" / str(n)).exists()]
+    assert first and not [line for line in first if "dialogue" in line["lineage"]["features"]]
+    assert len(later[0]) == 16
+    assert all(line["lineage"]["features"] == ["dialogue"] and '"' in line["text"] for line in later[0])
+    for line in [*first, *later[0]]:
+        for kind, word in line["lineage"]["words"]:
+            assert holds(words_of(line["text"]), word, WORLD["parts"][kind]["inflect"])
+    assert max(asked.values()) == 1 or set(asked.values()) == {1}
+    result = StoryResult.from_json(json.loads((run / "evaluation.json").read_text()))
+    assert result.rounds[0].weak[0]["name"] == "dialogue" and result.rounds[1].cells == {"feature dialogue": 16}
+    assert not [weak for weak in result.rounds[1].weak if weak["axis"] == "feature"]
+    assert result.rounds[1].gain is not None and result.rounds[-1].stop
+    assert result.of("student").copied.words >= 0 and result.comparison["prompts"] == 3
+    student = load_causal_lm(str(run / "student"))
+    size = sum(parameter.numel() for parameter in student.model.parameters())
+    assert size == SIZES["1M"].parameters(len(student.tokenizer))
+    page = (run / "report.html").read_text()
+    assert all(word in page for word in ("Memorisation", "feature dialogue", "required_words", "tokens a second"))
+    assert "round 1" in said.out and (run / "student" / "README.md").exists()
+
+
+def recipe_of(**changes: Any) -> dict[str, Any]:
+    base = {
+        "run": "runs/x",
+        "teacher": {"model": "x"},
+        "data": {"kind": "stories", "number": 10},
+        "student": {"size": "1M"},
+    }
+    return {**base, **changes}
+
+
+REMOTE = {"kind": "remote", "base_url": "http://127.0.0.1:1/v1", "model": "x"}
+REFUSED = {
+    "a size that is not in the table": ({"student": {"size": "2M"}}, "student.size"),
+    "logits in other tokens": ({"objectives": [{"name": "forward_kl"}]}, "tokenizer: {kind: trimmed}"),
+    "a trimmed tokenizer of a server": ({"teacher": REMOTE, "tokenizer": {"kind": "trimmed"}}, "kind: trained"),
+    "a vocabulary without room": ({"tokenizer": {"kind": "trained", "size": 200}}, "tokenizer.trained.size|tokenizer.size"),
+    "a teacher of itself": ({"teacher": {"kind": "self"}}, "teacher.kind is self"),
+    "features of hidden states": ({"objectives": [{"name": "hidden_mse"}]}, "hidden_mse"),
+    "nothing to learn": ({"objectives": [{"name": "next_token", "weight": 0.0}]}, "every weight"),
+    "completions that do not fit": (
+        {"data": {"kind": "stories", "number": 10, "sequence_tokens": 64}},
+        "evaluation.sampling.max_new_tokens",
+    ),
+    "an unknown key": ({"rounds": {"mots": 3}}, "most"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_recipe_that_cannot_work_is_refused_with_its_key(case):
+    changes, said = REFUSED[case]
+    with pytest.raises(RecipeError, match=said):
+        parse_recipe(StoryRecipe, recipe_of(**changes))
+
+
+def test_a_world_that_is_not_there_is_refused_before_anything_is_written(tmp_path):
+    said = stillhouse("distill", RECIPE, "data.world=storries", f"run={tmp_path / 'run'}")
+    assert_refused_in_one_line(said, "data.world", "storries")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_recipe_is_whole_and_its_prompts_can_be_seen_first(capsys):
+    recipe = load_recipe(StoryRecipe, RECIPE)
+    assert recipe.data.world == "stories" and not recipe.reads_teacher
+    said = stillhouse("synthesize", RECIPE, "--dry-run")
+    assert said.code == 0 and said.out.count("Write a short story") == 5 and "Nothing was asked" in said.out
+
+
+def test_a_model_goes_on_from_the_first_words_as_they_are_written_or_from_an_instruction():
+    world = load_world("stories")
+    assert first_words("One  day,\na dog ran.", 3) == "One  day,\na"
+    lineage = {"seed": "1", "words": [["noun", "dog"]], "features": [], "length": "short"}
+    plain = Story("One day a dog ran.", json.dumps(lineage))
+    told = Story(plain.text, json.dumps({**lineage, "instruct": True, "summary": "A dog runs."}))
+    (one,), (other,) = (starts_of([story], world, words=2, seed=0) for story in (plain, told))
+    assert (one.shown, one.original, one.is_instruction) == ("One day", " a dog ran.", False)
+    assert other.is_instruction and other.original == told.text and other.shown.endswith("Story:\n")
+    assert starts_of([plain], world, words=40, seed=0) == []
