@@ -16,7 +16,6 @@ from random import Random
 from typing import Any
 
 import torch
-
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 

@@ -27,15 +27,16 @@ def ids_of(tokenizer, text):
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-@given(text=st.text())
-@settings(max_examples=50, deadline=None)
+@given(text=st.text(max_size=20))
+@settings(max_examples=20, deadline=None)
 def test_every_text_can_be_written_and_read_again(text):
     for tokenizer in (WHOLE, CUT.tokenizer):
         assert tokenizer.decode(ids_of(tokenizer, text), clean_up_tokenization_spaces=False) == text
 
 
 def test_a_trained_tokenizer_has_the_size_that_was_asked_for():
-    assert len(train_tokenizer(TEXTS, size=300)) == 300
+    assert len(train_tokenizer(TEXTS, size=280)) == 280
+    assert 280 < len(train_tokenizer(TEXTS, size=5000)) < 400  # there are no more pairs in these texts
     assert WHOLE.eos_token_id == WHOLE.bos_token_id == WHOLE.pad_token_id == 0
     with pytest.raises(DataError, match="tokenizer.size is 256"):
         train_tokenizer(TEXTS, size=256)
@@ -50,7 +51,7 @@ def test_a_trimmed_tokenizer_cuts_the_texts_in_use_as_the_whole_one_does():
 
 def test_only_a_tokenizer_that_merges_pairs_can_be_trimmed():
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?")))
-    with pytest.raises(ModelError, match="kind trained"):
+    with pytest.raises(ModelError, match="kind: trained"):
         trim_tokenizer(words, ["a"])
 
 

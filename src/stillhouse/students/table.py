@@ -35,7 +35,7 @@ SIZES: Mapping[Size, Shape] = {
     "15M": Shape(layers=8, hidden=384, intermediate=1024, heads=6),
     "28M": Shape(layers=8, hidden=512, intermediate=1536, heads=8),
 }
-"""With the vocabulary of reference: 1,053,824, 3,050,880, 7,909,440, 14,948,736 and 28,320,256 parameters."""
+"""With the vocabulary of reference: 1,053,824, 3,049,920, 7,909,440, 14,948,736 and 28,320,256 parameters."""
 
 
 def student_of_size(
@@ -54,7 +54,7 @@ def student_of_size(
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=None,  # a row that pads learns nothing as an input, and here it would be the one that begins texts
     )
     torch.manual_seed(seed)
     return LlamaForCausalLM(config).eval()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.remote import remote_teacher
@@ -219,7 +219,7 @@ class StoryPipeline:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The student's."""
-        return load_tokenizer(str(self._tokenizer_folder))
+        return PreTrainedTokenizerFast.from_pretrained(str(self._tokenizer_folder))
 
     @cached_property
     def _signals(self) -> LocalTeacher | None:

@@ -84,11 +84,16 @@ def _most_starved(asked: Sequence[Asked]) -> Weak | None:
     """The cell whose few texts are the least likely, if they are too unlikely. Prompts that were drawn for a cell are no
     chance that it had, but what came of them fills it."""
     counted: dict[Cell, tuple[int, int, float]] = {}
-    for cell, rows in _by_cell(asked).items():
+    refilled = {row.drawn_for for row in asked} - {""}
+    # What a cell lost before it was filled up again is no fault of the other cells that those prompts were in.
+    untouched = [row for row in asked if not any(cell.title in refilled for cell in row.cells)]
+    for cell in {cell for row in asked for cell in row.cells}:
+        pool = asked if cell.title in refilled else untouched
+        rows = [row for row in pool if cell in row.cells]
         chances = sum(row.drawn_for != cell.title for row in rows)
         if chances >= FEWEST_ASKED:
             # What the others keep: a large cell would pull down its own measure.
-            counted[cell] = min(chances, sum(row.kept for row in rows)), chances, _share_outside(asked, cell)
+            counted[cell] = min(chances, sum(row.kept for row in rows)), chances, _share_outside(pool, cell)
     if not counted:
         return None
     likely = {cell: binomial_tail(*found) for cell, found in counted.items()}
