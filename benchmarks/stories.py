@@ -55,8 +55,6 @@ WATCHED = 40
 """Held-out stories that are looked at then."""
 BEGINNING = 20
 """Words that a student is shown."""
-PROMPT_TOKENS = 96
-"""Tokens that are written to each prompt, to time it."""
 
 
 def main() -> None:
@@ -74,6 +72,7 @@ def main() -> None:
     parser.add_argument("--completions", type=int, default=30)
     parser.add_argument("--words", type=int, default=100, help="that a story must have, its beginning included")
     parser.add_argument("--prompts", type=int, default=64, help="that are timed")
+    parser.add_argument("--prompt-tokens", type=int, default=96, help="that are written to each of them, at most")
     parser.add_argument("--loop-stories", type=int, default=400, help="in the first round of the loop")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-stories"))
@@ -83,7 +82,9 @@ def main() -> None:
     disable_progress_bar()
     options.runs.mkdir(parents=True, exist_ok=True)
     about = machine()
-    print(f"{about['processor']}, {about['cores']} cores, {about['threads']} threads, torch {about['torch']}", flush=True)
+    print(
+        f"{about['processor']}, {about['cores']} cores, {about['threads']} threads, torch {about['torch']}", flush=True
+    )
     for part in options.parts:
         PARTS[part](options)
 
@@ -254,8 +255,8 @@ def throughput(options: argparse.Namespace) -> None:
     teacher = load_causal_lm(options.teacher)
     world = load_world("stories")
     prompts = [prompt_of(world, wish) for wish in draw_wishes(world, options.prompts, seed=options.seed)]
-    ours: Callable[[int, Sequence[str]], int] = partial(by_writer, teacher)
-    theirs: Callable[[int, Sequence[str]], int] = partial(by_generate, teacher)
+    ours: Callable[[int, Sequence[str]], int] = partial(by_writer, teacher, options.prompt_tokens)
+    theirs: Callable[[int, Sequence[str]], int] = partial(by_generate, teacher, options.prompt_tokens)
     ways = [
         ("generate", theirs, 1, 4),
         ("generate", theirs, 8, 32),
@@ -274,10 +275,10 @@ def throughput(options: argparse.Namespace) -> None:
         )
 
 
-def by_writer(teacher: LoadedModel, batch_size: int, prompts: Sequence[str]) -> int:
+def by_writer(teacher: LoadedModel, most: int, batch_size: int, prompts: Sequence[str]) -> int:
     """As stories are asked for."""
     writer = LocalWriter(teacher, name="teacher", fingerprint="0", batch_size=batch_size)
-    sampling = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=PROMPT_TOKENS)
+    sampling = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=most)
     requests = [
         Request(seed=str(place), sampling=sampling, messages=({"role": "user", "content": prompt},))
         for place, prompt in enumerate(prompts)
@@ -286,7 +287,7 @@ def by_writer(teacher: LoadedModel, batch_size: int, prompts: Sequence[str]) -> 
 
 
 @torch.no_grad()
-def by_generate(teacher: LoadedModel, batch_size: int, prompts: Sequence[str]) -> int:
+def by_generate(teacher: LoadedModel, most: int, batch_size: int, prompts: Sequence[str]) -> int:
     """By transformers, padded on the left; tokens behind an end are not counted."""
     tokenizer, total = teacher.tokenizer, 0
     tokenizer.padding_side = "left"
@@ -311,7 +312,7 @@ def by_generate(teacher: LoadedModel, batch_size: int, prompts: Sequence[str]) -
             temperature=0.8,
             top_p=0.95,
             top_k=0,
-            max_new_tokens=PROMPT_TOKENS,
+            max_new_tokens=most,
             eos_token_id=sorted(stops),
             pad_token_id=tokenizer.pad_token_id,
         )

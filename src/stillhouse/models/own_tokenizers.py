@@ -138,13 +138,14 @@ def trim_model(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
         ModelError: if its head is not made of one row a token.
     """
     rows = torch.tensor(kept, device=model.device)
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    whole: Any = model
+    embedding, head = whole.get_input_embeddings(), whole.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None:
         raise ModelError(f"{type(model).__name__} has a head that cannot be cut. Use tokenizer: {{kind: trained}}.")
     weights = {"input": embedding.weight[rows].clone(), "head": head.weight[rows].clone()}
-    model.resize_token_embeddings(len(kept), mean_resizing=False)
-    model.get_input_embeddings().weight.copy_(weights["input"])
-    model.get_output_embeddings().weight.copy_(weights["head"])
+    whole.resize_token_embeddings(len(kept), mean_resizing=False)
+    whole.get_input_embeddings().weight.copy_(weights["input"])
+    whole.get_output_embeddings().weight.copy_(weights["head"])
     number_of = {before: after for after, before in enumerate(kept)}
     settings = text_config(model)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
