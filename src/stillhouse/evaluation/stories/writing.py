@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -99,9 +100,7 @@ def self_bleu(texts: Sequence[str]) -> float | None:
     texts = texts[:MOST_COMPARED]
     if find_spec("sacrebleu") is None or len(texts) < 2:
         return None
-    from sacrebleu.metrics import BLEU
-
-    measure: Any = BLEU(effective_order=True)
+    measure: Any = import_module("sacrebleu").BLEU(effective_order=True)
     scores = [
         measure.sentence_score(text, [*texts[:place], *texts[place + 1 :]]).score for place, text in enumerate(texts)
     ]
