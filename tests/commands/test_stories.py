@@ -107,7 +107,9 @@ def test_a_teacher_that_lacks_one_feature_is_asked_for_it_and_nothing_is_done_tw
         assert stillhouse(*command).code == 0
         assert files_in(run) == before
         asked = dict(server.answered)
-    first, *later = [read_lines(run / "data" / "rounds" / f"{n}.jsonl") for n in range(3) if (run / "rounds" / str(n)).exists()]
+    first, *later = [
+        read_lines(run / "data" / "rounds" / f"{n}.jsonl") for n in range(3) if (run / "rounds" / str(n)).exists()
+    ]
     assert first and not [line for line in first if "dialogue" in line["lineage"]["features"]]
     assert len(later[0]) == 16
     assert all(line["lineage"]["features"] == ["dialogue"] and '"' in line["text"] for line in later[0])
@@ -143,7 +145,10 @@ REFUSED = {
     "a size that is not in the table": ({"student": {"size": "2M"}}, "student.size"),
     "logits in other tokens": ({"objectives": [{"name": "forward_kl"}]}, "tokenizer: {kind: trimmed}"),
     "a trimmed tokenizer of a server": ({"teacher": REMOTE, "tokenizer": {"kind": "trimmed"}}, "kind: trained"),
-    "a vocabulary without room": ({"tokenizer": {"kind": "trained", "size": 200}}, "tokenizer.trained.size|tokenizer.size"),
+    "a vocabulary without room": (
+        {"tokenizer": {"kind": "trained", "size": 200}},
+        "tokenizer.trained.size|tokenizer.size",
+    ),
     "a teacher of itself": ({"teacher": {"kind": "self"}}, "teacher.kind is self"),
     "features of hidden states": ({"objectives": [{"name": "hidden_mse"}]}, "hidden_mse"),
     "nothing to learn": ({"objectives": [{"name": "next_token", "weight": 0.0}]}, "every weight"),
