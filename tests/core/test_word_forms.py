@@ -30,7 +30,7 @@ def test_forms_follow_the_spelling(word, inflection, expected):
 
 
 def test_a_text_holds_a_word_in_any_form_and_a_phrase_in_a_row():
-    words = "the puppies ran past a washing machine and two coffee machines".split()
+    words = ["the", "puppies", "ran", "past", "a", "washing", "machine", "and", "two", "coffee", "machines"]
     assert holds(words, "puppy", "noun") and holds(words, "run", "verb")
     assert holds(words, "washing machine", "noun") and holds(words, "coffee machine", "noun")
     assert not holds(words, "machine washing", "noun") and not holds(words, "pup", "noun")
