@@ -1,5 +1,7 @@
 """How fast encoders are: on documents of their own length, in turns, by paired ratios."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from stillhouse.evaluation.cost import (
     Timing,
     costs,
     speed_ups,
+    stand_ins,
     time_encoders,
     time_language_models,
 )
@@ -99,6 +102,19 @@ def test_language_models_are_compared_at_writing_and_at_reading(build_model):
     speeds = speed_ups(time_language_models(models))
     assert [speed.work for speed in speeds] == ["decode", "prefill"]
     assert all(speed.ratio.value > 1 for speed in speeds)
+
+
+def test_models_of_one_build_are_timed_once_and_the_teacher_for_itself(build_model):
+    teacher, student = build_model(layers=2), build_model(layers=1)
+    models = {"teacher": teacher, "student": student, "student_before": copy.deepcopy(student), "baseline": teacher}
+    assert stand_ins(models) == {
+        "teacher": "teacher",
+        "student": "student",
+        "student_before": "student",
+        "baseline": "baseline",
+    }
+    student.config.rms_norm_eps *= 2  # of the same shapes, and yet another
+    assert stand_ins(models)["student_before"] == "student_before"
 
 
 def test_every_token_that_is_written_is_timed_and_memory_told(build_model, tmp_path):

@@ -45,6 +45,7 @@ from stillhouse.evaluation.cost import (
     Timing,
     costs,
     speed_ups,
+    stand_ins,
     time_encoders,
     time_language_models,
 )
@@ -218,7 +219,7 @@ def evaluate(
         judgements.append(judgement(found.accuracies, drawn_from(found.num_prompts)))
         pairs = found.result
     beside, samples = (None, []) if taught is None else judge_taught(models, taught, tokenizer, progress=progress)
-    with working(progress, "timing", len(models) * (REPEATS + 1), "runs"):
+    with working(progress, "timing", len(set(stand_ins(models).values())) * (REPEATS + 1), "runs"):
         timings = time_language_models(models, progress=progress)
     return _result(
         contestants,
@@ -449,7 +450,8 @@ def _time(
     progress: Progress,
     own_batches: Mapping[Role, Sequence[Batch]] = NO_BATCHES,
 ) -> Mapping[Role, Timing]:
-    with working(progress, "timing", len(models) * (DOCUMENT_REPEATS + 1), "runs"):
+    num_timed = len(models) if own_batches else len(set(stand_ins(models).values()))
+    with working(progress, "timing", num_timed * (DOCUMENT_REPEATS + 1), "runs"):
         return time_encoders(models, batches, own_batches=own_batches, progress=progress)
 
 

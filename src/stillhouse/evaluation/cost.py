@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from stillhouse.core.batch import Batch, LabelledBatch
-from stillhouse.core.files import size_on_disk
+from stillhouse.core.files import fingerprint, size_on_disk
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import FLOPS_CONTEXT, Cost, Interval, Role, SpeedUp, Work
 from stillhouse.evaluation.intervals import median_interval, spread
@@ -84,11 +84,32 @@ def costs(
     }
 
 
+def stand_ins(models: Mapping[Name, PreTrainedModel]) -> dict[Name, Name]:
+    """Who is timed in whose place: models of one build, such as a student, its start and its controls, take the same time
+    whatever their weights are. The teacher always stands for itself, so that one beside itself shows what chance makes of it.
+    """
+    builds = {name: name if name == "teacher" else _build(model) for name, model in models.items()}
+    return {name: next(other for other in models if builds[other] == builds[name]) for name in models}
+
+
+def _build(model: PreTrainedModel) -> str:
+    """Hash of everything but the weights' values."""
+    config = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
+    shapes = [(name, tuple(one.shape), str(one.dtype), str(one.device)) for name, one in model.named_parameters()]
+    return fingerprint([type(model).__name__, config, shapes])
+
+
 def time_language_models(models: Mapping[Name, PreTrainedModel], *, progress: Progress = SILENT) -> dict[Name, Timing]:
     """Reading and writing at batch 1, after a warm-up.
 
-    The models take turns, so that a busy moment of the machine falls on all alike.
+    The models take turns, so that a busy moment of the machine falls on all alike; models of one build are one of them.
     """
+    by_name = stand_ins(models)
+    timed = _time_in_turns({name: models[name] for name in dict.fromkeys(by_name.values())}, progress)
+    return {name: timed[by_name[name]] for name in models}
+
+
+def _time_in_turns(models: Mapping[Name, PreTrainedModel], progress: Progress) -> dict[Name, Timing]:
     prefill_tokens = min(PREFILL_TOKENS, *(most_tokens(model) or PREFILL_TOKENS for model in models.values()))
     rates: dict[Name, dict[Work, list[float]]] = {name: {"prefill": [], "decode": []} for name in models}
     took: dict[Name, list[list[float]]] = {name: [] for name in models}
@@ -159,8 +180,11 @@ def time_encoders(
 ) -> dict[Name, Timing]:
     """Held-out documents, one at a time and without padding, read by each model in turn, after a warm-up.
 
-    Of each repeat the median document counts, so that one interruption does not.
+    Of each repeat the median document counts, so that one interruption does not. Models of one build that read the same are
+    timed as one.
     """
+    by_name = stand_ins(models) if not own_batches else {name: name for name in models}
+    whole, models = models, {name: models[name] for name in dict.fromkeys(by_name.values())}
     documents = {name: _sampled((own_batches or {}).get(name, batches)) for name in models}
     num_documents = len(_sampled(batches))
     seconds = {name: np.zeros((DOCUMENT_REPEATS + 1, num_documents)) for name in models}
@@ -169,7 +193,7 @@ def time_encoders(
             for name in _taking_turns(list(models), repeat + number):
                 seconds[name][repeat, number] = _seconds(models[name], documents[name][number])
         progress.advance(len(models))
-    return {name: Timing({"document": 1 / taken[1:]}) for name, taken in seconds.items()}
+    return {name: Timing({"document": 1 / seconds[by_name[name]][1:]}) for name in whole}
 
 
 def _taking_turns(names: list[Name], turn: int) -> list[Name]:
