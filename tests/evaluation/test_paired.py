@@ -68,6 +68,13 @@ def test_no_share_is_told_where_the_teacher_may_have_nothing():
     assert scored(_statistics(hits), num_examples=20)[1].retained == {}
 
 
+def test_no_share_is_told_of_a_teacher_that_may_be_guessing():
+    hits = {"teacher": np.array([1.0] * 18 + [0] * 14), "student": np.array([1.0] * 20 + [0] * 12)}
+    (_, student) = scored(_statistics(hits), num_examples=32, chance={"accuracy": 0.5})
+    assert student.retained == {}
+    assert scored(_statistics(hits), num_examples=32)[1].retained["accuracy"].value > 1
+
+
 def test_no_share_is_told_of_what_is_not_kept():
     hits = {"teacher": np.ones(9), "student": np.ones(9)}
     assert scored(_statistics(hits), num_examples=9, kept=())[1].retained == {}

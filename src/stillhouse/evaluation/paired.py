@@ -18,12 +18,14 @@ def scored(
     hits: Mapping[Role, Sums] | None = None,
     kept: Collection[str] | None = None,
     shares: Mapping[str, int] = MappingProxyType({}),
+    chance: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Scored]:
     """Every model over the same draws of the examples, beside the teacher where there is one.
 
     `shares` names metrics that are a yes or no of so many examples: where all of them say the same, no draw differs from
     another, and the interval is Wilson's. `hits` are 1 for a right answer and 0 for a wrong one, example by example. A share
-    kept is told of the metrics in `kept`, or of all: of one where less is better, or 0 is not worth nothing, it says nothing.
+    kept is told of the metrics in `kept`, or of all: of one where less is better, or 0 is not worth nothing, it says nothing;
+    nor does it where the teacher is not surely above what `chance` gives, 0 if that is not said.
     """
     named = {(role, name): found for role, own in statistics.items() for name, found in own.items()}
     sampled = bootstrapped(named, set_sizes=[num_examples])
@@ -38,7 +40,8 @@ def scored(
             retained={
                 name: sampled[role, name].share_of(teacher).interval()
                 for name in _beside_teacher(statistics, role)
-                if (kept is None or name in kept) and is_worth_keeping(teacher := sampled["teacher", name])
+                if (kept is None or name in kept)
+                and is_worth_keeping(teacher := sampled["teacher", name], chance.get(name, 0.0))
             },
             flips=None if hits is None or role == "teacher" or "teacher" not in hits else flips(**_sides(hits, role)),
         )
@@ -60,9 +63,9 @@ def _sides(hits: Mapping[Role, Sums], role: Role) -> dict[str, Sums]:
     return {"teacher": hits["teacher"], "model": hits[role]}
 
 
-def is_worth_keeping(teacher: Sampled) -> bool:
+def is_worth_keeping(teacher: Sampled, chance: float = 0.0) -> bool:
     """Whether it is sure that the teacher has anything of which a share can be kept."""
-    return bool(teacher.interval().low > 0)
+    return bool(teacher.interval().low > chance)
 
 
 def flips(*, teacher: Sums, model: Sums) -> Flips:

@@ -50,6 +50,8 @@ def task_line(task: TaskResult) -> str:
     if kept is not None:
         what = "of what the teacher has beyond chance" if "beyond_chance" in student.retained else "of the teacher's"
         text += f"; it keeps {formatting.interval_text(kept, 'share')} {what}"
+    elif task.chance is not None and metric.unit == "share" and task.scores("teacher") is not None:
+        text += "; the teacher itself is not shown to do better than that, so there is no share to keep"
     return f"{text}. {_flipped(student.flips)}".strip()
 
 
