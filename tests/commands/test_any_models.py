@@ -81,7 +81,13 @@ def test_a_classifier_is_held_beside_one_of_another_tokenizer(save_teacher: Save
     text = first.text.replace(" ##", "")  # the tiny tokenizer joins no pieces of words
     assert text == f"{RATINGS[first.document][1]} {first.document}"
     assert first.answers["right"] == RATINGS[first.document][0]
-    assert "where they differ" in (out / "report.html").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "where they differ" in page and "right by the teacher alone" in page
+    accuracy = {model.role: model.metrics["accuracy"].value for model in result.models}
+    changed = result.flips["student"]
+    assert changed.lost - changed.won == pytest.approx(12 * (accuracy["teacher"] - accuracy["student"]))
+    (logged,) = (line for line in read_lines(out / "metrics.jsonl") if "flips" in line)
+    assert (logged["flips"], logged["lost"], logged["won"]) == ("student", changed.lost, changed.won)
 
 
 @pytest.mark.parametrize(

@@ -41,11 +41,13 @@ class MetricsLog:
     def evaluation(self, result: EvaluationResult) -> None:
         """One line a model and metric, in the place of those that an evaluation cut short may have left; what was measured on
         replayed data says so."""
-        self._keep(lambda line: "evaluated" not in line or "suite" in line)
+        self._keep(lambda line: ("evaluated" not in line and "flips" not in line) or "suite" in line)
         for model in result.models:
             for metric, interval in model.metrics.items():
                 numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
                 self.run.log(evaluated=model.role, metric=metric, **numbers)
+        for role, found in result.flips.items():
+            self.run.log(flips=role, **asdict(found))
         for old in result.replay.models if result.replay else ():
             for metric, interval in old.metrics.items():
                 self.run.log(evaluated=old.role, metric=metric, on="replay", **asdict(interval))

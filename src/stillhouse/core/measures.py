@@ -4,26 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stillhouse.core.results import Interval, Metric, Role
-
-
-@dataclass(frozen=True)
-class Flips:
-    """What became of answers that are right or wrong: the teacher's beside those of a model to the same questions."""
-
-    both_right: int
-    lost: int
-    """Right by the teacher, wrong by the model."""
-    won: int
-    """Wrong by the teacher, right by the model."""
-    both_wrong: int
-    p_value: float
-    """Exact McNemar: how often a change as lopsided would come about if each that changed had fallen like a coin."""
-
-    @property
-    def changed(self) -> int:
-        """Answers that the two do not have in common, whichever is right: what an equal accuracy hides."""
-        return self.lost + self.won
+from stillhouse.core.results import Flips, Interval, Metric, Role
 
 
 @dataclass(frozen=True)

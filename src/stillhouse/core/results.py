@@ -375,6 +375,25 @@ class TaughtResult:
 
 
 @dataclass(frozen=True)
+class Flips:
+    """What became of answers that are right or wrong: the teacher's beside those of a model to the same questions."""
+
+    both_right: int
+    lost: int
+    """Right by the teacher, wrong by the model."""
+    won: int
+    """Wrong by the teacher, right by the model."""
+    both_wrong: int
+    p_value: float
+    """Exact McNemar: how often a change as lopsided would come about if each that changed had fallen like a coin."""
+
+    @property
+    def changed(self) -> int:
+        """Answers that the two do not have in common, whichever is right: what an equal accuracy hides."""
+        return self.lost + self.won
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """Everything that one evaluation found."""
 
@@ -400,6 +419,8 @@ class EvaluationResult:
     """Where the teacher is behind an API: there is then no such model among `models`."""
     departures: Departures | None = None
     """The examples in which the student departs most from its teacher; None where they cannot be compared one by one."""
+    flips: Mapping[Role, Flips] = field(default_factory=dict)
+    """Of a classifier: which documents each model has right and the teacher wrong, and the other way round."""
     made_here: bool = True
     """Whether this run made the student; else it and its teacher are any two models, whoever made them."""
 
@@ -440,6 +461,7 @@ class EvaluationResult:
             suites=dict(values.get("suites", {})),
             taught=_taught_result(values["taught"]) if values.get("taught") else None,
             departures=Departures.from_dict(values["departures"]) if values.get("departures") else None,
+            flips={role: Flips(**found) for role, found in values.get("flips", {}).items()},
             made_here=values.get("made_here", True),
         )
 

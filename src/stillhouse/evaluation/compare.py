@@ -23,6 +23,7 @@ from stillhouse.core.results import (
     Comparison,
     ContextResult,
     EvaluationResult,
+    Flips,
     HeldOut,
     Interval,
     ModelResult,
@@ -61,6 +62,7 @@ from stillhouse.evaluation.embeddings import (
 )
 from stillhouse.evaluation.intervals import Sampled, Statistic, bootstrapped, jackknifed
 from stillhouse.evaluation.language import DocumentSums, language_statistics, measure, say
+from stillhouse.evaluation.paired import flips
 from stillhouse.evaluation.preferences import HeldOutPairs, judge_preferences
 from stillhouse.evaluation.remembered import Remember, anew
 from stillhouse.evaluation.rewards import judge_rewards
@@ -96,6 +98,7 @@ class OwnTokens:
 
 NOBODY: Mapping[Role, OwnTokens] = {}
 NO_BATCHES: Mapping[Role, Sequence[Batch]] = {}
+NO_FLIPS: Mapping[Role, Flips] = {}
 
 
 @dataclass(frozen=True)
@@ -329,7 +332,14 @@ def evaluate_encoders(
         departures=None
         if tokenizer is None or task != "sequence_classification"
         else answer_departures(choices["student"], choices["teacher"], texts_of(batches, tokenizer), labels),
+        changed=_flips(choices) if task == "sequence_classification" else {},
     )
+
+
+def _flips(choices: Mapping[Role, Choices]) -> dict[Role, Flips]:
+    """Which documents a classifier has right and its teacher wrong, and the other way round."""
+    hits = {role: (own.chosen == own.target).astype(np.float64) for role, own in choices.items()}
+    return {role: flips(teacher=hits["teacher"], model=own) for role, own in hits.items() if role != "teacher"}
 
 
 def evaluate_rewards(
@@ -478,6 +488,7 @@ def _result(
     preferences: PreferenceResult | None = None,
     taught: TaughtResult | None = None,
     departures: Departures | None = None,
+    changed: Mapping[Role, Flips] = NO_FLIPS,
 ) -> EvaluationResult:
     folders = {contestant.role: contestant.folder for contestant in contestants}
     priced = costs(_models(contestants), folders, timings)
@@ -509,6 +520,7 @@ def _result(
         preferences=preferences,
         taught=taught,
         departures=departures,
+        flips=changed,
     )
 
 

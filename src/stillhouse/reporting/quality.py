@@ -45,6 +45,8 @@ class QualityView:
     panels: Sequence[DotPanel]
     gains: Table | None
     numbers: Table
+    flips: Table | None = None
+    """Of a classifier: which answers changed, which an equal accuracy hides."""
 
 
 def quality_view(result: EvaluationResult, *, is_known: bool = True) -> QualityView:
@@ -56,6 +58,32 @@ def quality_view(result: EvaluationResult, *, is_known: bool = True) -> QualityV
         panels=[dot_panel(result, name) for name in _measured(result)],
         gains=gains_table(result),
         numbers=quality_table(result),
+        flips=flips_table(result),
+    )
+
+
+def flips_table(result: EvaluationResult) -> Table | None:
+    """Which documents are right by the teacher and wrong by a model, and the other way round; None where nobody counted."""
+    if not result.flips:
+        return None
+
+    def row(model: ModelResult) -> Row:
+        found = result.flips[model.role]
+        counts = (found.both_right, found.lost, found.won, found.both_wrong)
+        p_value = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.2g}"
+        return model_row(model, [*(Cell(formatting.count(one)) for one in counts), Cell(p_value)])
+
+    return Table(
+        caption="Which documents changed: right or wrong by the teacher, and by each model.",
+        corner="model",
+        columns=[
+            ("both right", ""),
+            ("lost", "right by the teacher alone"),
+            ("won", "right by the model alone"),
+            ("both wrong", ""),
+            ("McNemar", "exact, two-sided"),
+        ],
+        rows=[row(model) for model in models_in_order(result) if model.role in result.flips],
     )
 
 
