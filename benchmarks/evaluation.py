@@ -17,8 +17,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from stillhouse import evaluate_models
 from stillhouse.core.files import read_lines
-from stillhouse.core.measures import MEASURES, Flips
-from stillhouse.core.results import METRICS, EvaluationResult
+from stillhouse.core.measures import MEASURES
+from stillhouse.core.results import METRICS, EvaluationResult, Flips
 from stillhouse.core.suite_results import found_by
 from stillhouse.core.tasks import TasksFound
 from stillhouse.reporting import terminal_progress

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from stillhouse.core.likeness import CURVES, CalibrationFound, LayerLikeness, LayerPair, OutputLikeness, SimilarityFound
-from stillhouse.core.measures import Bin, Flips, GroupScored, Reliability, Scored, TaskResult
-from stillhouse.core.results import EvaluationResult, Interval
+from stillhouse.core.measures import Bin, GroupScored, Reliability, Scored, TaskResult
+from stillhouse.core.results import EvaluationResult, Flips, Interval
 from stillhouse.core.suite_results import RESULTS, found_by
 from stillhouse.core.suites import ALWAYS, SuiteName
 from stillhouse.core.tasks import TasksFound

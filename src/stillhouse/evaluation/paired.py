@@ -6,8 +6,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from stillhouse.core.measures import Flips, Scored
-from stillhouse.core.results import Interval, Role
+from stillhouse.core.measures import Scored
+from stillhouse.core.results import Flips, Interval, Role
 from stillhouse.evaluation.intervals import Sampled, Statistic, Sums, bootstrapped, wilson
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from stillhouse.core.measures import Flips, Scored, TaskKind, TaskResult
-from stillhouse.core.results import Interval
+from stillhouse.core.measures import Scored, TaskKind, TaskResult
+from stillhouse.core.results import Flips, Interval
 from stillhouse.core.suite_results import found_by
 from stillhouse.core.tasks import TasksFound
 from stillhouse.reporting import formatting
