@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from stillhouse.core.config import parse_recipe
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.tasks import TasksFound
 from stillhouse.evaluation.tasks.config import (
@@ -166,7 +167,8 @@ def test_classes_that_are_written_have_scikit_learns_macro_f1_and_correlation(tm
     right = [named[n % 3] for n in range(12)]
     said = ["Yes.", "yes", "Maybe not", "it is NO", "no", "who knows", *right[6:]]
     rows = [{"question": f"say {n}", "answer": one} for n, one in enumerate(right)]
-    task = AnswersConfig(path=write(tmp_path, rows), classes=tuple(named), which="first")
+    values = {"path": str(write(tmp_path, rows)), "classes": named, "which": "first", "stop": ["\n"]}
+    task = parse_recipe(AnswersConfig, values)  # lists, as a recipe has them
     found = answers(task, read(task), {"student": [(text, True) for text in said]}).scores("student").metrics
     chosen = ["yes", "yes", "maybe", "no", "no", "none", *right[6:]]
     assert found["accuracy"].value == pytest.approx(accuracy_score(right, chosen))

@@ -105,15 +105,14 @@ class AnswersConfig(_WritingConfig):
             raise ValueError(f"{pattern!r} is no regular expression: {error}. Mend it.") from None
         return pattern
 
-    @model_validator(mode="before")
-    @classmethod
-    def _looks_for_a_class(cls, values: Any) -> Any:
-        """A resolved recipe says which pattern that is. The longest first: else `not sure` would be found as `not`."""
-        classes = values.get("classes") if isinstance(values, dict) else None
-        if not classes or "pattern" in values or not all(isinstance(name, str) for name in classes):
-            return values
-        names = "|".join(re.escape(name) for name in sorted(classes, key=len, reverse=True))
-        return {**values, "pattern": rf"(?<!\w)({names})(?!\w)"}
+    @property
+    def finds(self) -> str:
+        """The pattern: where there are classes and it was left as it is, any of these. The longest first: else `not sure` would
+        be found as `not`."""
+        if self.classes is None or self.pattern != type(self).model_fields["pattern"].default:
+            return self.pattern
+        names = "|".join(re.escape(name) for name in sorted(self.classes, key=len, reverse=True))
+        return rf"(?<!\w)({names})(?!\w)"
 
 
 class GenerationConfig(_WritingConfig):

@@ -27,7 +27,7 @@ def until(text: str, stops: Sequence[str]) -> str:
 
 def found_answer(task: AnswersConfig, text: str) -> str | None:
     """What the pattern finds in a text, with thousands written together; None where it finds nothing."""
-    matches = list(re.finditer(task.pattern, text, re.IGNORECASE if task.ignore_case else 0))
+    matches = list(re.finditer(task.finds, text, re.IGNORECASE if task.ignore_case else 0))
     if not matches:
         return None
     match = matches[0 if task.which == "first" else -1]
@@ -65,7 +65,7 @@ def answers(task: AnswersConfig, rows: Sequence[Prompted], said: Mapping[Role, S
             kept=("accuracy", "macro_f1"),
             shares=dict.fromkeys(("accuracy", "answered"), len(rows)),
         ),
-        notes=[f"the {task.which} match of {task.pattern}", *notes],
+        notes=[f"the {task.which} match of {task.finds}", *notes],
         groups=group_scores("accuracy", hits, groups),
     )
 
