@@ -31,7 +31,7 @@ from .conftest import (
 ACROSS = [{"name": "span_forward_kl", "weight": 0.9, "temperature": 2.0}, {"name": "next_token", "weight": 0.1}]
 
 TRAINING = {
-    "epochs": 5,
+    "epochs": 3,
     "learning_rate": 1e-2,
     "rows_per_step": 2,
     "rows_per_micro_batch": 1,

@@ -99,9 +99,9 @@ def tiny(
         changes |= {
             "data.sequence_tokens": 128,
             f"synthesis.{number}": 24,
-            "synthesis.sampling.max_new_tokens": 40,
+            "synthesis.sampling.max_new_tokens": 24,
         }
-        changes |= {"synthesis.answers.sampling.max_new_tokens": 16, "synthesis.batch_size": 8}
+        changes |= {"synthesis.answers.sampling.max_new_tokens": 8, "synthesis.batch_size": 8}
         changes["synthesis.filters"] = [{"name": "duplicates"}]  # what a random model says, others would drop
         if recipe.synthesis.kind == "self_instruct":  # a random model writes no list of tasks
             changes["synthesis.writer"] = {"kind": "remote", "base_url": server, "model": "tiny"}
@@ -124,6 +124,10 @@ def tiny(
         changes["data.path"] = texts_file
     else:
         changes["data.path"] = write_rows(folder / "rows.jsonl", KINDS[recipe.data.kind].rows)
+    if getattr(recipe.source, "sampling", None) is not None:
+        changes["source.sampling.max_new_tokens"] = 8
+    if recipe.history is not None:
+        changes["history.sampling.max_new_tokens"] = 8
     if recipe.evaluation.behaviour is not None:
         changes["evaluation.behaviour.sampling.max_new_tokens"] = 8
     for number, task in enumerate(recipe.evaluation.tasks or ()):

@@ -11,7 +11,7 @@ from stillhouse.core.files import read_lines
 from .conftest import CHATS, Finished, files_in, stillhouse
 from .test_on_policy import END, MIXED, steps, write_on_policy
 
-TEACHER = {"kind": "teacher", "sampling": {"max_new_tokens": 24}, "batch_size": 4}
+TEACHER = {"kind": "teacher", "sampling": {"max_new_tokens": 10}, "batch_size": 4}
 LEARNT = [{"name": "next_token"}]
 SHORT = {"epochs": 2, "learning_rate": 1e-2, "rows_per_step": 2, "rows_per_micro_batch": 2, "save_every_steps": 4}
 NO_CONTROL = {"control": "none", "samples": 0}

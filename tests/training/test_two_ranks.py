@@ -13,9 +13,10 @@ from torch.testing import assert_close
 from .two_ranks import steps
 
 
-@pytest.fixture
-def folder(build_model, build_example, tmp_path):
+@pytest.fixture(scope="module")
+def folder(build_model, build_example, tmp_path_factory):
     """A student, a teacher, and documents of which a step's rows weigh differently."""
+    tmp_path = tmp_path_factory.mktemp("two")
     build_model(layers=2, seed=1, hidden_size=16, intermediate_size=24).save_pretrained(tmp_path / "student")
     build_model(layers=2, seed=2).save_pretrained(tmp_path / "teacher")
     prompts = (1, 9, 5, 1, 3, 8, 2, 7) * 2
@@ -30,7 +31,9 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def _run_two(folder, *more):
+@pytest.fixture(scope="module")
+def of_two(folder):
+    """What each of two processes found, of texts and of pairs: to start them is what takes time."""
     shared = os.environ | {
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
@@ -40,7 +43,7 @@ def _run_two(folder, *more):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(folder), *more]
+    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(folder)]
     ranks = [
         subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
         for rank in ("0", "1")
@@ -51,9 +54,9 @@ def _run_two(folder, *more):
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
-def test_two_processes_that_share_a_step_give_the_gradient_and_the_log_of_one(folder):
+def test_two_processes_that_share_a_step_give_the_gradient_and_the_log_of_one(folder, of_two):
     alone, lines = steps(folder, num_ranks=1, rows_per_micro_batch=4)
-    (first, first_lines), (second, second_lines) = _run_two(folder)
+    (first, first_lines), (second, second_lines) = (rank[False] for rank in of_two)
     assert len(alone) == len(first) == len(second) == 4
     for one, mine, other in zip(alone, first, second, strict=True):
         for name, gradient in one.items():
@@ -67,9 +70,9 @@ def test_two_processes_that_share_a_step_give_the_gradient_and_the_log_of_one(fo
         assert together == pytest.approx(line, rel=1e-4)
 
 
-def test_two_processes_that_share_pairs_of_answers_give_the_gradient_and_the_log_of_one(folder):
+def test_two_processes_that_share_pairs_of_answers_give_the_gradient_and_the_log_of_one(folder, of_two):
     alone, lines = steps(folder, num_ranks=1, rows_per_micro_batch=4, in_pairs=True)
-    (first, first_lines), (second, _) = _run_two(folder, "pairs")
+    (first, first_lines), (second, _) = (rank[True] for rank in of_two)
     assert len(alone) == len(first) == len(second) == 4
     for one, mine, other in zip(alone, first, second, strict=True):
         for name, gradient in one.items():

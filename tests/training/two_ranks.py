@@ -1,4 +1,4 @@
-"""One process of a data-parallel step: `python two_ranks.py FOLDER`, with the environment that torchrun gives."""
+"""One process of data-parallel steps: `python two_ranks.py FOLDER`, with the environment that torchrun gives."""
 
 import os
 import sys
@@ -85,5 +85,7 @@ def steps(folder, *, num_ranks, rows_per_micro_batch, in_pairs=False):
 
 if __name__ == "__main__":
     where, rank = Path(sys.argv[1]), os.environ["RANK"]
-    found = steps(where, num_ranks=2, rows_per_micro_batch=1, in_pairs=sys.argv[2:] == ["pairs"])
+    found = {
+        in_pairs: steps(where, num_ranks=2, rows_per_micro_batch=1, in_pairs=in_pairs) for in_pairs in (False, True)
+    }
     torch.save(found, where / f"rank-{rank}.pt")
