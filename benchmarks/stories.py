@@ -15,12 +15,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from stillhouse.commands.stories.measuring import first_words
 from stillhouse.core.files import remove
+from stillhouse.core.rouge import words_of
 from stillhouse.data.packing import PackedRows
 from stillhouse.data.text import Row, to_examples
 from stillhouse.evaluation.compare import machine
@@ -42,6 +44,7 @@ from stillhouse.models.own_tokenizers import train_tokenizer
 from stillhouse.students.save import save_student
 from stillhouse.students.table import SIZES, Size, student_of_size
 from stillhouse.synthesis.diversity import distinct
+from stillhouse.synthesis.filters.worlds import VocabularyConfig
 from stillhouse.synthesis.worlds import Cell, draw_wishes, load_world, prompt_of, shared_out, weak_cells
 from stillhouse.synthesis.worlds.cells import Asked, Judged
 from stillhouse.teachers.writer import LocalWriter, Request
@@ -119,6 +122,25 @@ def needs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Seq
     return predicted(model, examples, vocab_size=len(tokenizer))
 
 
+# What the world's words are.
+
+
+def words(options: argparse.Namespace) -> None:
+    """How much of other people's stories is written in the words of the world that is shipped."""
+    world, stories = load_world("stories"), Stories.read(options)
+    shares = []
+    for text in [*stories.held_out, *stories.learnt]:
+        found = words_of(text)
+        shares.append(sum(word not in world.vocabulary for word in found) / len(found))
+    count = sum(len(part.words) for part in world.parts.values())
+    passed = sum(share <= VocabularyConfig().most_unknown for share in shares) / len(shares)
+    print(
+        f"{count:,} words: of {len(shares):,} stories {passed:.1%} pass the filter vocabulary; outside it are "
+        f"{np.median(shares):.1%} of the words of half of them, {np.quantile(shares, 0.9):.1%} of nine in ten",
+        flush=True,
+    )
+
+
 # Students of three sizes.
 
 
@@ -127,8 +149,10 @@ def students(options: argparse.Namespace) -> None:
     stories = Stories.read(options)
     tokenizer = train_tokenizer(stories.learnt, size=options.vocabulary)
     rows = rows_of(stories.learnt, tokenizer)
-    words = sum(len(text.split()) for text in stories.learnt)
-    print(f"{len(stories.learnt):,} stories, {words:,} words, {sum(rows.lengths):,} tokens of {len(tokenizer):,} kinds")
+    num_words = sum(len(text.split()) for text in stories.learnt)
+    print(
+        f"{len(stories.learnt):,} stories, {num_words:,} words, {sum(rows.lengths):,} tokens of {len(tokenizer):,} kinds"
+    )
     for size, epochs in zip(options.sizes, options.epochs, strict=True):
         learn(options, size, epochs, stories, tokenizer, rows)
     completions(options, stories)
@@ -426,6 +450,7 @@ def learn_on(
 
 
 PARTS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "words": words,
     "throughput": throughput,
     "loop": loop,
     "students": students,
