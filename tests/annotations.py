@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import partial, wraps
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, get_args
 
 import jaxtyping
@@ -18,8 +18,9 @@ from jaxtyping import jaxtyped
 
 CALLS_CHECKED = 16
 """Of one function in one test."""
-calls: Counter[FunctionType] = Counter()
-"""Of each function with a shape, since the test began: see conftest.py."""
+calls: Counter[CodeType] = Counter()
+"""Of the code of each function with a shape, since the test began: see conftest.py. A function itself would hold on to all that
+it closes over."""
 
 
 def _is_shaped(annotation: object) -> bool:
@@ -48,9 +49,9 @@ def _checked_at_first(function: FunctionType, whole: Callable[..., Any]) -> Call
 
     @wraps(whole)
     def called(*args: Any, **options: Any) -> Any:
-        if calls[function] >= CALLS_CHECKED:
+        if calls[function.__code__] >= CALLS_CHECKED:
             return function(*args, **options)
-        calls[function] += 1
+        calls[function.__code__] += 1
         return whole(*args, **options)
 
     return called

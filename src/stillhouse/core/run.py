@@ -174,7 +174,7 @@ class RunFolder:
         if record.exists():
             done: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
             self._refuse_stale(name, done["made_from"], made_from)
-            if done.get("asked", "") == asked and all(path.exists() for path in makes):
+            if done.get("asked_of_it", "") == asked and all(path.exists() for path in makes):
                 return done
         if not record.exists() and (borrowed := self._borrow(name, made_from)) is not None:
             return borrowed
@@ -186,7 +186,7 @@ class RunFolder:
         started = time.monotonic()
         outcome = work()
         seconds = round(time.monotonic() - started, 1)
-        done = {"made_from": made_from, "asked": asked, "seconds": seconds, "resumed": resumed, **outcome}
+        done = {"made_from": made_from, "asked_of_it": asked, "seconds": seconds, "resumed": resumed, **outcome}
         write_atomic(record, json.dumps(done, indent=1, ensure_ascii=False))
         self.event("finished", stage=name, seconds=done["seconds"])
         return done
