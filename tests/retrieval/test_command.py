@@ -206,6 +206,19 @@ def test_a_question_is_kept_if_its_passage_is_found_for_it():
     assert not kept.dropped and dropped.dropped == ASTRAY
 
 
+def test_documents_and_questions_are_inspected_before_a_model_is_loaded(folder, models, monkeypatch, capsys):
+    monkeypatch.setattr("stillhouse.commands.retrieval.parts.load_sentence_model", None)
+    recipe = write_recipe(folder, recipe_of(folder, models))
+    assert main(["inspect", recipe, "--examples", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "7 documents, 6 passages" in said and "1 without text" in said and "empty.txt" in said
+    assert "4 questions, 1.0 passages answer each" in said and "2 questions" in said
+    assert f"example 1: {ASKED[0]}" in said and "answered by" in said and "not by" in said
+    assert not (folder / "run").exists()
+    assert main(["synthesize", recipe, "--dry-run"]) == 2
+    assert "nothing to try" in capsys.readouterr().err
+
+
 class Asker:
     """Asks of each passage about its fourth word on, and of one about something that is nowhere."""
 
@@ -221,7 +234,9 @@ class Asker:
             yield request, Reply(text=text, finished=True, tokens=3, prompt_tokens=3)
 
 
-def test_without_questions_a_model_asks_them_and_those_that_lead_astray_are_left_out(folder, models, monkeypatch):
+def test_without_questions_a_model_asks_them_and_those_that_lead_astray_are_left_out(
+    folder, models, monkeypatch, capsys
+):
     monkeypatch.setattr(asking, "load_causal_lm", lambda source: None)
     monkeypatch.setattr(asking, "LocalWriter", Asker)
     values = recipe_of(folder, models, synthesis={"model": str(models["bi"]), "number": 6, "round_trip": 2})
@@ -230,6 +245,12 @@ def test_without_questions_a_model_asks_them_and_those_that_lead_astray_are_left
     asked = read_lines(folder / "run" / "data" / "questions.jsonl")
     dropped = read_lines(folder / "run" / "data" / "dropped.jsonl")
     assert len(asked) == 5 and [line["dropped"] for line in dropped] == [ASTRAY]
+    before = sorted((folder / "run").rglob("*"))
+    capsys.readouterr()
+    assert main(["synthesize", str(folder / "recipe.yaml"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "tried: 5 of 6 questions" in said and f"dropped: {ASTRAY}" in said and "question: " in said
+    assert sorted((folder / "run").rglob("*")) == before
     assert {line["question"] for line in read_lines(folder / "run" / "labels" / "rows.jsonl")} < {
         line["_id"] for line in asked
     }

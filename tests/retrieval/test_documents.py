@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -122,6 +123,35 @@ def test_ten_megabytes_in_one_document_are_many_passages(tmp_path):
     corpus = read_corpus(tmp_path / "large.txt", words=150)
     assert len(corpus.passages) > 12_000
     assert all(words_in(passage.text) <= 180 for passage in corpus.passages[::100])
+
+
+def test_a_saved_data_set_is_read_row_by_row(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    rows = Dataset.from_dict({"_id": ["x", "y"], "title": ["One", ""], "text": ["A fox.", "A boat."]})
+    rows.save_to_disk(tmp_path / "rows")
+    DatasetDict({"first": rows, "second": rows.select([0])}).save_to_disk(tmp_path / "splits")
+    corpus = read_corpus(tmp_path / "rows")
+    assert [(one.id, one.title, one.text) for one in corpus.passages] == [("x", "One", "A fox."), ("y", "", "A boat.")]
+    with pytest.raises(DataError, match=r"has several splits. Name one: .*splits@first, .*splits@second"):
+        read_corpus(tmp_path / "splits")
+    assert len(read_corpus(Path(f"{tmp_path / 'splits'}@second")).passages) == 1
+    with pytest.raises(DataError, match="has no split 'third'"):
+        read_corpus(Path(f"{tmp_path / 'splits'}@third"))
+    Dataset.from_dict({"body": ["A fox."]}).save_to_disk(tmp_path / "other")
+    with pytest.raises(DataError, match="row 0 has no 'text'"):
+        read_corpus(tmp_path / "other")
+
+
+def test_a_data_set_that_cannot_be_fetched_is_one_line(monkeypatch):
+    def unreachable(name):
+        raise ConnectionError("the hub cannot be reached\nat all")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(
+        DataError, match=r"'someone/pages': there is no such file .* loaded: the hub cannot be reached$"
+    ):
+        read_corpus(Path("someone/pages"))
 
 
 @pytest.mark.parametrize("unit", ["nostopatallhere ", "字", "\n \n", "x" * 50, "? "])

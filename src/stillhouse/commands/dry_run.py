@@ -16,6 +16,7 @@ from stillhouse.commands.parts import Parts
 from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.remote import remote_teacher
+from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
 from stillhouse.commands.stories.kind import is_of_stories
 from stillhouse.commands.synthesis import DataFreeConfig, Program, by_whom, number_of, writer_of
 from stillhouse.core.config import load_recipe, read_recipe
@@ -72,8 +73,13 @@ def dry_run(recipe_path: str, overrides: Sequence[str]) -> None:
     Raises:
         StillhouseError: as the run itself, before anything is loaded.
     """
-    if is_of_stories(read_recipe(Path(recipe_path), overrides)):
+    values = read_recipe(Path(recipe_path), overrides)
+    if is_of_stories(values):
         importlib.import_module("stillhouse.commands.stories.run").dry_run(recipe_path, overrides)
+        return
+    if is_of_retrieval(values):
+        check_installed()
+        importlib.import_module("stillhouse.commands.retrieval.looking").dry_run(recipe_path, overrides)
         return
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
     if recipe.synthesis is None:

@@ -1,5 +1,6 @@
 """`stillhouse inspect`: what a student would learn of the data, token by token, before any model is loaded."""
 
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -12,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from stillhouse.commands.checks import tokenizer_source
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.recipe import Recipe
+from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
 from stillhouse.core.batch import LabelledBatch, TaggedBatch, as_batch
-from stillhouse.core.config import load_recipe
+from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.progress import SILENT
 from stillhouse.core.run import RunFolder
@@ -55,6 +57,11 @@ def show(recipe_path: str, overrides: Sequence[str], *, num_examples: int) -> No
     """
     if num_examples < 0:
         raise RecipeError([f"--examples {num_examples}: it should be 0 or more."], source=recipe_path)
+    if is_of_retrieval(read_recipe(Path(recipe_path), overrides)):
+        check_installed()
+        looking = importlib.import_module("stillhouse.commands.retrieval.looking")
+        looking.show(recipe_path, overrides, num_examples=num_examples)
+        return
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
     parts = Parts(recipe, RunFolder(recipe.run), SILENT)
     if not parts.data_path.exists() and (recipe.data.path is None or parts.answers_first):

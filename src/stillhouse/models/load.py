@@ -411,15 +411,30 @@ def display_name(source: str) -> str:
 
 
 def source_fingerprint(source: str) -> str:
-    """Hash of the files that `source` names, without loading them; for a hub id, of the id and its revision in the cache."""
+    """Hash of the files that `source` names, without loading them, those in the folders of its modules too; for a hub id, of
+    the id and its revision in the cache."""
     path = Path(source).expanduser()
     if path.is_file():
         return fingerprint_files([path])
     if path.is_dir():
-        return fingerprint_files(
-            file for file in path.iterdir() if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt")
-        )
+        files = (file for folder in (path, *_module_folders(path)) for file in folder.iterdir())
+        return fingerprint_files(file for file in files if file.suffix in FINGERPRINTED)
     return fingerprint([source, _cached_revision(source)])
+
+
+FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
+
+
+def _module_folders(folder: Path) -> list[Path]:
+    """Where a sentence-transformers model keeps the weights of modules that are not its transformer: a static one, all."""
+    modules = folder / "modules.json"
+    if not modules.is_file():
+        return []
+    try:
+        paths = [folder / str(module["path"]) for module in json.loads(modules.read_text(encoding="utf-8"))]
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError):
+        return []  # whoever loads it will say so
+    return [path for path in paths if path != folder and path.is_dir()]
 
 
 def _cached_revision(hub_id: str) -> str | None:

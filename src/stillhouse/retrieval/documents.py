@@ -10,6 +10,7 @@ from typing import Literal
 
 from stillhouse.core.errors import DataError
 from stillhouse.data.tables import Record, files_in, format_of, is_whole, read_file, records_in
+from stillhouse.retrieval.dataset_rows import dataset_records, is_dataset
 
 FORMATS = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".jsonl")
 """What is read; text and JSON lines may be gzipped."""
@@ -100,19 +101,19 @@ class _Gathering:
 
 
 def read_corpus(path: Path, *, words: int | None = 150, key: str = "data.documents") -> Corpus:
-    """Every document of a file or a folder, however deep, cut into passages of about so many words; None leaves them whole.
+    """Every document of a file, a folder, however deep, or a `datasets` data set, cut into passages of about so many words;
+    None leaves them whole.
 
-    A JSON line has `text`, and may have `title` and an id (`_id` or `id`), which its passages then go by. Documents without
-    an id share a passage that several of them have: it is kept once, and counted.
+    A JSON line, or a data set's row, has `text`, and may have `title` and an id (`_id` or `id`), which its passages then go by.
+    Documents without an id share a passage that several of them have: it is kept once, and counted.
 
     Raises:
         DataError: naming the file, and the line where there is one, if it is missing or cannot be read, an id comes twice,
             or there is no text at all.
     """
     gathering = _Gathering()
-    for file in files_in(path, key=key, formats=FORMATS):
-        for document in _documents_in(file, root=path if path.is_dir() else path.parent):
-            gathering.take(document, words=words)
+    for document in _documents(path, key=key):
+        gathering.take(document, words=words)
     if not gathering.passages:
         raise DataError(f"{key} {str(path)!r} has no text in it. Known: {', '.join(FORMATS)}, or a folder of them.")
     found = tuple(gathering.passages.values())
@@ -158,6 +159,14 @@ def _pieces(text: str, *, words: int) -> Iterator[tuple[str, int]]:
             last = min(first + words, len(starts))
             begins = start if first == 0 else starts[first]
             yield text[begins : end if last == len(starts) else starts[last]], last - first
+
+
+def _documents(path: Path, *, key: str) -> Iterator[_Document]:
+    if is_dataset(path):
+        yield from (_document_of(record) for record in dataset_records(path, key=key))
+        return
+    for file in files_in(path, key=key, formats=FORMATS):
+        yield from _documents_in(file, root=path if path.is_dir() else path.parent)
 
 
 def _documents_in(file: Path, *, root: Path) -> Iterator[_Document]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from stillhouse.core.errors import ModelError
 from stillhouse.models.anatomy import num_layers
@@ -89,6 +90,82 @@ def static_student(model: Any, texts: Iterable[str], *, dimensions: int, batch_s
 def _frequency_weights(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     shares = (counts + 1) / (counts + 1).sum()
     return np.asarray(SIF / (SIF + shares), dtype=np.float64)
+
+
+def fitted(student: Any, texts: Sequence[str], embeddings: NDArray[np.floating[Any]], *, ridge: float) -> Any:
+    """A static student whose embeddings of `texts` are as near as they get to these, another model's of the same texts.
+
+    A static embedding is linear in its tokens' vectors, so that the nearest solve a least-squares problem: what an embedding of
+    many texts says about a token, all at once, instead of what the model makes of the token alone. `ridge` holds each vector to
+    what it was; a token that no text has stays as it is. What is wanted is first turned into the student's own axes, as it must
+    be where widths differ, which changes no cosine.
+
+    Raises:
+        ModelError: if the student is no static model.
+    """
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    module = student[0]
+    if not isinstance(module, StaticEmbedding):
+        raise ModelError("only a static student can be fitted: this one has layers. Use imitation.kind training.")
+    before = module.embedding.weight.detach().cpu().numpy().astype(np.float64)
+    shares = token_shares(module.tokenizer, texts, vocabulary=len(before))
+    made = np.asarray(shares @ before)
+    wanted = turned_towards(made, embeddings.astype(np.float64))
+    vectors = before + ridge_solution(shares, wanted - made, ridge=ridge)
+    found = copy.deepcopy(student)
+    with torch.no_grad():
+        found[0].embedding.weight.copy_(torch.from_numpy(vectors))
+    return found.eval()
+
+
+def token_shares(tokenizer: Any, texts: Sequence[str], *, vocabulary: int) -> csr_array:
+    """Of each text, which share of its tokens each one is: [texts, vocabulary]."""
+    encoded = [one.ids for one in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    ends = np.cumsum([0, *(len(ids) for ids in encoded)])
+    ids = np.concatenate([np.asarray(one, dtype=np.int64) for one in encoded])
+    values = np.repeat(1 / np.maximum(np.diff(ends), 1), np.diff(ends))
+    shares = csr_array((values, ids, ends), shape=(len(texts), vocabulary))
+    shares.sum_duplicates()
+    return shares
+
+
+def turned_towards(made: NDArray[np.float64], embeddings: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The embeddings in as many numbers as `made` has, those that keep most of them, turned and scaled as a whole to lie
+    as near to `made` as they can: cosines between them stay. [texts, width]
+
+    Source: Schönemann, 1966, 'A generalized solution of the orthogonal Procrustes problem'.
+    """
+    width = made.shape[1]
+    _, axes = np.linalg.eigh(embeddings.T @ embeddings)
+    kept = embeddings @ axes[:, ::-1][:, :width]
+    kept = np.pad(kept, ((0, 0), (0, width - kept.shape[1])))
+    left, _, right = np.linalg.svd(kept.T @ made)
+    turned = kept @ (left @ right)
+    return np.asarray(turned * (turned * made).sum() / max(float((turned**2).sum()), 1e-12))
+
+
+def ridge_solution(
+    shares: csr_array, wanted: NDArray[np.float64], *, ridge: float, tolerance: float = 1e-6, most_steps: int = 500
+) -> NDArray[np.float64]:
+    """What minimises |shares @ change - wanted|^2 + ridge |change|^2, by conjugate gradients, all columns at once, with the
+    diagonal as the preconditioner: [vocabulary, width]."""
+    diagonal = (np.asarray((shares * shares).sum(0)) + ridge)[:, None]
+    change = np.zeros((shares.shape[1], wanted.shape[1]))
+    left = np.asarray(shares.T @ wanted)
+    first = np.sqrt((left**2).sum(0))
+    towards = near = left / diagonal
+    size = (left * near).sum(0)
+    for _ in range(most_steps):
+        if (np.sqrt((left**2).sum(0)) <= tolerance * first).all():
+            break
+        through = np.asarray(shares.T @ (shares @ towards)) + ridge * towards
+        step = size / np.maximum((towards * through).sum(0), 1e-300)
+        change, left = change + step * towards, left - step * through
+        near = left / diagonal
+        before, size = size, (left * near).sum(0)
+        towards = near + size / np.maximum(before, 1e-300) * towards
+    return change
 
 
 @torch.no_grad()

@@ -23,16 +23,9 @@ ASTRAY = "another passage is found for it"
 
 def ask_questions(parts: RetrievalParts, wanted: QuestionSynthesisConfig) -> dict[str, Any]:
     """Write questions with their passages, and what became of all that were asked."""
-    parts.progress.say(f"loading {display_name(wanted.model)}, which asks")
-    loaded = load_causal_lm(wanted.model)
-    writer = LocalWriter(
-        loaded,
-        name=display_name(wanted.model),
-        fingerprint=source_fingerprint(wanted.model),
-        batch_size=wanted.batch_size,
-    )
+    writer = asker(parts, wanted)
     made = write_synthetic(
-        partial(_asked, parts=parts, wanted=wanted),
+        partial(questions_of, parts=parts, wanted=wanted),
         writer,
         folder=parts.run.data,
         about={"written_by": {"model": writer.name, "fingerprint": writer.fingerprint}},
@@ -49,7 +42,19 @@ def ask_questions(parts: RetrievalParts, wanted: QuestionSynthesisConfig) -> dic
     return {"questions": len(kept), "dropped": dict(made.dropped)}
 
 
-def _asked(ask: Ask, *, parts: RetrievalParts, wanted: QuestionSynthesisConfig) -> list[Record]:
+def asker(parts: RetrievalParts, wanted: QuestionSynthesisConfig) -> LocalWriter:
+    """The language model that asks, loaded."""
+    parts.progress.say(f"loading {display_name(wanted.model)}, which asks")
+    return LocalWriter(
+        load_causal_lm(wanted.model),
+        name=display_name(wanted.model),
+        fingerprint=source_fingerprint(wanted.model),
+        batch_size=wanted.batch_size,
+    )
+
+
+def questions_of(ask: Ask, *, parts: RetrievalParts, wanted: QuestionSynthesisConfig) -> list[Record]:
+    """The questions about the passages, those marked that lead astray."""
     texts = [passage.text for passage in parts.corpus.passages]
     records = document_questions(ask, passages=texts, number=wanted.number, sampling=wanted.sampling, seed=wanted.seed)
     return round_trip(records, _found(parts, records, k=wanted.round_trip))

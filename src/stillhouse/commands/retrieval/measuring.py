@@ -45,6 +45,8 @@ class _Entrants:
             yield self._reranker("student_before", "student before training")
         else:
             yield self._dense("student", "student", self._student)
+            if self.parts.recipe.imitation is not None:
+                yield self._dense("student_imitating", "student after imitation alone", self._imitating)
             yield self._dense("student_before", "student before training", self._before)
         yield Entrant("bm25", "BM25", "words alone, no model", self.parts.bm25)
         if not self.parts.recipe.reranks:
@@ -58,6 +60,10 @@ class _Entrants:
     @cached_property
     def _before(self) -> DenseIndex:
         return build_index(self.parts.embedder("student_before"), self.parts.corpus.passages)
+
+    @cached_property
+    def _imitating(self) -> DenseIndex:
+        return build_index(self.parts.embedder("student_imitating"), self.parts.corpus.passages)
 
     @cached_property
     def _pool(self) -> Retriever:

@@ -120,7 +120,10 @@ class RetrievalParts:
         data = self.recipe.data
         paths = [path for path in (data.path, data.documents, data.questions) if path is not None]
         files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-        return fingerprint([data.model_dump(mode="json"), fingerprint_files(file for file in files if file.is_file())])
+        read = fingerprint_files(file for file in files if file.is_file())
+        # What has no file here is a data set of the hub, which may change there.
+        fetched = [] if all(path.exists() for path in paths) else [[one.id, one.text] for one in self.corpus.passages]
+        return fingerprint([data.model_dump(mode="json"), read, *fetched])
 
     # Teachers.
 
@@ -216,6 +219,20 @@ class RetrievalParts:
         """Hash of what the student is made of, and how."""
         return fingerprint([model_fingerprint(self.start), self.recipe.student.model_dump(mode="json")])
 
+    @property
+    def beginning(self) -> Path:
+        """The student as it begins to rank: after the imitation, where there is one."""
+        return self.run.path / ("student_before" if self.recipe.imitation is None else "student_imitating")
+
+    @property
+    def beginning_fingerprint(self) -> str:
+        """Hash of the student, and of what it has learnt before it ranks."""
+        wanted = self.recipe.imitation
+        if wanted is None:
+            return self.student_fingerprint
+        whom = model_fingerprint(wanted.model or self.start)
+        return fingerprint([self.student_fingerprint, whom, wanted.model_dump(mode="json")])
+
     def check_models(self) -> None:
         """Find models that are not there before anything is loaded.
 
@@ -223,6 +240,9 @@ class RetrievalParts:
             ModelError: naming the first.
         """
         asks = [] if self.recipe.synthesis is None else [self.recipe.synthesis.model]
+        imitation = self.recipe.imitation
+        if imitation is not None and imitation.model is not None:
+            asks.append(imitation.model)
         for source in [*(one.model for one in self.teacher_configs), self.start, *asks]:
             check_exists(source)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.retrieval.asking import ask_questions
+from stillhouse.commands.retrieval.imitating import imitated, texts_to_imitate
 from stillhouse.commands.retrieval.measuring import measured
 from stillhouse.commands.retrieval.parts import RetrievalParts, save_rows
 from stillhouse.commands.retrieval.recipe import RetrievalRecipe
@@ -102,6 +103,26 @@ class RetrievalPipeline:
         made_from = [self.parts.data_fingerprint, self.parts.student_fingerprint]
         return self._stage("student", "the student is made", made_from=made_from, work=work, makes=[before])
 
+    def imitate(self) -> dict[str, Any]:
+        """The student learns to embed as another model does, where the recipe wants it to."""
+        self.make_student()
+        wanted = self.recipe.imitation
+        if wanted is None:
+            return {}
+        texts = len(texts_to_imitate(self.parts))
+
+        def work() -> dict[str, Any]:
+            self._save(imitated(self.parts), self.parts.beginning)
+            return {"texts": texts}
+
+        return self._stage(
+            "imitate",
+            "the student imitates",
+            made_from=[*self._data, self.parts.beginning_fingerprint],
+            work=work,
+            makes=[self.parts.beginning],
+        )
+
     def _save(self, model: Any, folder: Path) -> None:
         with atomic_path(folder) as part:
             model.save_pretrained(str(part), create_model_card=False)
@@ -117,7 +138,7 @@ class RetrievalPipeline:
     def mine(self) -> dict[str, Any]:
         """Candidates for negatives, of each question to learn from."""
         self.synthesize()
-        self.make_student()
+        self.imitate()
 
         def work() -> dict[str, Any]:
             train, _ = self.parts.train_and_held_out
@@ -128,7 +149,7 @@ class RetrievalPipeline:
             write_atomic(self._candidates, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
             return {"questions": len(train), "candidates": sum(len(one.passages) for one in mined)}
 
-        made_from = [*self._data, self.parts.student_fingerprint, self.recipe.negatives, self._mined_by]
+        made_from = [*self._data, self.parts.beginning_fingerprint, self.recipe.negatives, self._mined_by]
         return self._stage("mine", "negatives are found", made_from=made_from, work=work, makes=[self._candidates])
 
     @property
@@ -140,7 +161,9 @@ class RetrievalPipeline:
         texts, k = [one.text for one in questions], 2 * self.recipe.negatives.depth
         if source == "bm25":
             return self.parts.bm25.search(texts, k)
-        embedder = self.parts.teacher_embedder if source == "teacher" else self.parts.embedder("student_before")
+        embedder = (
+            self.parts.teacher_embedder if source == "teacher" else self.parts.embedder(self.parts.beginning.name)
+        )
         return build_index(embedder, self.parts.corpus.passages).search(texts, k)
 
     def label(self) -> dict[str, Any]:
@@ -157,7 +180,12 @@ class RetrievalPipeline:
             write_atomic(self._rows, save_rows(rows))
             return {"pairs": len(known), "output": self.parts.output, **asdict(account)}
 
-        made_from = [*self._data, self.parts.student_fingerprint, self.recipe.negatives, self.parts.teacher_fingerprint]
+        made_from = [
+            *self._data,
+            self.parts.beginning_fingerprint,
+            self.recipe.negatives,
+            self.parts.teacher_fingerprint,
+        ]
         done = self._stage("label", "the teacher scores", made_from=made_from, work=work, makes=[self._rows])
         self.look_at_scales(done["output"])
         return done
@@ -237,18 +265,18 @@ class RetrievalPipeline:
             write_atomic(self._scales, json.dumps(asdict(found), indent=1))
             return {"advice": list(found.advice)}
 
-        made_from = [*self._data, self.parts.student_fingerprint, recipe.negatives, self.parts.teacher_fingerprint]
+        made_from = [*self._data, self.parts.beginning_fingerprint, recipe.negatives, self.parts.teacher_fingerprint]
         made_from.append([chosen.model_dump(mode="json") for chosen in recipe.objectives])
         return self._stage("scales", "scales are looked at", made_from=made_from, work=work, makes=[self._scales])
 
     def _student_scores(self, rows: Sequence[TrainingRow]) -> NDArray[np.float64]:
         pairs = [(row.question.text, self.parts.texts[passage]) for row in rows for passage in row.passages]
-        before = self.parts.load_student("student_before")
+        before = self.parts.load_student(self.parts.beginning.name)
         if self.recipe.reranks:
             found = raw_logits(before, pairs)
         else:
             embedder = SentenceEmbedder(before)
-            found = BiEncoderTeacher(str(self.run.path / "student_before"), embedder=embedder).scores(pairs)
+            found = BiEncoderTeacher(str(self.parts.beginning), embedder=embedder).scores(pairs)
         return found.reshape(len(rows), -1).astype(np.float64)
 
     # Training.
@@ -258,7 +286,7 @@ class RetrievalPipeline:
         self.label()
 
         def work() -> dict[str, Any]:
-            student, rows = self.parts.load_student("student_before"), self.rows()
+            student, rows = self.parts.load_student(self.parts.beginning.name), self.rows()
             torch.manual_seed(self.recipe.training.seed)
             loss = self._loss(student, rows)
             checkpoints = self.run.path / "checkpoints" / "student"
@@ -288,7 +316,7 @@ class RetrievalPipeline:
         recipe = self.recipe
         objectives = [chosen.model_dump(mode="json") for chosen in recipe.objectives]
         settings = [recipe.negatives, objectives, list(recipe.matryoshka), recipe.training]
-        return [*self._data, self.parts.student_fingerprint, self.parts.teacher_fingerprint, *settings]
+        return [*self._data, self.parts.beginning_fingerprint, self.parts.teacher_fingerprint, *settings]
 
     def _loss(self, student: Any, rows: Sequence[TrainingRow]) -> RetrieverLoss | RerankerLoss:
         terms = [chosen.build() for chosen in self.recipe.objectives]

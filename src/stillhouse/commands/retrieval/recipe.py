@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from stillhouse.core.config import Config
 from stillhouse.core.faults import nearest
 from stillhouse.models.generate import Sampling
-from stillhouse.objectives import RANKINGS, objective
+from stillhouse.objectives import RANKINGS, FeatureObjective, objective
 from stillhouse.retrieval.documents import Language
 from stillhouse.retrieval.embed import Similarity
 from stillhouse.retrieval.mining import FalseNegatives
 from stillhouse.retrieval.storage import Precision
+from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.ranking_terms import RankingTerm
 from stillhouse.training.trainer import Schedule
 
@@ -28,7 +29,8 @@ class RetrievalDataConfig(Config):
     path: Path | None = None
     """A folder in BEIR's form: corpus.jsonl, queries.jsonl and qrels/*.tsv. Its passages stay as they are."""
     documents: Path | None = None
-    """A file or folder of text, Markdown, HTML, PDF or JSON lines, to be cut into passages."""
+    """A file or folder of text, Markdown, HTML, PDF or JSON lines, to be cut into passages; or a `datasets` data set with a
+    column `text`: a folder that `save_to_disk` wrote, or an id on the hub, with its split behind an @ (`owner/name@test`)."""
     questions: Path | None = None
     """JSON lines of `question` and `passages`: ids, or names of documents or files; beside `documents`."""
     passage_words: PositiveInt = 150
@@ -166,6 +168,36 @@ class RerankerConfig(_StudentConfig):
 StudentConfig = Annotated[LayersConfig | CheckpointConfig | StaticConfig | RerankerConfig, Field(discriminator="kind")]
 
 
+class TrainedImitationConfig(Config):
+    """The student is trained to embed passages and questions as an embedding model does, before it ranks any."""
+
+    kind: Literal["training"]
+    model: str | None = None
+    """Whom it imitates, an embedding model of transformer layers with the student's tokens; if left out, the one that the
+    student is made of."""
+    objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)] = (
+        ObjectiveConfig(name="embedding_cosine"),
+    )
+    """Whatever data of kind `sentences` can be learnt by: embeddings, hidden states, attention, and MiniLM's relations."""
+    training: Schedule = Schedule(
+        epochs=2, learning_rate=5e-4, rows_per_step=32, rows_per_micro_batch=32, save_every_steps=50
+    )
+
+
+class FittedImitationConfig(Config):
+    """The vectors of a static student by which its embeddings of passages and questions come nearest to an embedding model's:
+    they solve one system of linear equations, and nothing has to be trained."""
+
+    kind: Literal["least_squares"]
+    model: str | None = None
+    """Any embedding model; if left out, the one that the student's vectors are made by."""
+    ridge: PositiveFloat = 0.03
+    """How strongly a token's vector is held to what it was: of few texts more, of many less."""
+
+
+ImitationConfig = Annotated[TrainedImitationConfig | FittedImitationConfig, Field(discriminator="kind")]
+
+
 class NegativesConfig(Config):
     """Which passages a question's own is compared with."""
 
@@ -257,6 +289,8 @@ class RetrievalRecipe(Config):
     data: RetrievalDataConfig
     synthesis: QuestionSynthesisConfig | None = None
     """Where it is given, a language model asks the questions."""
+    imitation: ImitationConfig | None = None
+    """Where it is given, the student first learns the embeddings of all passages and questions, which takes no negatives."""
     negatives: NegativesConfig = NegativesConfig()
     objectives: tuple[RankingObjectiveConfig, ...] = Field(min_length=1)
     matryoshka: tuple[PositiveInt, ...] = ()
@@ -287,6 +321,30 @@ class RetrievalRecipe(Config):
             raise ValueError(
                 f"student.model must be given: a teacher of kind {self.teacher.kind} has no embeddings to make it of."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _the_student_can_imitate(self) -> "RetrievalRecipe":
+        imitation, student = self.imitation, self.student
+        if imitation is None:
+            return self
+        if self.reranks:
+            raise ValueError("a cross_encoder student has no embeddings to imitate with. Leave imitation out.")
+        is_static = isinstance(student, StaticConfig)
+        if is_static != isinstance(imitation, FittedImitationConfig):
+            fits = "least_squares" if is_static else "training"
+            raise ValueError(
+                f"imitation.kind is {imitation.kind}, but a student of kind {student.kind} imitates by {fits}. Say that, or "
+                "leave imitation out."
+            )
+        if isinstance(imitation, TrainedImitationConfig):
+            for name in (chosen.name for chosen in imitation.objectives):
+                found = objective(name)
+                if not isinstance(found, FeatureObjective) or found.is_dual:
+                    raise ValueError(
+                        f"imitation.objectives names {name}, but sentences alone can teach embeddings and what is inside the "
+                        "layers, such as embedding_cosine, hidden_mse or multi_head_relation_kl."
+                    )
         return self
 
     @property
