@@ -172,6 +172,18 @@ def test_the_fingerprint_of_a_folder_changes_with_its_weights_alone(build_model,
     assert fingerprint("one", 0) == fingerprint("two", 0) != fingerprint("three", 1)
 
 
+def test_the_fingerprint_covers_the_folders_of_a_models_modules_and_no_others(tmp_path):
+    (tmp_path / "modules.json").write_text(json.dumps([{"idx": 0, "path": "0_Static", "type": "StaticEmbedding"}]))
+    for name in ("0_Static", "checkpoint-5"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("1")
+    before = source_fingerprint(str(tmp_path))
+    (tmp_path / "checkpoint-5" / "model.safetensors").write_text("2")
+    assert source_fingerprint(str(tmp_path)) == before
+    (tmp_path / "0_Static" / "model.safetensors").write_text("2")
+    assert source_fingerprint(str(tmp_path)) != before
+
+
 def test_the_fingerprint_of_a_hub_id_changes_with_its_revision(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--malt--barley"

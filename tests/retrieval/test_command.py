@@ -67,6 +67,7 @@ def small(folder: Path, models: dict[str, Path]) -> list[str]:
         "data.held_out": 0.34,
         "negatives.number": 2,
         "negatives.depth": 3,
+        "imitation.training.epochs": 1,
         "training.rows_per_step": 2,
         "training.rows_per_micro_batch": 2,
         "evaluation.rerank_depth": 4,
@@ -85,6 +86,7 @@ def test_the_recipe_goes_the_whole_way_and_nothing_twice(folder, models, capsys)
     assert names == [
         "teacher",
         "student",
+        "student_imitating",
         "student_before",
         "bm25",
         "hybrid",
@@ -146,6 +148,7 @@ def test_a_static_student_learns_a_wider_bi_encoders_embeddings(folder, models):
         teacher={"kind": "bi_encoder", "model": str(models["wide"])},
         student={"kind": "static", "dimensions": 8, "similarity": "dot"},
         negatives={"sources": ["teacher", "student"], "number": 2, "depth": 3},
+        imitation={"kind": "least_squares"},
         objectives=[{"name": "score_mse"}, {"name": "embedding_mse"}],
         matryoshka=[4],
     )

@@ -1,9 +1,10 @@
-"""A student that first embeds as another model does: static ones by one system of equations, others by training."""
+"""A student that first embeds as another model does: a static one by one system of equations, another by training."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
@@ -19,6 +20,8 @@ from stillhouse.retrieval.students import (
     token_shares,
     turned_towards,
 )
+from stillhouse.training.rankings import ImitationLoss, train_imitator
+from stillhouse.training.trainer import Schedule
 
 from .cases import TEXTS
 from .models import save_bi_encoder, word_tokenizer
@@ -89,15 +92,15 @@ def recipe(**changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"imitation": {"kind": "least_squares"}}, "a student of kind from_layers imitates by training"),
-        ({"imitation": {"kind": "training"}, "student": {"kind": "static"}}, "imitates by least_squares"),
+        ({"imitation": {"kind": "least_squares"}}, "a student of kind from_layers imitates by embeddings or states"),
+        ({"imitation": {"kind": "embeddings"}, "student": {"kind": "static"}}, "imitates by least_squares"),
         (
-            {"imitation": {"kind": "training", "objectives": [{"name": "forward_kl"}]}},
+            {"imitation": {"kind": "states", "objectives": [{"name": "forward_kl"}]}},
             "imitation.objectives names forward_kl",
         ),
         (
             {
-                "imitation": {"kind": "training"},
+                "imitation": {"kind": "embeddings"},
                 "teacher": {"kind": "cross_encoder", "model": "teacher"},
                 "student": {"kind": "cross_encoder", "keep": 1},
                 "negatives": {"sources": ["bm25"]},
@@ -114,5 +117,26 @@ def test_an_imitation_that_cannot_be_is_refused(changes, said):
 
 
 def test_minilms_relations_can_be_imitated():
-    wanted = {"kind": "training", "objectives": [{"name": "multi_head_relation_kl", "relation_heads": 12}]}
+    wanted = {"kind": "states", "objectives": [{"name": "multi_head_relation_kl", "relation_heads": 12}]}
     assert recipe(imitation=wanted).imitation.objectives[0].name == "multi_head_relation_kl"
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_a_student_with_layers_comes_nearer_by_angle_or_by_length_too(tmp_path, similarity):
+    normalizes = similarity == "cosine"
+    student, teacher = (
+        load_sentence_model(str(save_bi_encoder(tmp_path / str(seed), layers=1, seed=seed, normalizes=normalizes)))
+        for seed in (0, 1)
+    )
+    wanted = torch.from_numpy(SentenceEmbedder(teacher).documents(TEXTS))
+    loss = ImitationLoss(student, wanted, similarity=similarity)
+    lines: list[dict] = []
+    schedule = Schedule(epochs=12, learning_rate=1e-2, rows_per_step=3, rows_per_micro_batch=3, save_every_steps=100)
+    train_imitator(student, TEXTS, loss=loss, schedule=schedule, checkpoints=tmp_path / "run", log_line=lines.append)
+    found = torch.from_numpy(SentenceEmbedder(student).documents(TEXTS))
+    name = {"cosine": "embedding_cosine", "dot": "embedding_mse"}[similarity]
+    after = (
+        1 - torch.nn.functional.cosine_similarity(found, wanted) if normalizes else (found - wanted).square().mean(-1)
+    )
+    assert float(after.mean()) < lines[0][name] / 2
+    assert all(line["loss"] == pytest.approx(line[name], rel=1e-2) for line in lines)

@@ -107,7 +107,7 @@ def fitted(student: Any, texts: Sequence[str], embeddings: NDArray[np.floating[A
 
     module = student[0]
     if not isinstance(module, StaticEmbedding):
-        raise ModelError("only a static student can be fitted: this one has layers. Use imitation.kind training.")
+        raise ModelError("only a static student can be fitted: this one has layers. Use imitation.kind embeddings.")
     before = module.embedding.weight.detach().cpu().numpy().astype(np.float64)
     shares = token_shares(module.tokenizer, texts, vocabulary=len(before))
     made = np.asarray(shares @ before)

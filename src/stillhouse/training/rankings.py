@@ -75,9 +75,9 @@ def columns_of(rows: Sequence[TrainingRow], texts: Mapping[str, str]) -> dict[st
 class _Parts(nn.Module):
     """A loss in parts: each objective's own mean, as it is, and times its weight."""
 
-    def __init__(self, model: Any, terms: Sequence[RankingTerm], targets: RankingTargets) -> None:
+    def __init__(self, model: Any, terms: Sequence[RankingTerm]) -> None:
         super().__init__()
-        self.model, self.terms, self.targets = model, tuple(terms), targets
+        self.model, self.terms = model, tuple(terms)
         self.means: dict[str, list[float]] = {term.name: [] for term in terms}
         self.tokens = 0
 
@@ -115,7 +115,8 @@ class RetrieverLoss(_Parts):
         dimensions: Sequence[int] = (),
         seed: int = 0,
     ) -> None:
-        super().__init__(model, terms, targets)
+        super().__init__(model, terms)
+        self.targets = targets
         whole = model.get_embedding_dimension()
         self.similarity, self.widths = similarity, (whole, *(width for width in dimensions if width != whole))
         if max(self.widths) > whole:
@@ -189,8 +190,29 @@ class RetrieverLoss(_Parts):
         return torch.as_tensor((of_queries + of_documents) / 2)
 
 
+class ImitationLoss(_Parts):
+    """How far a student's embeddings are from what they are to be: by angle, and where dot products are compared by length."""
+
+    def __init__(self, model: Any, wanted: Float[Tensor, "texts width"], *, similarity: Similarity) -> None:
+        super().__init__(model, [RankingTerm("embedding_cosine" if similarity == "cosine" else "embedding_mse")])
+        self.wanted = wanted
+
+    def forward(
+        self, sentence_features: Sequence[dict[str, Tensor]], labels: Int[Tensor, " texts"]
+    ) -> dict[str, Tensor]:
+        """The mean over the batch's texts."""
+        self.tokens += sum(_num_tokens(features) for features in sentence_features)
+        (found,) = embed_columns(self.model, sentence_features)
+        (term,) = self.terms
+        return self._weighted({term.name: term.function(found, self.wanted[labels.cpu()].to(found.device)).mean()})
+
+
 class RerankerLoss(_Parts):
     """Objectives over a cross-encoder's raw logits of a question with each of its candidates."""
+
+    def __init__(self, model: Any, terms: Sequence[RankingTerm], targets: RankingTargets) -> None:
+        super().__init__(model, terms)
+        self.targets = targets
 
     def forward(
         self,
@@ -300,25 +322,53 @@ def train_ranker(
 
     In-batch negatives are those of a micro-batch: `rows_per_micro_batch` says how many questions see each other.
     """
+    callback = _Steps(progress, title)
+    return _trained(student, columns_of(rows, texts), loss, schedule, checkpoints, log_line, callback)
+
+
+def train_imitator(
+    student: Any,
+    texts: Sequence[str],
+    *,
+    loss: ImitationLoss,
+    schedule: Schedule,
+    checkpoints: Path,
+    log_line: LogLine | None = None,
+    progress: Progress = SILENT,
+    title: str = "the student imitates",
+) -> Any:
+    """Train a student in place to embed each text as the loss wants it, and return it; resumed as `train_ranker`."""
+    columns = {"query": list(texts), "label": list(range(len(texts)))}
+    return _trained(student, columns, loss, schedule, checkpoints, log_line, _Steps(progress, title))
+
+
+def _trained(
+    student: Any,
+    columns: dict[str, list[Any]],
+    loss: _Parts,
+    schedule: Schedule,
+    checkpoints: Path,
+    log_line: LogLine | None,
+    callback: _Steps,
+) -> Any:
     from datasets import Dataset
 
     reranks = isinstance(loss, RerankerLoss)
     kind: Any = CrossEncoderTrainingArguments if reranks else SentenceTransformerTrainingArguments
     trainer_class: Any = _RerankerTrainer if reranks else _RetrieverTrainer
-    columns = columns_of(rows, texts)
     trainer: Any = trainer_class(
         model=student,
         args=kind(**_arguments(schedule, checkpoints), **({} if reranks else _columns(student, columns))),
         train_dataset=Dataset.from_dict(columns),
         loss=loss,
-        callbacks=[_Steps(progress, title)],
+        callbacks=[callback],
     )
     trainer.log_line = log_line
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
     finally:
-        progress.finish()
+        callback.progress.finish()
     return student.eval()
 
 

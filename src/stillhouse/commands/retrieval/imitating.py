@@ -1,48 +1,85 @@
 """Before it ranks, a student learns to embed as another model does: passages and questions teach that, without negatives."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.parts import RetrievalParts
-from stillhouse.commands.retrieval.recipe import FittedImitationConfig, TrainedImitationConfig
+from stillhouse.commands.retrieval.recipe import FittedImitationConfig, StatesImitationConfig
 from stillhouse.core.config import parse_recipe
-from stillhouse.core.files import json_line, write_atomic
+from stillhouse.core.files import json_line, remove, write_atomic
 from stillhouse.core.run import RunFolder
-from stillhouse.retrieval.embed import load_embedder, load_sentence_model
-from stillhouse.retrieval.students import fitted
+from stillhouse.models.load import display_name
+from stillhouse.retrieval.embed import SentenceEmbedder, Vectors, load_embedder, load_sentence_model
+from stillhouse.retrieval.students import fitted, turned_towards
+from stillhouse.training.rankings import ImitationLoss, train_imitator
+from stillhouse.training.trainer import Schedule
 
 FOLDER = "imitation"
 
 
-def imitated(parts: RetrievalParts) -> Any:
+def imitated(parts: RetrievalParts, metrics: MetricsLog) -> Any:
     """The student after it."""
     wanted = parts.recipe.imitation
-    if isinstance(wanted, FittedImitationConfig):
-        return _fitted(parts, wanted)
+    if isinstance(wanted, StatesImitationConfig):
+        return _by_states(parts, wanted)
     assert wanted is not None, "the recipe imitates somebody"
-    return _trained(parts, wanted)
+    passages, questions = texts_to_imitate(parts)
+    texts = [*passages, *questions]
+    source = wanted.model or parts.start
+    teacher = load_embedder(source, max_tokens=parts.recipe.student.max_tokens)
+    parts.progress.say(f"{len(texts):,} texts are embedded by {display_name(source)}")
+    embeddings = np.concatenate([teacher.documents(passages), teacher.queries(questions)])
+    student = parts.load_student("student_before")
+    if isinstance(wanted, FittedImitationConfig):
+        return fitted(student, texts, embeddings, ridge=wanted.ridge)
+    if source != parts.start:  # the model that it is made of has the student's own axes
+        made = SentenceEmbedder(student).documents(texts)
+        embeddings = turned_towards(made.astype(np.float64), embeddings.astype(np.float64)).astype(np.float32)
+    return _by_embeddings(parts, student, texts, embeddings, wanted.training, metrics)
 
 
-def texts_to_imitate(parts: RetrievalParts) -> list[str]:
+def texts_to_imitate(parts: RetrievalParts) -> tuple[list[str], list[str]]:
     """Every passage, and every question that is learnt from; nothing of those that are held out."""
     train, _ = parts.train_and_held_out
-    return list(dict.fromkeys([*parts.texts.values(), *(one.text for one in train)]))
+    return list(dict.fromkeys(parts.texts.values())), list(dict.fromkeys(one.text for one in train))
 
 
-def _fitted(parts: RetrievalParts, wanted: FittedImitationConfig) -> Any:
-    texts = texts_to_imitate(parts)
-    model = wanted.model or parts.start
-    teacher = load_embedder(model, max_tokens=parts.recipe.student.max_tokens)
-    parts.progress.say(f"{len(texts):,} texts are embedded by {model}")
-    return fitted(parts.load_student("student_before"), texts, teacher.documents(texts), ridge=wanted.ridge)
+def _by_embeddings(
+    parts: RetrievalParts,
+    student: Any,
+    texts: Sequence[str],
+    wanted: Vectors,
+    schedule: Schedule,
+    metrics: MetricsLog,
+) -> Any:
+    torch.manual_seed(schedule.seed)
+    loss = ImitationLoss(student, torch.from_numpy(wanted), similarity=SentenceEmbedder(student).similarity)
+    checkpoints = parts.run.path / "checkpoints" / "imitation"
+    trained = train_imitator(
+        student,
+        texts,
+        loss=loss,
+        schedule=schedule,
+        checkpoints=checkpoints,
+        log_line=metrics.arm("imitation", checkpoints),
+        progress=parts.progress,
+    )
+    remove(checkpoints)
+    return trained
 
 
-def _trained(parts: RetrievalParts, wanted: TrainedImitationConfig) -> Any:
+def _by_states(parts: RetrievalParts, wanted: StatesImitationConfig) -> Any:
     """A run of kind `sentences` inside this one: what can be learnt there can be learnt here, and is resumed alike."""
-    texts = texts_to_imitate(parts)
+    passages, questions = texts_to_imitate(parts)
+    texts = list(dict.fromkeys([*passages, *questions]))
     folder = parts.run.path / FOLDER
     file = parts.run.data / "texts.jsonl"
     file.parent.mkdir(exist_ok=True)
@@ -59,7 +96,7 @@ def _trained(parts: RetrievalParts, wanted: TrainedImitationConfig) -> Any:
 
 
 def nested_recipe(
-    parts: RetrievalParts, wanted: TrainedImitationConfig, *, file: Path, folder: Path, num_texts: int
+    parts: RetrievalParts, wanted: StatesImitationConfig, *, file: Path, folder: Path, num_texts: int
 ) -> Recipe:
     """What the same is called for data of kind `sentences`."""
     # As few as can be are held out there: who finds passages is judged here, on questions.

@@ -109,10 +109,10 @@ class RetrievalPipeline:
         wanted = self.recipe.imitation
         if wanted is None:
             return {}
-        texts = len(texts_to_imitate(self.parts))
+        texts = sum(map(len, texts_to_imitate(self.parts)))
 
         def work() -> dict[str, Any]:
-            self._save(imitated(self.parts), self.parts.beginning)
+            self._save(imitated(self.parts, self.metrics), self.parts.beginning)
             return {"texts": texts}
 
         return self._stage(

@@ -21,6 +21,9 @@ from stillhouse.training.trainer import Schedule
 Share = Annotated[float, Field(gt=0, lt=1)]
 Source = Literal["bm25", "student", "teacher"]
 
+IMITATING = Schedule(epochs=2, learning_rate=5e-4, rows_per_step=32, rows_per_micro_batch=32)
+"""Of imitation, where a recipe says nothing else: a row is a text."""
+
 
 class RetrievalDataConfig(Config):
     """Documents, and questions with the passages that answer them."""
@@ -168,20 +171,26 @@ class RerankerConfig(_StudentConfig):
 StudentConfig = Annotated[LayersConfig | CheckpointConfig | StaticConfig | RerankerConfig, Field(discriminator="kind")]
 
 
-class TrainedImitationConfig(Config):
-    """The student is trained to embed passages and questions as an embedding model does, before it ranks any."""
+class EmbeddingImitationConfig(Config):
+    """The student is trained to embed passages and questions as another model does, before it ranks any. That model embeds each
+    text once."""
 
-    kind: Literal["training"]
+    kind: Literal["embeddings"]
     model: str | None = None
-    """Whom it imitates, an embedding model of transformer layers with the student's tokens; if left out, the one that the
-    student is made of."""
-    objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)] = (
-        ObjectiveConfig(name="embedding_cosine"),
-    )
-    """Whatever data of kind `sentences` can be learnt by: embeddings, hidden states, attention, and MiniLM's relations."""
-    training: Schedule = Schedule(
-        epochs=2, learning_rate=5e-4, rows_per_step=32, rows_per_micro_batch=32, save_every_steps=50
-    )
+    """Any embedding model, whatever its tokens and width; if left out, the one that the student is made of."""
+    training: Schedule = IMITATING
+
+
+class StatesImitationConfig(Config):
+    """The same by what is inside the layers of a model that reads the same tokens, such as MiniLM's relations. That model runs
+    in every step."""
+
+    kind: Literal["states"]
+    model: str | None = None
+    """An embedding model; if left out, the one that the student is made of."""
+    objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)]
+    """Whatever data of kind `sentences` can be learnt by: hidden states, attention, relations, and embeddings beside them."""
+    training: Schedule = IMITATING
 
 
 class FittedImitationConfig(Config):
@@ -195,7 +204,9 @@ class FittedImitationConfig(Config):
     """How strongly a token's vector is held to what it was: of few texts more, of many less."""
 
 
-ImitationConfig = Annotated[TrainedImitationConfig | FittedImitationConfig, Field(discriminator="kind")]
+ImitationConfig = Annotated[
+    EmbeddingImitationConfig | StatesImitationConfig | FittedImitationConfig, Field(discriminator="kind")
+]
 
 
 class NegativesConfig(Config):
@@ -332,12 +343,12 @@ class RetrievalRecipe(Config):
             raise ValueError("a cross_encoder student has no embeddings to imitate with. Leave imitation out.")
         is_static = isinstance(student, StaticConfig)
         if is_static != isinstance(imitation, FittedImitationConfig):
-            fits = "least_squares" if is_static else "training"
+            fits = "least_squares" if is_static else "embeddings or states"
             raise ValueError(
                 f"imitation.kind is {imitation.kind}, but a student of kind {student.kind} imitates by {fits}. Say that, or "
                 "leave imitation out."
             )
-        if isinstance(imitation, TrainedImitationConfig):
+        if isinstance(imitation, StatesImitationConfig):
             for name in (chosen.name for chosen in imitation.objectives):
                 found = objective(name)
                 if not isinstance(found, FeatureObjective) or found.is_dual:
