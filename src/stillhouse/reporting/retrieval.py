@@ -16,7 +16,11 @@ from stillhouse.reporting.shapes import Cell, Facts, Prose, Row, Table
 from stillhouse.reporting.verdicts import Finding, Outcome
 
 HEADLINE = "ndcg@10"
-OTHERS: Mapping[str, str] = {"bm25": "BM25", "student_before": "the student before training"}
+OTHERS: Mapping[str, str] = {
+    "bm25": "BM25",
+    "student_before": "the student before training",
+    "student_imitating": "the student after imitation alone",
+}
 """What a retriever has to be better than, and how it is called in a sentence."""
 
 
