@@ -40,7 +40,7 @@ from stillhouse.retrieval.questions import Question
 from stillhouse.retrieval.scales import check_scales
 from stillhouse.retrieval.score_store import store_for
 from stillhouse.retrieval.students import fitted, from_layers, static_student, turned_towards
-from stillhouse.retrieval.teachers import BiEncoderTeacher, CrossEncoderTeacher, RankingTeacher, raw_logits
+from stillhouse.retrieval.teachers import BiEncoderTeacher, CrossEncoderTeacher, Output, RankingTeacher, raw_logits
 from stillhouse.training.ranking_terms import RankingTerm
 from stillhouse.training.rankings import (
     ImitationLoss,
@@ -57,7 +57,7 @@ WORDS = 40
 
 MAX_TOKENS, NEGATIVES, DEPTH, POOL = 64, 5, 7, 20
 LAYERS = (0, 2, 5)
-RIDGE = 0.001
+RIDGE = 0.003
 IMITATION_EPOCHS, RANKING_EPOCHS = 2, 1
 TIMED = 24
 
@@ -270,7 +270,7 @@ def _settings(epochs: float, rate: float, *, rows: int, seed: int) -> dict[str, 
     }
 
 
-def ranked(work: Work, start: Any, rows: Sequence[TrainingRow], *, output: str, rate: float, name: str) -> Any:
+def ranked(work: Work, start: Any, rows: Sequence[TrainingRow], *, output: Output, rate: float, name: str) -> Any:
     """Ours: listwise KL at the temperatures that the look at scales proposes, beside info_nce."""
     embedder = SentenceEmbedder(start)
     pairs = [(row.question.text, work.texts[one]) for row in rows[:100] for one in row.passages]
@@ -341,6 +341,7 @@ def theirs(
     from sentence_transformers.sentence_transformer import losses
 
     model = copy.deepcopy(start)
+    columns: dict[str, Any]
     if chosen.loss == "MSELoss":
         width = model.get_embedding_dimension()
         columns = {"text": work.imitable, "label": by_pca(teacher.documents(work.imitable), width).tolist()}
@@ -399,13 +400,13 @@ def coarser(work: Work, model: Any, name: str) -> list[Entrant]:
     return found
 
 
-def students_of(work: Work, kind: str, teacher: str, rows: Sequence[TrainingRow], *, output: str) -> list[Entrant]:
+def students_of(work: Work, kind: str, teacher: str, rows: Sequence[TrainingRow], *, output: Output) -> list[Entrant]:
     """One kind of student: before training, ours as it goes on, and all of sentence-transformers' grid."""
-    make = {"layers": lambda: from_layers(work.minilm, LAYERS), "static": partial(_static, work)}[kind]
+    make = partial(_static, work) if kind == "static" else partial(from_layers, work.minilm, LAYERS)
     start = kept(work.out / f"{kind}-start", make)
-    whom = "mpnet" if teacher == "mpnet" or kind == "static" else "minilm"
+    whom = "mpnet" if teacher == "mpnet" else "minilm"
     name, embeds = f"{teacher}-{kind}", work.remembering(whom)
-    found = []
+    found: list[Entrant] = []
     if kind == "static":
         wanted = embeds.documents(work.imitable)
         imitating = kept(work.out / f"static-like-{whom}", lambda: fitted(start, work.imitable, wanted, ridge=RIDGE))
@@ -493,7 +494,7 @@ def main() -> None:
             measure(work, of_teacher, students_of(work, kind, name, rows, output=output))
 
 
-def _by_mpnet(work: Work) -> tuple[list[TrainingRow], Entrant, str]:
+def _by_mpnet(work: Work) -> tuple[list[TrainingRow], Entrant, Output]:
     embeds = work.remembering("mpnet")
     teacher = BiEncoderTeacher("", embedder=cast(SentenceEmbedder, embeds))
     index = work.index(embeds)
@@ -506,7 +507,7 @@ def _by_mpnet(work: Work) -> tuple[list[TrainingRow], Entrant, str]:
     return rows, Entrant("teacher", "mpnet", "", index, reads, count, timed=reads, timed_queries=8), "similarity"
 
 
-def _by_cross_encoder(work: Work) -> tuple[list[TrainingRow], Entrant, str]:
+def _by_cross_encoder(work: Work) -> tuple[list[TrainingRow], Entrant, Output]:
     """The cross-encoder over a pool; timed as it is, nothing looked up."""
     teacher = CrossEncoderTeacher(str(work.models / "cross-encoder"), max_tokens=MAX_TOKENS)
     base = work.index(work.remembering("minilm"))

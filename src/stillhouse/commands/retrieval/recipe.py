@@ -200,7 +200,7 @@ class FittedImitationConfig(Config):
     kind: Literal["least_squares"]
     model: str | None = None
     """Any embedding model; if left out, the one that the student's vectors are made by."""
-    ridge: PositiveFloat = 0.03
+    ridge: PositiveFloat = 0.003
     """How strongly a token's vector is held to what it was: of few texts more, of many less."""
 
 
