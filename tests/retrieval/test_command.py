@@ -19,7 +19,7 @@ from stillhouse.retrieval.documents import id_of
 from stillhouse.retrieval.embed import load_embedder, model_fingerprint
 from stillhouse.retrieval.index import open_bm25, open_index
 from stillhouse.synthesis.records import Record
-from stillhouse.teachers.writer import Reply
+from stillhouse.teachers.writer import LocalWriter, Reply
 
 from .cases import TEXTS
 from .models import save_bi_encoder, save_cross_encoder
@@ -222,10 +222,10 @@ def test_documents_and_questions_are_inspected_before_a_model_is_loaded(folder, 
     assert "nothing to try" in capsys.readouterr().err
 
 
-class Asker:
+class Asker(LocalWriter):
     """Asks of each passage about its fourth word on, and of one about something that is nowhere."""
 
-    name, fingerprint, tokenizer = "asker", "0", None
+    name, fingerprint, tokenizer = "asker", "0", None  # type: ignore[assignment]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass

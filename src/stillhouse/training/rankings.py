@@ -338,7 +338,7 @@ def train_imitator(
     title: str = "the student imitates",
 ) -> Any:
     """Train a student in place to embed each text as the loss wants it, and return it; resumed as `train_ranker`."""
-    columns = {"query": list(texts), "label": list(range(len(texts)))}
+    columns: dict[str, list[Any]] = {"query": list(texts), "label": list(range(len(texts)))}
     return _trained(student, columns, loss, schedule, checkpoints, log_line, _Steps(progress, title))
 
 
