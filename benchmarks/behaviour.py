@@ -1,6 +1,6 @@
 """What the measures of behaviour are worth, on public data: each beside what the length of an answer alone would say.
 
-    python benchmarks/behaviour.py DATA
+    python benchmarks/behaviour.py DATA [--sentence-model FOLDER]
 
 Reads three sets (benchmarks/README.md): HaluEval's questions with a right and a made-up answer, of which the words that the
 context does not have should tell the second; XQuAD's questions with the right answer, and with another name or phrase out of
@@ -23,7 +23,9 @@ from stillhouse.evaluation.behaviour.measures import mean
 from stillhouse.evaluation.behaviour.tone import features
 from stillhouse.evaluation.behaviour.two_sample import auc
 from stillhouse.evaluation.intervals import bootstrapped
+from stillhouse.evaluation.outputs import embedded_by_model
 from stillhouse.evaluation.statistics import spearman
+from stillhouse.evaluation.support import EmbeddedSupport, Shown
 
 Score = Callable[[str, str], float]
 """An answer and its context in; higher is less supported."""
@@ -43,10 +45,21 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("data", type=Path, help="the folder with the public data")
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument(
+        "--sentence-model", help="a sentence embedding model, to see what its cosines are worth, too"
+    )
     options = arguments.parse_args()
+    if options.sentence_model is not None:
+        SCORES["sentences unlike the context's (1 - cosine)"] = unlike(options.sentence_model)
     made_up(options.data)
     swapped(options.data, seed=options.seed)
     formality(options.data)
+
+
+def unlike(sentence_model: str) -> Score:
+    """One less the highest cosine with a sentence of the context, averaged over the answer's sentences."""
+    support = EmbeddedSupport(embedded_by_model(sentence_model), sentence_model)
+    return lambda answer, context: 1 - float(np.mean(support.nearest(Shown("", (context,), answer)) or [0.0]))
 
 
 def made_up(data: Path) -> None:
@@ -78,7 +91,7 @@ def _show(title: str, pairs: Sequence[tuple[str, str, str]]) -> None:
     labels, groups = np.tile([0, 1], len(pairs)), np.repeat(np.arange(len(pairs)), 2)
     for name, score in SCORES.items():
         scores = np.array([score(answer, context) for context, *answers in pairs for answer in answers])
-        print(f"  {name:36} {_text(auc(scores, labels, groups))}")
+        print(f"  {name:44} {_text(auc(scores, labels, groups))}")
 
 
 def formality(data: Path) -> None:

@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("teacher")
     parser.add_argument("data", type=Path, help="the folder of public data: see benchmarks/README.md")
-    parser.add_argument("--layers", type=int, default=12, help="that the student keeps of its teacher")
+    parser.add_argument("--layers", default="12", help="that the student keeps, which is measured, or which: 0,1,8,11")
     parser.add_argument("--questions", type=int, default=120, help="to learn from and held out together")
     parser.add_argument("--held-out", type=float, default=0.2, help="share of the passages that nobody learns about")
     parser.add_argument(
@@ -53,7 +53,7 @@ def main() -> None:
     started = time.perf_counter()
     write_data(options)
     start = taught_start(options)
-    folder = options.runs / f"{options.layers}-layers-{options.seed}"
+    folder = options.runs / f"{_num_layers(options)}-layers-{options.seed}"
     result = run(folder, seed=options.seed, **recipe(options, start))
     _print(folder)
     print(f"{machine(result)}; {(time.perf_counter() - started) / 60:.0f} minutes in all")
@@ -82,12 +82,13 @@ def write_data(options: argparse.Namespace) -> None:
 def taught_start(options: argparse.Namespace) -> Path:
     """Some of the teacher's layers after so many tokens of SelQA, each of them learnt: passages, question and answer."""
     rows = list(_readings(options))
-    folder = options.runs / f"start-{options.layers}-layers-{options.start_tokens}-tokens"
+    folder = options.runs / f"start-{_num_layers(options)}-layers-{options.start_tokens}-tokens"
+    which = [int(layer) for layer in options.layers.split(",")]
     return trained(
         folder,
         seed=0,
         teacher={"model": options.teacher},
-        student={"kind": "from_layers", "keep": options.layers},
+        student={"kind": "from_layers", "keep": which if len(which) > 1 else which[0]},
         data={
             "kind": "text",
             "path": str(write_jsonl(folder.with_suffix(".jsonl"), rows)),
@@ -98,6 +99,11 @@ def taught_start(options: argparse.Namespace) -> Path:
         training={"epochs": 1, "learning_rate": 5e-4, "rows_per_step": 2, "rows_per_micro_batch": 2},
         evaluation={"control": "none"},
     )
+
+
+def _num_layers(options: argparse.Namespace) -> int:
+    which = options.layers.split(",")
+    return len(which) if len(which) > 1 else int(which[0])
 
 
 def _readings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
@@ -199,9 +205,11 @@ def _print(folder: Path) -> None:
         )
     for one in found.latencies:
         print(f"{one.who} {one.part}: p50 {one.p50:.0f} ms, p95 {one.p95:.0f} ms")
-    if found.speed_up is not None:
-        speed = found.speed_up
-        print(f"student {speed.value:.2f} [{speed.low:.2f}, {speed.high:.2f}] times as fast, end to end")
+    for name, speed in (("as it answers", found.speed_up), ("had it written as much", found.speed_up_as_long)):
+        if speed is not None:
+            print(f"student {speed.value:.2f} [{speed.low:.2f}, {speed.high:.2f}] times as fast, end to end, {name}")
+    for size in found.sizes:
+        print(f"{size.who} {size.what}: {size.bytes / 1e6:.1f} MB")
     for example in found.examples:
         print(f"- {example.question} ({example.mix}; right: {example.right[:1]})")
         for role in ROLES:

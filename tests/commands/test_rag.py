@@ -12,12 +12,13 @@ from stillhouse.commands.stages.grounding import find_contexts
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.config import load_recipe
 from stillhouse.core.files import read_lines
+from stillhouse.core.grounded_results import grounded_result
 from stillhouse.core.progress import SILENT
 from stillhouse.core.run import RunFolder
 from stillhouse.data.grounded import read_contexts
 from stillhouse.teachers.writer import Reply
 
-from .conftest import assert_refused, assert_refused_in_one_line, stillhouse, write_rows
+from .conftest import FAULT_SERVER, assert_refused, assert_refused_in_one_line, stillhouse, write_rows
 
 CITIES = {
     "Ada": "Rome", "Bo": "Oslo", "Cy": "Lima", "Di": "Cairo", "Ed": "Quito", "Flo": "Delhi", "Gus": "Accra", "Hal": "Sofia",
@@ -89,6 +90,13 @@ def test_from_documents_to_answers_with_sources(tmp_path, writing_teacher):
             assert row["messages"][1]["content"] == "The passages do not say."
     assert "held-out questions; the passages of" in said.out
     report = (run / "report.html").read_text(encoding="utf-8")
+    told = {
+        (line["evaluated"], line["metric"])
+        for line in read_lines(run / "metrics.jsonl")
+        if line.get("suite") == "grounded"
+    }
+    assert {("student", "abstention_recall"), ("teacher", "answered"), ("student", "speed_up")} <= told
+    assert "peak memory" in report and "index on disk" in report
     assert "Answers over retrieved passages" in report and "Not their truth" not in said.out
 
     asked = stillhouse("rag", "ask", run, "Where was Ada born?")
@@ -131,6 +139,28 @@ def test_what_cannot_be_answered_from_is_refused_before_a_model_is_loaded(
     said = stillhouse("distill", recipe(tmp_path, writing_teacher, **changes))
     assert said.code == 2 and "Traceback" not in said.err
     assert all(word in said.err for word in words), said.err
+
+
+def test_a_teacher_behind_an_api_answers_over_the_passages_and_is_compared_with(tmp_path, student_folder):
+    with FAULT_SERVER.FaultServer(answer=FAULT_SERVER.in_words) as server:
+        path = recipe(
+            tmp_path,
+            student_folder,
+            teacher={"kind": "remote", "base_url": server.url, "model": "m", "key_env": None},
+            student={"kind": "from_config", "config": str(student_folder), "changes": {"max_position_embeddings": 512}},
+            synthesis={"kind": "grounded", "precision": 0.0, "recall": 0.0, "filters": []},
+            objectives=[{"name": "next_token"}],
+        )
+        said = stillhouse("distill", path)
+        assert said.code == 0, said.err
+        assert set(server.answered.values()) == {1}, "nothing is asked twice"
+    stages = RunFolder(tmp_path / "run").stages()
+    found = grounded_result(stages["evaluate"]["grounded"])
+    assert found.reading("teacher") is not None and found.reading("teacher", "without_passages") is not None
+    assert {one.who for one in found.latencies} == {"bm25", "student"} and found.speed_up is None
+    assert_refused_in_one_line(
+        stillhouse("rag", "ask", tmp_path / "run", "Where?", "--who", "teacher"), "behind an API"
+    )
 
 
 def test_questions_without_answers_need_a_teacher(tmp_path, writing_teacher, no_model):

@@ -8,7 +8,7 @@ import pytest
 
 from stillhouse.core.grounded_results import GROUNDED_METRICS, grounded_result
 from stillhouse.data.grounded import ABSTENTION, Context, ContextPassage, Template
-from stillhouse.evaluation.grounded import Asking, judge_grounded, judge_pairs, scores_of, statistics_of
+from stillhouse.evaluation.grounded import Asking, Timed, judge_grounded, judge_pairs, scores_of, statistics_of
 from stillhouse.evaluation.intervals import bootstrapped
 from stillhouse.reporting.grounded import grounded_lines, grounded_view
 
@@ -61,6 +61,18 @@ def test_an_abstention_where_they_do_not_is_right_and_an_answer_there_is_not():
     assert found["abstention_recall"] == 0 and "token_f1" not in found and "over_refusal" not in found
 
 
+def test_where_passages_contradict_each_other_both_answers_are_right_together_and_neither_alone():
+    context = replace(
+        TOLD,
+        mix="contradiction",
+        second_answer="Lima",
+        passages=(*PASSAGES, ContextPassage("c", "Ada was born in Lima.")),
+    )
+    assert scores("The passages disagree: Rome [2], or Lima [3].", context)["both_told"] == 1
+    assert scores("Rome [2]", context)["both_told"] == scores(ABSTENTION, context)["both_told"] == 0
+    assert "token_f1" not in scores("Rome [2]", context) and "both_told" not in scores("Rome [2]")
+
+
 def test_of_two_citations_one_that_tells_is_half_precise():
     assert scores("Rome [1][2]")["citation_precision"] == 0.5
     assert scores("Rome [1][2]")["citation_recall"] == 1
@@ -68,10 +80,14 @@ def test_of_two_citations_one_that_tells_is_half_precise():
 
 
 def test_every_score_has_its_place_among_the_metrics():
+    two = replace(TOLD, mix="contradiction", second_answer="Lima")
     found = {
-        name for context in (TOLD, UNTOLD) for answer in ("Rome [2]", ABSTENTION) for name in scores(answer, context)
+        name
+        for context in (TOLD, UNTOLD, two)
+        for answer in ("Rome [2]", ABSTENTION)
+        for name in scores(answer, context)
     }
-    assert found == GROUNDED_METRICS.keys()
+    assert found | {"embedded_support", "judged_support"} == GROUNDED_METRICS.keys()
 
 
 def test_a_mean_is_over_the_answers_that_have_the_score_and_groups_are_drawn_together():
@@ -119,6 +135,13 @@ def test_a_student_of_questions_alone_reads_no_passages():
     judge_grounded(said, Asking([TOLD], TEMPLATE, frozenset({"student"})))
     assert said["student"].asked == [f"Question: {TOLD.question}"]
     assert PASSAGES[1].text in said["teacher"].asked[0]
+
+
+def test_who_says_less_is_done_sooner_and_is_timed_as_if_it_said_as_much():
+    short, long = Timed(100.0, 20.0, 3), Timed(300.0, 90.0, 10)
+    assert short.as_long_as(long) == 100 + 10 * 9
+    assert long.as_long_as(long) == 390
+    assert Timed(100.0, 0.0, 1).as_long_as(long) == 100
 
 
 def test_a_pair_is_wrong_where_its_retriever_did_not_find_the_answer():

@@ -54,7 +54,11 @@ def ask(run: str, question: str, *, who: Who = "student") -> None:
     assert isinstance(recipe.data, RagDataConfig)
     if not question.strip():
         raise DataError("the question is empty. Ask something.")
-    finder = opened_finder(recipe.data.retriever, folder.path / INDEX)
+    if who == "teacher" and recipe.teacher.kind == "remote":
+        raise RunError(
+            f"the teacher of {run!r} is behind an API, and only models of this machine are asked. Leave --who out."
+        )
+    finder = opened_finder(recipe.data.retriever, folder.path / INDEX, candidates=recipe.data.candidates)
     model = str(folder.student) if who == "student" else recipe.teacher.model
     print(f"loading the {who}", file=sys.stderr)
     loaded = load_causal_lm(model)

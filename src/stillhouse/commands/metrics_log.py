@@ -1,6 +1,6 @@
 """`metrics.jsonl`: every number of a run, one object a line, each step once even after a kill."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from stillhouse.core.files import json_line, write_atomic
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
-from stillhouse.core.suites import SuiteResult
+from stillhouse.core.suites import Number, SuiteResult
 from stillhouse.training.trainer import latest_checkpoint
 
 
@@ -54,9 +54,13 @@ class MetricsLog:
 
     def suite(self, name: str, result: SuiteResult) -> None:
         """Every number of one suite, in the place of those that were there."""
-        self._keep(lambda line: line.get("suite") != name)
-        for number in result.numbers():
-            self.run.log(**number.line(name))
+        self.numbers(name, result.numbers())
+
+    def numbers(self, suite: str, numbers: Iterable[Number]) -> None:
+        """These, in the place of those that were there under this name."""
+        self._keep(lambda line: line.get("suite") != suite)
+        for number in numbers:
+            self.run.log(**number.line(suite))
 
     def _keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
         """Write the file anew with these lines only, and return them."""

@@ -19,6 +19,7 @@ from stillhouse.commands.stages import (
     weighing,
     writing,
 )
+from stillhouse.commands.stages.grounded_answers import check_supports
 from stillhouse.commands.stages.grounding import check_grounding, is_rag
 from stillhouse.commands.stages.suites import check_suites
 from stillhouse.commands.stages.workshop import Workshop
@@ -52,6 +53,7 @@ class Pipeline(Workshop):
         check_synthesis(self.recipe)
         if is_rag(self):
             check_grounding(self.parts)
+            check_supports(self.parts)
         else:
             check_data(self.parts)
         check_scores(self.parts)

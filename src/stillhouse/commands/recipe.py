@@ -27,6 +27,7 @@ from stillhouse.data.replay import ReplayDataConfig
 from stillhouse.evaluation.behaviour.config import BehaviourConfig
 from stillhouse.evaluation.similarity import SimilarityConfig
 from stillhouse.evaluation.suites import SUITES
+from stillhouse.evaluation.support import GroundingConfig
 from stillhouse.evaluation.tasks.config import TaskConfig
 from stillhouse.labelling.config import LabelsConfig
 from stillhouse.objectives import (
@@ -90,6 +91,8 @@ class EvaluationConfig(Config):
     """Of a teacher behind an API: held-out prompts that it is asked to answer, to measure the student beside its answers."""
     questions: int = Field(default=100, ge=1)
     """Of data of kind rag: at most so many held-out questions are answered by everyone, over their passages and without."""
+    grounding: GroundingConfig | None = None
+    """Of data of kind rag: who says, beside words, whether answers are borne out by the passages that they cite."""
     reward: RewardWatchConfig | None = None
     """A reward of the student's held-out answers, shown over training beside its agreement with the teacher. If left out:
     the one by which the training data was chosen, where there is one."""
@@ -199,6 +202,15 @@ class Recipe(Config):
         if self.evaluation.reward is not None and self.task != "causal_lm":
             raise ValueError(
                 f"evaluation.reward scores what a language model answers, but data is of kind {self.data.kind!r}. Leave it out."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_answers_over_passages_are_grounded(self) -> "Recipe":
+        if self.evaluation.grounding is not None and not isinstance(self.data, RagDataConfig):
+            raise ValueError(
+                "evaluation.grounding holds answers against their passages, but data is of kind "
+                f"{self.data.kind!r}. Leave it out."
             )
         return self
 

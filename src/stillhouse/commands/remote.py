@@ -18,7 +18,9 @@ from stillhouse.training.sources import SourceConfig, TeacherSourceConfig
 
 SCORES = "scores.jsonl"
 """In the run folder: what the server told of given texts, a text a line."""
-LEDGERS = ("data/ledger.jsonl", "answers/ledger.jsonl", "beside/ledger.jsonl", SCORES)
+QUESTIONS, GROUNDED = "data/questions.jsonl", "beside/grounded.jsonl"
+"""What it asked about passages, and answered over them to be compared with."""
+LEDGERS = ("data/ledger.jsonl", QUESTIONS, "answers/ledger.jsonl", "beside/ledger.jsonl", GROUNDED, SCORES)
 """In the run folder: all that the teacher was paid for. Each has the tokens and the cost of each line."""
 
 
@@ -104,11 +106,10 @@ def labels_faults(
 
 def asking_faults(data: DataConfig, source: SourceConfig) -> Iterator[str]:
     """Why a teacher behind an API cannot be asked for this."""
-    if data.kind not in ("chat", "text"):
+    if data.kind not in ("chat", "rag", "text"):
         yield (
             f"teacher.kind is remote, and of data of kind {data.kind!r} an API tells nothing that could be learnt. Use data "
-            "of kind "
-            "chat or text."
+            "of kind chat, rag or text."
         )
     if getattr(data, "teacher_context", None) is not None:
         yield (

@@ -1,13 +1,14 @@
-"""Who finds passages for a generator: BM25, a retriever that a run made, or any model that embeds sentences."""
+"""Who finds passages for a generator: BM25, a retriever that a run made, any model that embeds sentences, or a cross-encoder
+that puts what BM25 finds into its own order."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import atomic_path, fingerprint, json_line, read_lines, write_atomic
-from stillhouse.models.load import source_fingerprint
+from stillhouse.models.load import load_config, source_fingerprint
 from stillhouse.retrieval import Corpus, Passage, Retriever
 
 # Whatever finds passages is imported where it is used: it comes with the extra `retrieval`, which other recipes do without.
@@ -16,6 +17,8 @@ BM25_NAME = "bm25"
 NEEDED = {True: ("bm25s", "Stemmer"), False: ("bm25s", "Stemmer", "sentence_transformers", "usearch")}
 """Libraries, for BM25 and for others."""
 PASSAGES = "passages.jsonl"
+RERANKED = 30
+"""How many of BM25's passages a cross-encoder reads for a question, where no more are asked for: each is a pass through it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,33 @@ def check_retriever(source: str, *, key: str) -> None:
             f"{key} is {source!r}, but there is no such folder. Name the run of a retriever, a sentence-transformers model, or "
             "bm25."
         )
+    if source != BM25_NAME:
+        _check_one_number(source, key=key)
+
+
+def _check_one_number(source: str, *, key: str) -> None:
+    labels = _num_classes(source)
+    if labels is not None and labels != 1:
+        raise ModelError(
+            f"{key} is {source!r}, which tells {labels} classes apart, and a cross-encoder gives one number. Name one with one "
+            "label, or a model that embeds."
+        )
+
+
+def is_cross_encoder(source: str) -> bool:
+    """Whether a model reads question and passage together, by the architecture that it names."""
+    return source != BM25_NAME and _num_classes(source) is not None
+
+
+def _num_classes(source: str) -> int | None:
+    """Classes that a model tells apart; None for one that is no classifier, as whatever embeds."""
+    model = model_of(source)
+    folder = Path(model).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        return None  # a static model has no architecture
+    config = load_config(model)
+    classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    return int(config.num_labels) if classifies else None
 
 
 def retriever_fingerprint(source: str) -> str:
@@ -66,12 +96,13 @@ def retriever_fingerprint(source: str) -> str:
     return BM25_NAME if source == BM25_NAME else source_fingerprint(model_of(source))
 
 
-def finder_of(source: str, corpus: Corpus, folder: Path) -> Finder:
-    """The retriever over these passages, its index kept in `folder`."""
+def finder_of(source: str, corpus: Corpus, folder: Path, *, candidates: int = RERANKED) -> Finder:
+    """The retriever over these passages, its index kept in `folder`; a cross-encoder reads so many `candidates` at least."""
     made_by = retriever_fingerprint(source)
     by_id = corpus.by_id
     kept = fingerprint([made_by, [asdict(passage) for passage in corpus.passages]])
-    if source == BM25_NAME:
+    crosses = is_cross_encoder(source)
+    if source == BM25_NAME or crosses:
         from stillhouse.retrieval.bm25 import Bm25
 
         found = Bm25.build(corpus.passages)
@@ -79,7 +110,8 @@ def finder_of(source: str, corpus: Corpus, folder: Path) -> Finder:
             part.mkdir()
             write_atomic(part / PASSAGES, "".join(json_line(asdict(passage)) for passage in corpus.passages))
             found.save(part / BM25_NAME)
-        return Finder(found, by_id, source, kept)
+        finder = Finder(found, by_id, source, kept)
+        return reranking(finder, candidates=candidates) if crosses else finder
     from stillhouse.retrieval.embed import load_embedder
     from stillhouse.retrieval.index import build_index
 
@@ -89,15 +121,27 @@ def finder_of(source: str, corpus: Corpus, folder: Path) -> Finder:
     return Finder(index, by_id, source, kept)
 
 
-def opened_finder(source: str, folder: Path) -> Finder:
+def opened_finder(source: str, folder: Path, *, candidates: int = RERANKED) -> Finder:
     """What `finder_of` kept."""
     passages = {values["id"]: Passage(**values) for values in read_lines(folder / PASSAGES)}
-    if source == BM25_NAME:
+    crosses = is_cross_encoder(source)
+    if source == BM25_NAME or crosses:
         from stillhouse.retrieval.bm25 import Bm25
 
-        return Finder(Bm25.open(folder / BM25_NAME), passages, source, "")
+        finder = Finder(Bm25.open(folder / BM25_NAME), passages, source, "")
+        return reranking(finder, candidates=candidates) if crosses else finder
     from stillhouse.retrieval.embed import load_embedder
     from stillhouse.retrieval.index import open_index
 
     index = open_index(folder, load_embedder(model_of(source)), made_by=retriever_fingerprint(source))
     return Finder(index, passages, source, "")
+
+
+def reranking(finder: Finder, *, candidates: int) -> Finder:
+    """The same passages in the order of the cross-encoder that the finder is named after, which reads the best of them."""
+    from stillhouse.retrieval.index import Reranked
+    from stillhouse.retrieval.teachers import CrossEncoderTeacher
+
+    teacher = CrossEncoderTeacher(model_of(finder.name))
+    depth = max(RERANKED, candidates)
+    return replace(finder, retriever=Reranked(finder.retriever, teacher.scores, finder.texts, depth=depth))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -41,6 +41,8 @@ from stillhouse.teachers.writer import LocalWriter, Writer
 DataFreeConfig = ConversationSynthesisConfig | ContinueConfig
 """All ways but the templates of kind prompts."""
 
+Asks = TypeVar("Asks", ConversationSynthesisConfig | ContinueConfig, GroundedConfig)
+
 
 def check_synthesis(recipe: Recipe) -> None:
     """Find what is wrong with the files and models that are named and the teacher's chat template, before a weight is read.
@@ -67,7 +69,7 @@ def check_synthesis(recipe: Recipe) -> None:
             check_choice(wanted.choose)
 
 
-def by_whom(recipe: Recipe, wanted: DataFreeConfig) -> DataFreeConfig:
+def by_whom(recipe: Recipe, wanted: Asks) -> Asks:
     """The same, with a teacher behind an API named as the one who writes, where no other is."""
     is_teachers = isinstance(recipe.teacher, RemoteTeacherConfig) and isinstance(wanted.writer, TeacherWriterConfig)
     return wanted.model_copy(update={"writer": recipe.teacher}) if is_teachers else wanted
@@ -100,10 +102,10 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, wanted: ConversationSynt
         raise ModelError(f"synthesis.answers: {error}{hint}") from None
 
 
-def writer_of(parts: Parts, wanted: DataFreeConfig | GroundedConfig) -> Writer:
-    """Who writes."""
+def writer_of(parts: Parts, wanted: DataFreeConfig | GroundedConfig, *, ledger: str = f"data/{LEDGER}") -> Writer:
+    """Who writes, and in which ledger of the run it is kept."""
     if isinstance(wanted.writer, RemoteTeacherConfig):
-        return remote_teacher(wanted.writer, parts.run, parts.progress, ledger=f"data/{LEDGER}")
+        return remote_teacher(wanted.writer, parts.run, parts.progress, ledger=ledger)
     if isinstance(wanted.writer, RemoteWriterConfig):
         return RemoteWriter(wanted.writer, say=parts.progress.say)
     name = display_name(parts.recipe.teacher.model)

@@ -7,6 +7,7 @@ Every share of given answers stands beside how many were given, for who always a
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -20,6 +21,7 @@ from stillhouse.core.grounded_results import (
     GroundedResult,
     Latency,
     PairReading,
+    Size,
 )
 from stillhouse.core.lexical import (
     best_of,
@@ -43,9 +45,13 @@ from stillhouse.data.grounded import (
     without_passages,
     written_question,
 )
+from stillhouse.evaluation.behaviour.judge import AskJudge
 from stillhouse.evaluation.intervals import Draws, Sampled, Statistic, Sums, bootstrapped, median_interval
+from stillhouse.evaluation.memory import peak_bytes
+from stillhouse.evaluation.support import Support, supported
 from stillhouse.models.generate import Sampling, sample, stop_ids_of, stream
 from stillhouse.models.tokenizers import end_of_turn
+from stillhouse.teachers.writer import Request
 
 ABLATED: tuple[Role, ...] = ("teacher", "student")
 """Who is asked again without passages, and with them in another order."""
@@ -61,6 +67,23 @@ class Answerer(Protocol):
     def answer(self, prompts: Sequence[str]) -> list[str]:
         """One answer each, the same every time."""
         ...
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Milliseconds of one answer, and how many tokens it has."""
+
+    read: float
+    """To the first token."""
+    write: float
+    """From there to the last."""
+    tokens: int
+
+    def as_long_as(self, other: "Timed") -> float:
+        """Milliseconds for as many tokens as the other has, were each as quick as the own ones; an answer of one token tells
+        nothing of a second."""
+        each = self.write / (self.tokens - 1) if self.tokens > 1 else 0.0
+        return self.read + each * max(0, other.tokens - 1)
 
 
 @dataclass(frozen=True)
@@ -103,18 +126,36 @@ class LocalAnswerer:
     def _text(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode([one for one in tokens if one not in self._stops])).strip()
 
-    def timed(self, prompt: str) -> tuple[float, float]:
-        """Milliseconds to the first token of an answer, and from there to its last."""
+    def timed(self, prompt: str) -> Timed:
+        """How long an answer takes."""
         ids = self.ids(prompt)
         started = time.perf_counter()
         first = started
         tokens = stream(
             self.model, ids, sampling=self._sampling, seed=0, stop_ids=self._stops, vocab_size=len(self.tokenizer)
         )
-        for number, _ in enumerate(tokens):
-            if number == 0:
+        count = 0
+        for count, _ in enumerate(tokens, start=1):
+            if count == 1:
                 first = time.perf_counter()
-        return 1000 * (first - started), 1000 * (time.perf_counter() - first)
+        return Timed(1000 * (first - started), 1000 * (time.perf_counter() - first), count)
+
+
+@dataclass(frozen=True)
+class AskedAnswerer:
+    """A model behind an API: the likeliest token each time, as far as its server keeps to that."""
+
+    ask: AskJudge
+    max_new_tokens: int = 64
+
+    def answer(self, prompts: Sequence[str]) -> list[str]:
+        """See `Answerer`."""
+        sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
+        requests = [
+            Request(seed="grounded", sampling=sampling, messages=({"role": "user", "content": prompt},))
+            for prompt in prompts
+        ]
+        return [reply.text.strip() for reply in self.ask(requests, title="the teacher answers held-out questions")]
 
 
 @dataclass(frozen=True)
@@ -145,7 +186,11 @@ def scores_of(answer: str, context: Context, template: Template, *, teacher_said
         found["teacher_f1"] = token_f1(plain, without_citations(teacher_said))
     if context.answer_in_context is not None:
         found |= _of_abstention(refuses, tells=context.answer_in_context)
-    if context.answers and context.answer_in_context:
+    if context.mix == "contradiction":
+        # Neither answer alone is right there.
+        both = (context.answers[0], context.second_answer)
+        found["both_told"] = float(all(says(plain, one) for one in both))
+    elif context.answers and context.answer_in_context:
         said = "" if refuses else plain
         found |= {
             "token_f1": best_of(token_f1, said, context.answers),
@@ -217,10 +262,15 @@ def _mean(sums: Sums, counts: Sums) -> Statistic:
 
 
 def judge_grounded(
-    answerers: Mapping[Role, Answerer], asking: Asking, *, seed: int = 0, progress: Progress = SILENT
+    answerers: Mapping[Role, Answerer],
+    asking: Asking,
+    *,
+    supports: Sequence[Support] = (),
+    seed: int = 0,
+    progress: Progress = SILENT,
 ) -> GroundedResult:
     """Every model over the held-out contexts, and teacher and student again over the ablated ones. Teacher and student must be
-    among them."""
+    among them. What was answered over its passages is held against them by each of the `supports`, too."""
     views: dict[Condition, list[Context]] = {
         "as_read": list(asking.contexts),
         "without_passages": [without_passages(one) for one in asking.contexts],
@@ -238,9 +288,12 @@ def judge_grounded(
             prompts = [asking.prompt(role, context) for context in views[condition]]
             said[role, condition] = answerers[role].answer(prompts)
             progress.advance(len(prompts))
+    as_read = {role: said[role, "as_read"] for role in answerers}
+    more = [(one.metric, *supported(one, as_read, asking.contexts, asking.template)) for one in supports]
     named: dict[tuple[Role, Condition, str], Statistic] = {}
     for (role, condition), answers in said.items():
-        for name, statistic in _judged(answers, asking, said["teacher", "as_read"]).items():
+        beside = {name: found[role] for name, found, _ in more if condition == "as_read"}
+        for name, statistic in _judged(answers, asking, said["teacher", "as_read"], beside).items():
             named[role, condition, name] = statistic
     sampled = bootstrapped(named, set_sizes=[len(dict.fromkeys(_groups(asking.contexts)))])
     tells = [context.answer_in_context for context in asking.contexts]
@@ -251,7 +304,8 @@ def judge_grounded(
         readings=[GroundedReading(*one, _metrics(sampled, *one)) for one in asked],
         comparisons=_comparisons(sampled, list(answerers)),
         kept=_kept(sampled, list(answerers)),
-        examples=_examples(asking.contexts, {role: said[role, "as_read"] for role in answerers}),
+        supports=[account for _, _, account in more],
+        examples=_examples(asking.contexts, as_read),
     )
 
 
@@ -259,12 +313,20 @@ def _groups(contexts: Sequence[Context]) -> list[str]:
     return [context.gold or context.question for context in contexts]
 
 
-def _judged(answers: Sequence[str], asking: Asking, teacher: Sequence[str]) -> dict[str, Statistic]:
-    """By the contexts as they were read: without passages, too, an answer is right or wrong, and borne out by them or not."""
+def _judged(
+    answers: Sequence[str],
+    asking: Asking,
+    teacher: Sequence[str],
+    beside: Mapping[str, Sequence[float | None]],
+) -> dict[str, Statistic]:
+    """By the contexts as they were read: without passages, too, an answer is right or wrong, and borne out by them or not.
+    Scores that others gave stand `beside`, None where they gave none."""
     scores = [
         scores_of(answer, context, asking.template, teacher_said=theirs)
         for answer, context, theirs in zip(answers, asking.contexts, teacher, strict=True)
     ]
+    for name, found in beside.items():
+        scores = [one if share is None else {**one, name: share} for one, share in zip(scores, found, strict=True)]
     return statistics_of(scores, _groups(asking.contexts))
 
 
@@ -360,13 +422,24 @@ Searching = Callable[[str], object]
 """Finds passages for one question."""
 
 
+@dataclass(frozen=True)
+class Times:
+    """How long answers take."""
+
+    latencies: Sequence[Latency]
+    speed_up: Interval | None
+    """How many times as fast the student is as the teacher, end to end."""
+    speed_up_as_long: Interval | None
+    """The same, had it written as many tokens."""
+
+
 def time_answers(
     answerers: Mapping[Role, LocalAnswerer],
     asking: Asking,
     retrievers: Mapping[str, Searching],
     *,
     progress: Progress = SILENT,
-) -> tuple[list[Latency], Interval | None]:
+) -> Times:
     """Milliseconds by part, one question at a time, everyone in turn; and how many times as fast the student is end to end,
     behind the first of the retrievers."""
     contexts = list(asking.contexts)[:TIMED_QUESTIONS]
@@ -381,11 +454,32 @@ def time_answers(
     latencies = [
         Latency(who, part, *map(float, np.percentile(times, [50, 95])))  # type: ignore[arg-type]
         for (who, part), times in spent.items()
+        if part != AS_LONG
     ]
-    whole = [np.array(spent[role, "whole"]) for role in ABLATED if (role, "whole") in spent]
-    if len(whole) < len(ABLATED):
-        return latencies, None
-    return latencies, median_interval(whole[0] / whole[1])
+    return Times(latencies, _gain(spent, "whole"), _gain(spent, AS_LONG))
+
+
+AS_LONG = "as long as the teacher's"
+
+
+def _gain(spent: Mapping[tuple[str, str], Sequence[float]], part: str) -> Interval | None:
+    teacher, student = (spent.get((role, part if role == "student" else "whole")) for role in ABLATED)
+    if teacher is None or student is None:
+        return None
+    return median_interval(np.array(teacher) / np.array(student))
+
+
+def most_memory(answerers: Mapping[Role, LocalAnswerer], asking: Asking, *, progress: Progress = SILENT) -> list[Size]:
+    """What each needs at its peak to answer the longest of the held-out prompts, weights included; nothing where the system
+    does not tell."""
+    found: list[Size] = []
+    with working(progress, "measuring memory", len(answerers), "models"):
+        for role, answerer in answerers.items():
+            longest = max((asking.prompt(role, context) for context in asking.contexts), key=len)
+            taken = peak_bytes(answerer.model, partial(answerer.answer, [longest]))
+            found += [] if taken is None else [Size(role, "peak memory", taken)]
+            progress.advance(1)
+    return found
 
 
 def _time_one(
@@ -397,8 +491,13 @@ def _time_one(
         search(context.question)
         found[name, "retrieve"] = 1000 * (time.perf_counter() - started)
     first = next(iter(found.values()), 0.0)
-    for role, answerer in answerers.items():
-        read, write = answerer.timed(asking.prompt(role, context))
+    timed = {role: answerer.timed(asking.prompt(role, context)) for role, answerer in answerers.items()}
+    for role, one in timed.items():
         searched = 0.0 if role in asking.question_alone else first
-        found |= {(role, "read"): read, (role, "write"): write, (role, "whole"): searched + read + write}
+        found |= {
+            (role, "read"): one.read,
+            (role, "write"): one.write,
+            (role, "whole"): searched + one.read + one.write,
+            (role, AS_LONG): searched + one.as_long_as(timed.get("teacher", one)),
+        }
     return found

@@ -10,6 +10,8 @@ from stillhouse.core.grounded_results import (
     GroundedResult,
     Latency,
     PairReading,
+    Size,
+    SupportAccount,
     grounded_result,
 )
 from stillhouse.core.results import Interval, Role
@@ -18,8 +20,15 @@ from stillhouse.reporting.shapes import Cell, Prose, Row, Table
 from stillhouse.reporting.verdicts import ROLE_ORDER, SHORT_TITLES
 
 RIGHT = ("token_f1", "exact_match", "token_recall", "rouge_l", "teacher_f1")
-BORNE_OUT = ("answered", "k_precision", "bigram_precision", "unsupported")
-SAID_SO = ("abstention_precision", "abstention_recall", "over_refusal", "citation_precision", "citation_recall")
+BORNE_OUT = ("answered", "k_precision", "bigram_precision", "unsupported", "embedded_support", "judged_support")
+SAID_SO = (
+    "abstention_precision",
+    "abstention_recall",
+    "over_refusal",
+    "both_told",
+    "citation_precision",
+    "citation_recall",
+)
 ABLATION = ("token_f1", "exact_match", "answered", "k_precision")
 CONDITIONS = {
     "as_read": "over its passages",
@@ -37,6 +46,12 @@ WEAKNESSES = (
 )
 
 
+SUPPORT_BLIND = {
+    "embedded_support": "embeddings see what a sentence is about, so that a wrong name or a denial lies as near as the truth.",
+    "judged_support": "a judge may take what is fluent, or what it knows itself, for what the passages say.",
+}
+
+
 def grounded_view(account: Mapping[str, Any] | None) -> Prose | None:
     """The whole section; None for other data."""
     if not account or not account.get("result"):
@@ -49,9 +64,27 @@ def grounded_view(account: Mapping[str, Any] | None) -> Prose | None:
         _ablations(found),
         *([_pairs_table(found.pairs)] if found.pairs else []),
         *([_latency_table(found.latencies)] if found.latencies else []),
+        *([_sizes_table(found.sizes)] if found.sizes else []),
         *([_examples_table(found.examples)] if found.examples else []),
     ]
-    return Prose(grounded_lines(account), tables, intro=_intro(account), notes=WEAKNESSES)
+    notes = [*WEAKNESSES, *(_support_note(one) for one in found.supports)]
+    return Prose(grounded_lines(account), tables, intro=_intro(account), notes=notes)
+
+
+def _support_note(one: SupportAccount) -> str:
+    """Who said so, and what it says where everything is wrong."""
+    title, by = GROUNDED_METRICS[one.metric].title, formatting.one_line(one.by)
+    error = (
+        "" if one.error is None else f" Beside another question's passages it calls {_share_text(one.error)} of the "
+    )
+    error += "" if one.error is None else "teacher's answers borne out, all of them wrongly."
+    untold = f" Of {formatting.count(one.asked)} answers, {formatting.count(one.untold)} got no reply that can be read."
+    blind = SUPPORT_BLIND[one.metric]
+    return f"{title[0].upper()}{title[1:]}, by {by}: {blind}{error}{untold if one.untold else ''}"
+
+
+def _share_text(share: Interval) -> str:
+    return formatting.interval_text(share, "share")
 
 
 def _intro(account: Mapping[str, Any]) -> str:
@@ -79,14 +112,20 @@ def grounded_lines(account: Mapping[str, Any]) -> list[str]:
             lines.append(f"Token F1 beside {SHORT_TITLES[row.other]}: {difference}.")
     lines += _ablation_lines(found)
     if found.speed_up is not None:
+        as_long = found.speed_up_as_long
+        if_longer = "" if as_long is None else f", and {_times(as_long)} had it written as much"
         lines.append(
-            f"From question to last word the student is {formatting.interval_text(found.speed_up, 'times')} as fast as the "
-            "teacher, one question at a time."
+            f"From question to last word the student is {_times(found.speed_up)} as fast as the teacher, one question at a "
+            f"time{if_longer}."
         )
     if account.get("over_refusals"):
         number = formatting.count(account["over_refusals"])
         lines.append(f"The teacher over-refused {number} times; those answers were dropped.")
     return lines
+
+
+def _times(gain: Interval) -> str:
+    return formatting.interval_text(gain, "times")
 
 
 def _ablation_lines(found: GroundedResult) -> list[str]:
@@ -172,6 +211,22 @@ def _latency_table(latencies: Sequence[Latency]) -> Table:
         "How long one question takes, alone: passages found, prompt read to the first token, answer written, and all."
     )
     return Table(caption, "part", columns, rows)
+
+
+def _sizes_table(sizes: Sequence[Size]) -> Table:
+    rows = [
+        Row(
+            _title(one.who) if one.who in SHORT_TITLES else formatting.one_line(one.who),  # type: ignore[arg-type]
+            one.what,
+            one.who if one.who in SHORT_TITLES else "",
+            [Cell(formatting.si(one.bytes, "B"))],
+        )
+        for one in sizes
+    ]
+    caption = (
+        "What it takes: an index on disk with its passages, and a model's most memory while it answers one question."
+    )
+    return Table(caption, "who", [("size", "lower is better")], rows)
 
 
 def _examples_table(examples: Sequence[GroundedExample]) -> Table:

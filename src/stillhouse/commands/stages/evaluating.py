@@ -25,6 +25,7 @@ from stillhouse.commands.stages.grounding import is_rag
 from stillhouse.commands.stages.suites import measure_suites
 from stillhouse.commands.stages.training import control_roles, train, train_controls
 from stillhouse.commands.stages.workshop import Workshop
+from stillhouse.core.grounded_results import grounded_result
 from stillhouse.core.results import EvaluationResult, Role
 from stillhouse.core.task import Task
 from stillhouse.data.preferences import PreferenceRows
@@ -55,6 +56,8 @@ def evaluate(shop: Workshop) -> EvaluationResult:
         result = _judged(shop, models)
         answers = {"grounded": judge_answers(shop, models)} if is_rag(shop) else {}
         shop.metrics.evaluation(result)
+        if answers:
+            shop.metrics.numbers("grounded", grounded_result(answers["grounded"]).numbers())
         shop.run.forget("report")
         return {"result": result.to_dict(), **answers}
 

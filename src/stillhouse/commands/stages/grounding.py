@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.parts.identity import plain
 from stillhouse.commands.parts.replay import read_replayed
+from stillhouse.commands.remote import QUESTIONS
 from stillhouse.commands.retrieving import Finder, check_retriever, finder_of, retriever_fingerprint
 from stillhouse.commands.stages.workshop import Workshop
-from stillhouse.commands.synthesis import about, said_of, writer_of
+from stillhouse.commands.synthesis import about, by_whom, said_of, writer_of
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import fingerprint_files, json_line, read_lines, write_atomic
 from stillhouse.core.progress import Progress
@@ -48,7 +49,7 @@ from stillhouse.synthesis.run import said_of_reasons, write_synthetic
 from stillhouse.synthesis.sources.documents import document_questions
 from stillhouse.teachers.ledger import Ledger
 
-CONTEXTS, QUESTIONS = "contexts.jsonl", "questions.jsonl"
+CONTEXTS = "contexts.jsonl"
 INDEX, TEACHER_INDEX = "index", "index_teacher"
 
 
@@ -59,7 +60,8 @@ class Grounding:
         data, wanted = parts.recipe.data, parts.recipe.synthesis
         assert isinstance(data, RagDataConfig)
         assert wanted is None or isinstance(wanted, GroundedConfig)
-        self.parts, self.data, self.wanted = parts, data, wanted
+        self.parts, self.data = parts, data
+        self.wanted = None if wanted is None else by_whom(parts.recipe, wanted)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -153,7 +155,7 @@ def find_contexts(shop: Workshop) -> dict[str, Any]:
     data, wanted = grounding.data, grounding.wanted
 
     def work() -> dict[str, Any]:
-        finder = finder_of(data.retriever, grounding.corpus, shop.run.path / INDEX)
+        finder = finder_of(data.retriever, grounding.corpus, shop.run.path / INDEX, candidates=data.candidates)
         if data.teacher_retriever is not None:
             finder_of(data.teacher_retriever, grounding.corpus, shop.run.path / TEACHER_INDEX)
         questions, lost = _asked(grounding, finder, shop.progress)
@@ -189,9 +191,9 @@ def _asked(grounding: Grounding, finder: Finder, progress: Progress) -> tuple[li
     if data.path is not None:
         return grounding.questions(data.path, key="data.path"), {}
     assert wanted is not None and wanted.number is not None
-    writer = writer_of(grounding.parts, wanted)
+    writer = writer_of(grounding.parts, wanted, ledger=QUESTIONS)
     grounding.parts.run.data.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(grounding.parts.run.data / QUESTIONS, writer, progress=progress)
+    ledger = Ledger(grounding.parts.run.path / QUESTIONS, writer, progress=progress)
     ids = {text: id for id, text in grounding.texts.items()}
     records = document_questions(
         ledger.ask, passages=list(ids), number=wanted.number, sampling=wanted.sampling, seed=wanted.seed

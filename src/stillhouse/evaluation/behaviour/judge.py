@@ -10,7 +10,7 @@ from stillhouse.core.behaviour_results import Judgement
 from stillhouse.core.files import fingerprint
 from stillhouse.core.progress import Progress
 from stillhouse.evaluation.asking import BATCH_SIZE, Question
-from stillhouse.evaluation.behaviour.config import JudgeConfig
+from stillhouse.evaluation.behaviour.config import LocalJudgeConfig
 from stillhouse.evaluation.behaviour.shares import UNKNOWN, share
 from stillhouse.evaluation.intervals import bootstrapped, ratio
 from stillhouse.models.generate import Sampling
@@ -24,21 +24,24 @@ from stillhouse.teachers.writer import LocalWriter, Reply, Request, Writer
 AskJudge = Callable[..., list[Reply]]
 """`Ledger.ask`: (requests, title=...) -> replies, in the order of the requests."""
 
+Judging = LocalJudgeConfig | RemoteWriterConfig
+"""Who is asked."""
+
 Outcome = Literal["win", "loss", "tie", "undecided", "unreadable"]
 
 
-def judge_of(wanted: JudgeConfig, *, folder: Path, progress: Progress) -> tuple[AskJudge, str]:
+def judge_of(by: Judging, *, folder: Path, progress: Progress) -> tuple[AskJudge, str]:
     """Who is asked, each thing once: replies are kept in a file of this very judge. And what it is called."""
-    writer, known = _writer(wanted, progress)
+    writer, known = _writer(by, progress)
     kept = folder / f"judge_{fingerprint([known])[:8]}.jsonl"
     return Ledger(kept, writer, progress=progress).ask, writer.name
 
 
-def _writer(wanted: JudgeConfig, progress: Progress) -> tuple[Writer, str]:
-    if isinstance(wanted.by, RemoteWriterConfig):
-        remote = RemoteWriter(wanted.by, say=progress.say)
+def _writer(by: Judging, progress: Progress) -> tuple[Writer, str]:
+    if isinstance(by, RemoteWriterConfig):
+        remote = RemoteWriter(by, say=progress.say)
         return remote, remote.fingerprint
-    source = wanted.by.model
+    source = by.model
     known = source_fingerprint(source)
     loaded = load_causal_lm(source)
     return LocalWriter(loaded, name=display_name(source), fingerprint=known, batch_size=BATCH_SIZE), known

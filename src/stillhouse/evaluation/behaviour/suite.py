@@ -202,7 +202,7 @@ def _judged(
     """Everyone beside the teacher; the teacher's second answers too, which no judge should prefer to its first."""
     if wanted.judge is None:
         return [], ""
-    ask, name = judge_of(wanted.judge, folder=bench.folder, progress=bench.progress)
+    ask, name = judge_of(wanted.judge.by, folder=bench.folder, progress=bench.progress)
     texts = {who: [one.text for one in answers] for who, answers in said.items()}
     found = [
         judged(
