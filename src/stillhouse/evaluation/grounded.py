@@ -151,11 +151,14 @@ class AskedAnswerer:
     def answer(self, prompts: Sequence[str]) -> list[str]:
         """See `Answerer`."""
         sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
+        once = list(dict.fromkeys(prompts))  # nothing is paid for twice
         requests = [
             Request(seed="grounded", sampling=sampling, messages=({"role": "user", "content": prompt},))
-            for prompt in prompts
+            for prompt in once
         ]
-        return [reply.text.strip() for reply in self.ask(requests, title="the teacher answers held-out questions")]
+        replies = self.ask(requests, title="the teacher answers held-out questions")
+        said = {prompt: reply.text.strip() for prompt, reply in zip(once, replies, strict=True)}
+        return [said[prompt] for prompt in prompts]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from stillhouse.evaluation.behaviour.config import LocalJudgeConfig
 from stillhouse.evaluation.behaviour.judge import AskJudge
 from stillhouse.evaluation.intervals import bootstrapped, ratio
 from stillhouse.evaluation.outputs import Embed
-from stillhouse.evaluation.statistics import normalised
+from stillhouse.evaluation.statistics import Embeddings, normalised
 from stillhouse.models.generate import Sampling
 from stillhouse.teachers.judging import filled
 from stillhouse.teachers.remote_config import RemoteWriterConfig
@@ -130,7 +130,7 @@ class EmbeddedSupport:
     metric: str = "embedded_support"
     bar: float = 1.0
     """The cosine from which a sentence counts."""
-    _known: dict[str, np.ndarray] = field(default_factory=dict)
+    _known: dict[str, Embeddings] = field(default_factory=dict)
 
     def learn(self, elsewhere: Sequence[Shown]) -> None:
         """Where the bar is."""
@@ -151,7 +151,7 @@ class EmbeddedSupport:
         cosines = self._vectors(ours) @ self._vectors(theirs).T  # [ours, theirs]
         return [float(value) for value in cosines.max(-1)]
 
-    def _vectors(self, texts: Sequence[str]) -> np.ndarray:
+    def _vectors(self, texts: Sequence[str]) -> Embeddings:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             self._known |= dict(zip(new, normalised(self.embed(new).astype(np.float64)), strict=True))
@@ -174,9 +174,11 @@ class AskedSupport:
     def shares(self, shown: Sequence[Shown]) -> list[float | None]:
         """See `Support`."""
         sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
-        requests = [Request(seed="support", sampling=sampling, messages=(self._message(one),)) for one in shown]
+        once = list(dict.fromkeys(shown))  # nothing is paid for twice
+        requests = [Request(seed="support", sampling=sampling, messages=(self._message(one),)) for one in once]
         replies = self.ask(requests, title=f"{self.by} reads answers beside their passages") if requests else []
-        return [read_support(reply.text) for reply in replies]
+        read = {one: read_support(reply.text) for one, reply in zip(once, replies, strict=True)}
+        return [read[one] for one in shown]
 
     def _message(self, one: Shown) -> dict[str, str]:
         passages = "\n\n".join(f"[{number}] {text}" for number, text in enumerate(one.passages, start=1))
