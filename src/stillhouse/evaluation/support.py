@@ -43,6 +43,8 @@ BAR = 0.95
 """Share of sentences beside another question's passages that lie below what counts as borne out."""
 OTHERS = 5
 """Other questions whose passages each sentence is held against for it."""
+ROUNDING = 1e-9
+"""By which two equal cosines may differ."""
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
@@ -140,7 +142,8 @@ class EmbeddedSupport:
     def shares(self, shown: Sequence[Shown]) -> list[float | None]:
         """See `Support`."""
         near = [self.nearest(one) for one in shown]
-        return [sum(value > self.bar for value in found) / len(found) if found else None for found in near]
+        least = self.bar + ROUNDING
+        return [sum(value > least for value in found) / len(found) if found else None for found in near]
 
     def nearest(self, one: Shown) -> list[float]:
         """The highest cosine of each sentence of the answer with one of the passages'."""
