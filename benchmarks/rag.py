@@ -43,6 +43,7 @@ def main() -> None:
         "--start-tokens", type=int, default=20_000, help="of other passages that the student reads first"
     )
     parser.add_argument("--answer-tokens", type=int, default=32, help="where an answer is cut off")
+    parser.add_argument("--answers", choices=["teacher", "data"], default="teacher", help="whose are learnt")
     parser.add_argument("--passages", type=int, default=2)
     parser.add_argument("--passage-words", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=3)
@@ -152,6 +153,11 @@ def _window(row: Mapping[str, Any], words: int) -> str:
 
 def recipe(options: argparse.Namespace, start: Path) -> dict[str, Any]:
     """What is distilled."""
+    synthesis = {
+        "kind": "grounded",
+        "answers": {"sampling": {"temperature": 0.0, "max_new_tokens": options.answer_tokens}},
+        "filters": [{"name": "unfinished"}],
+    }
     return {
         "teacher": {"model": options.teacher},
         "student": {"kind": "checkpoint", "model": str(start)},
@@ -165,11 +171,7 @@ def recipe(options: argparse.Namespace, start: Path) -> dict[str, Any]:
             "held_out": options.held_out,
             "mixture": {"distractors": 0.5, "retrieved": 0.25, "removed": 0.25},
         },
-        "synthesis": {
-            "kind": "grounded",
-            "answers": {"sampling": {"temperature": 0.0, "max_new_tokens": options.answer_tokens}},
-            "filters": [{"name": "unfinished"}],
-        },
+        **({"synthesis": synthesis} if options.answers == "teacher" else {}),
         "labels": {"signal": "last_hidden"},
         "objectives": [{"name": "forward_kl", "weight": 0.9}, {"name": "next_token", "weight": 0.1}],
         "training": {
