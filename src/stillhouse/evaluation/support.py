@@ -37,7 +37,7 @@ PROMPT = (
     "Supported: no"
 )
 SLOTS = ("{passages}", "{question}", "{answer}")
-VERDICT = re.compile(r"^[ \t*_#>]*supported[ \t*_]*:[ \t*_]*(yes|partly|no)[ \t*_.]*$", re.IGNORECASE)
+VERDICT = re.compile(r"^[ \t*_#>-]*supported[ \t*_]*:[ \t*_]*(yes|partly|no)[ \t*_.]*$", re.IGNORECASE)
 WORTH = {"yes": 1.0, "partly": 0.5, "no": 0.0}
 BAR = 0.95
 """Share of sentences beside another question's passages that lie below what counts as borne out."""
