@@ -101,7 +101,7 @@ def recipe(folder: Path, build_model, chat_template: str) -> Path:
             "documents": str(folder / "docs"),
             "path": str(write_rows(folder / "questions.jsonl", [*told, *untold])),
             "passages": 1,
-            "sequence_tokens": 128,
+            "sequence_tokens": 96,
             "held_out": 0.25,
             "mixture": {"retrieved": 1.0, "distractors": 0.0, "removed": 0.0},
             "template": TEMPLATE,
@@ -119,6 +119,8 @@ def test_a_student_trained_for_it_abstains_where_nothing_tells_and_answers_where
     tmp_path, build_model, tokenizer, monkeypatch
 ):
     monkeypatch.setattr("stillhouse.evaluation.grounded.TIMED_QUESTIONS", 1)
+    for module in ("stages.grounded_answers", "ask"):
+        monkeypatch.setattr(f"stillhouse.commands.{module}.ANSWER_TOKENS", 12)
     said = stillhouse("distill", recipe(tmp_path, build_model, tokenizer.chat_template))
     assert said.code == 0, said.err
     found = grounded_result(RunFolder(tmp_path / "run").stages()["evaluate"]["grounded"])
