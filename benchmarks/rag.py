@@ -129,9 +129,11 @@ def _readings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
             answer_in_context=told,
             template=template.fingerprint,
         )
+        answer = gold_answer(context, template)
+        assert answer is not None, "every row of the data has one"
         messages = [
             {"role": "user", "content": prompt_of(context, template)},
-            {"role": "assistant", "content": gold_answer(context, template)},
+            {"role": "assistant", "content": answer},
         ]
         text = str(tokenizer.apply_chat_template(messages, tokenize=False))
         left -= min(START_TOKENS_A_ROW, len(tokenizer(text, add_special_tokens=False)["input_ids"]))

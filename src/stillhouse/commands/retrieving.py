@@ -88,7 +88,7 @@ def _num_classes(source: str) -> int | None:
         return None  # a static model has no architecture
     config = load_config(model)
     classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-    return int(config.num_labels) if classifies else None
+    return config.num_labels if classifies else None
 
 
 def retriever_fingerprint(source: str) -> str:

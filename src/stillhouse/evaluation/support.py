@@ -109,9 +109,13 @@ class Shown:
 class Support(Protocol):
     """Says how much of each answer is borne out."""
 
-    metric: str
-    by: str
-    """Its name."""
+    @property
+    def metric(self) -> str:
+        """What its shares are called."""
+
+    @property
+    def by(self) -> str:
+        """Its name."""
 
     def learn(self, elsewhere: Sequence[Shown]) -> None:
         """Look at answers beside passages of other questions, before anything is judged."""

@@ -207,7 +207,7 @@ def _judged(
 ) -> StoryResult:
     wanted = pipeline.recipe.evaluation.judge
     assert wanted is not None, "somebody judges"
-    ask, name = judge_of(wanted, folder=pipeline.run.path / "evaluation", progress=pipeline.progress)
+    ask, name = judge_of(wanted.by, folder=pipeline.run.path / "evaluation", progress=pipeline.progress)
     shown = [start.shown for start in starts]
     grade = partial(graded, ask, text=pipeline.world.text, max_new_tokens=wanted.max_new_tokens)
     writers = []
