@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
@@ -260,7 +260,7 @@ def test_a_finished_run_is_not_trained_further(build_model, examples, tmp_path):
 def _checkpoint(folder, step, *, state='{"global_step": 1}'):
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
-    (path / "model.safetensors").write_bytes(b"weights")
+    save_file({"weight": torch.zeros(1)}, path / "model.safetensors")
     if state is not None:
         (path / "trainer_state.json").write_text(state)
     return path

@@ -1,4 +1,4 @@
-"""Alarms of a run: said once when they begin, in the terminal and in `events.jsonl`, and read again for the report."""
+"""Alarms of a run, and what its training had to give up: said once, in the terminal and in `events.jsonl`, and read again."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,6 +7,7 @@ from stillhouse.core.files import read_lines
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.training.alarms import alarms
+from stillhouse.training.rescue import ROWS_AT_ONCE, SKIPPED, Tell
 
 LogLine = Callable[[Mapping[str, float]], None]
 
@@ -40,3 +41,26 @@ def alarms_of(run: RunFolder) -> list[dict[str, Any]]:
     """All that were said: `step`, `alarm`, and what it `says`."""
     lines = read_lines(run.path / "events.jsonl")
     return [{name: line[name] for name in ("step", "alarm", "says")} for line in lines if line["event"] == "alarm"]
+
+
+def telling(run: RunFolder, progress: Progress, *, arm: str) -> Tell:
+    """Who is told that this arm's micro-batches were halved, or a step of it skipped; once, also if it is done again."""
+
+    def tell(event: str, says: str, /, **details: Any) -> None:
+        if not any(line["event"] == event and line.get("says") == says for line in _of_arm(run, arm)):
+            run.event(event, arm=arm, **details, says=says)
+            progress.say(says)
+
+    return tell
+
+
+def given_up(run: RunFolder, arm: str) -> dict[str, Any]:
+    """What a stage's record says of it; nothing where all went as the recipe says."""
+    lines = _of_arm(run, arm)
+    rows = [line["rows_at_once"] for line in lines if line["event"] == "halved"]
+    skipped = sorted({line["step"] for line in lines if line["event"] == "skipped"})
+    return ({ROWS_AT_ONCE: min(rows)} if rows else {}) | ({SKIPPED: skipped} if skipped else {})
+
+
+def _of_arm(run: RunFolder, arm: str) -> list[dict[str, Any]]:
+    return [line for line in read_lines(run.path / "events.jsonl") if line.get("arm") == arm]

@@ -21,7 +21,8 @@ from stillhouse.retrieval.embed import Similarity
 from stillhouse.retrieval.mining import TrainingRow
 from stillhouse.students.projections import FILE_NAME, Projections
 from stillhouse.training.ranking_terms import RankingTerm
-from stillhouse.training.trainer import LogLine, Schedule, _refuse_nan, _Steps, latest_checkpoint, rate_share
+from stillhouse.training.rescue import OddSteps, Tell, tell_nobody
+from stillhouse.training.trainer import LogLine, Schedule, _Steps, latest_checkpoint, rate_share
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,13 @@ class _Parts(nn.Module):
             self.means[name].append(float(value.detach()))
         return {term.name: term.weight * values[term.name] for term in self.terms}
 
+    def means_so_far(self) -> dict[str, float]:
+        """Each objective's mean since `take_means`."""
+        return {name: sum(values) / len(values) for name, values in self.means.items() if values}
+
     def take_means(self) -> dict[str, float]:
         """Each objective's mean since this was last asked."""
-        found = {name: sum(values) / len(values) for name, values in self.means.items() if values}
+        found = self.means_so_far()
         self.means = {name: [] for name in self.means}
         return found
 
@@ -249,6 +254,7 @@ class _Kept:
     loss: Any
     model: Any
     log_line: LogLine | None
+    odd_steps: OddSteps
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Ours is written once, at the end."""
@@ -264,17 +270,15 @@ class _Kept:
         return scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Also one line of numbers of our own.
-
-        Raises:
-            ModelError: if a number of this step is none, before anything of it is saved.
-        """
+        """Also one line of numbers of our own."""
         this: Any = self
-        super().log(logs, start_time)  # type: ignore[misc]
         if "loss" not in logs:
+            super().log(logs, start_time)  # type: ignore[misc]
             return
         means = this.loss.take_means()
-        _refuse_nan({**means, "gradient_norm": logs["grad_norm"]}, step=this.state.global_step)
+        if self.odd_steps.skipped_now:  # which has no numbers
+            return
+        super().log(logs, start_time)  # type: ignore[misc]
         if self.log_line is not None and this.is_world_process_zero():
             line = {"step": this.state.global_step, "tokens": this.loss.take_tokens(), **means}
             rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
@@ -314,6 +318,7 @@ def train_ranker(
     schedule: Schedule,
     checkpoints: Path,
     log_line: LogLine | None = None,
+    tell: Tell = tell_nobody,
     progress: Progress = SILENT,
     title: str = "the student learns",
 ) -> Any:
@@ -323,7 +328,7 @@ def train_ranker(
     In-batch negatives are those of a micro-batch: `rows_per_micro_batch` says how many questions see each other.
     """
     callback = _Steps(progress, title)
-    return _trained(student, columns_of(rows, texts), loss, schedule, checkpoints, log_line, callback)
+    return _trained(student, columns_of(rows, texts), loss, schedule, checkpoints, log_line, tell, callback)
 
 
 def train_imitator(
@@ -334,12 +339,13 @@ def train_imitator(
     schedule: Schedule,
     checkpoints: Path,
     log_line: LogLine | None = None,
+    tell: Tell = tell_nobody,
     progress: Progress = SILENT,
     title: str = "the student imitates",
 ) -> Any:
     """Train a student in place to embed each text as the loss wants it, and return it; resumed as `train_ranker`."""
     columns: dict[str, list[Any]] = {"query": list(texts), "label": list(range(len(texts)))}
-    return _trained(student, columns, loss, schedule, checkpoints, log_line, _Steps(progress, title))
+    return _trained(student, columns, loss, schedule, checkpoints, log_line, tell, _Steps(progress, title))
 
 
 def _trained(
@@ -349,6 +355,7 @@ def _trained(
     schedule: Schedule,
     checkpoints: Path,
     log_line: LogLine | None,
+    tell: Tell,
     callback: _Steps,
 ) -> Any:
     from datasets import Dataset
@@ -364,6 +371,9 @@ def _trained(
         callbacks=[callback],
     )
     trainer.log_line = log_line
+    skip_at_most = schedule.skip_at_most if schedule.odd_steps == "skip" else 0
+    trainer.odd_steps = OddSteps(loss.means_so_far, skip_at_most=skip_at_most, tell=tell)
+    trainer.add_callback(trainer.odd_steps)
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))

@@ -2,25 +2,27 @@
 
 import json
 import math
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from stillhouse.core.alignment import CommonOutcomes
 from stillhouse.core.batch import as_batch
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import ModelError
-from stillhouse.core.files import remove, write_atomic
+from stillhouse.core.files import flush_folder, remove, write_atomic
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import Pooling
@@ -35,6 +37,7 @@ from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.mixing import MixedRows
 from stillhouse.training.odd_batch import keep_batch
 from stillhouse.training.order import ByLength
+from stillhouse.training.rescue import HalvingTrainer, OddSteps, Tell, tell_nobody
 from stillhouse.training.terms import MAY_BE_NONE, UNITS, AnyTerm, Paces, Scheduled, counts_apart, scheduled, unit_of
 from stillhouse.training.watch import Inspector, Watch
 
@@ -63,6 +66,11 @@ class Schedule(Config):
     """A longer gradient is shortened to this."""
     save_every_steps: PositiveInt = 50
     """A kill costs at most this many steps."""
+    odd_steps: Literal["stop", "skip"] = "stop"
+    """What becomes of a step whose loss or gradient is infinite or no number: it stops the run, or it is skipped, and nothing
+    is learnt from it. Either way what it read is kept in `checkpoints`."""
+    skip_at_most: PositiveInt = 5
+    """Of `skip`: so many steps of a training; one more stops it."""
     seed: Seed = 0
 
     @model_validator(mode="before")
@@ -106,7 +114,7 @@ class Pupil(nn.Module):
         return self.module(*args, **kwargs)
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(HalvingTrainer):
     """A transformers Trainer whose loss is a weighted sum of objectives.
 
     Each term is divided once, by what it counts (weighted targets, tokens, documents, spans) summed over all micro-batches
@@ -128,6 +136,8 @@ class DistillationTrainer(Trainer):
         watch: Watch | None = None,
         replay_terms: Sequence[Term] = (),
         inspect: Inspector | None = None,
+        skip_at_most: int = 0,
+        tell: Tell = tell_nobody,
         **kwargs: Any,
     ) -> None:
         self.projections = projections or NO_PROJECTIONS
@@ -142,7 +152,9 @@ class DistillationTrainer(Trainer):
         self.replay_terms = tuple(replay_terms)
         # Since the last log: each term's, and the counts of what learns the terms and of what learns the replay's.
         self._sums = torch.zeros(self._num_terms + 2 * len(UNITS), dtype=torch.float64)
-        self._read: list[dict[str, Tensor]] = []
+        self.read, self.tell = [], tell
+        self.odd_steps = OddSteps(self._odd_numbers, self._keep_step, skip_at_most, tell)
+        self.add_callback(self.odd_steps)
 
     @property
     def _num_terms(self) -> int:
@@ -210,7 +222,7 @@ class DistillationTrainer(Trainer):
         """The batches of one step. Loaders read ahead; what depends on the student's weights is made now, and not before."""
         collated, done = list(islice(epoch_iterator, num_batches)), self.state.global_step
         batches = self._rows.at_step(collated, step=done + 1, progress=self._share_done(done))
-        self._read = batches
+        self.read = batches
         return super().get_batch_samples(iter(batches), num_batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
@@ -253,24 +265,39 @@ class DistillationTrainer(Trainer):
         # Ranks are averaged where they should be summed: one factor mends it.
         return loss * self.args.world_size
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Also write each term's mean since the last line, over all ranks, in nats a token for most, and what moves.
+    def summed(self) -> Any:
+        """The sums of the step so far, and what its watch has read."""
+        return self._sums.clone(), None if self.watch is None else self.watch.copy()
 
-        Raises:
-            ModelError: if a number of this step is none, before anything of it is saved.
-        """
-        if "loss" not in logs:
-            super().log(logs, start_time)
-            return
+    def restore_sums(self, sums: Any) -> None:
+        """Go back to what `summed` gave."""
+        before, watch = sums
+        self._sums.copy_(before)
+        if self.watch is not None:
+            self.watch.restore(watch)
+
+    def _step_means(self) -> tuple[dict[str, float], dict[str, float], Tensor]:
+        """Each term's mean since the last line, over all ranks, the same of replayed rows, and what was counted [2, units]."""
         sums = self._sums.clone()
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums.to(self.args.device)).cpu()
         counts = sums[self._num_terms :].reshape(2, len(UNITS))
         means = self._means(sums[: len(self.terms)], counts[0])
-        replayed = self._replay_means(sums[len(self.terms) : self._num_terms], counts[1])
+        return means, self._replay_means(sums[len(self.terms) : self._num_terms], counts[1]), counts
+
+    def _odd_numbers(self) -> dict[str, float]:
+        means, replayed, _ = self._step_means()
+        return means | replayed
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Also write each term's mean since the last line, over all ranks, in nats a token for most, and what moves."""
+        if "loss" not in logs:
+            super().log(logs, start_time)
+            return
+        means, replayed, counts = self._step_means()
         self._sums.zero_()
-        numbers = {**means, **replayed, "gradient_norm": logs["grad_norm"]}
-        _refuse_nan(numbers, step=self.state.global_step, keep=self._keep_step)
+        if self.odd_steps.skipped_now:  # which has no numbers
+            return
         super().log({**logs, **means, **replayed}, start_time)
         rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
         if self.log_line is not None and self.is_world_process_zero():
@@ -279,12 +306,11 @@ class DistillationTrainer(Trainer):
             self.log_line({**line, **means, **replayed, **self._numbers(), **watched, **self.inspected(), **rates})
         self._move_on(means)
 
-    def _keep_step(self) -> str:
+    def _keep_step(self, step: int) -> str:
         """Write down what this step has read, and say where."""
-        name = f"odd_step_{self.state.global_step}_{self.args.process_index}.safetensors"
-        file = Path(str(self.args.output_dir)) / name
-        keep_batch(self._read, file)
-        return f" What it read is in {file}."
+        file = Path(str(self.args.output_dir)) / f"odd_step_{step}_{self.args.process_index}.safetensors"
+        keep_batch(self.read, file)
+        return str(file)
 
     def inspected(self) -> Mapping[str, float]:
         """What whoever looks at the student finds now."""
@@ -331,6 +357,9 @@ class DistillationTrainer(Trainer):
         super()._save_rng_state(output_dir)
         if state := self._rows.state():
             write_atomic(self._rows_file(output_dir), json.dumps(state))
+        flush_folder(
+            Path(output_dir)
+        )  # so that a state, which is written next, says also after a power cut that all is there
 
     def _rows_file(self, checkpoint: str) -> Path:
         return Path(checkpoint) / f"rows_{self.args.process_index}.json"
@@ -362,16 +391,6 @@ def _names(terms: Sequence[AnyTerm]) -> list[str]:
     return [name if count == 1 else f"{name}_{count}" for name, count in zip(names, counts, strict=True)]
 
 
-def _refuse_nan(numbers: Mapping[str, float], *, step: int, keep: Callable[[], str] = str) -> None:
-    if any(math.isnan(value) for value in numbers.values()):
-        found = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-        raise ModelError(
-            f"step {step} went astray ({found}): the student's weights are no numbers any more.{keep()} Lower "
-            "training.learning_rate, or look for odd values in the student's or the teacher's weights; training goes on from "
-            "the last checkpoint."
-        )
-
-
 def train(
     student: PreTrainedModel,
     rows: RowSet,
@@ -389,6 +408,7 @@ def train(
     replay_terms: Sequence[Term] = (),
     inspect: Inspector | None = None,
     report_to: Sequence[str] = (),
+    tell: Tell = tell_nobody,
     progress: Progress = SILENT,
     title: str = "the student learns",
 ) -> PreTrainedModel:
@@ -396,7 +416,8 @@ def train(
     goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit. Objectives
     across tokenizers need what both vocabularies have in `common`. What a `watch` counts is logged beside the terms, and so is
     what whoever may `inspect` the student finds, before the first step too. Rows that `MixedRows` replay learn the terms, too,
-    or `replay_terms` in their place, where there are any. What is logged goes to the trackers of `report_to`, too.
+    or `replay_terms` in their place, where there are any. What is logged goes to the trackers of `report_to`, too. Where memory
+    runs out, micro-batches are halved, and `tell` is told; of a skipped step, too.
     """
     trainer = DistillationTrainer(
         model=student,
@@ -413,6 +434,8 @@ def train(
         watch=watch,
         replay_terms=replay_terms,
         inspect=inspect,
+        skip_at_most=schedule.skip_at_most if schedule.odd_steps == "skip" else 0,
+        tell=tell,
         callbacks=[TellEpoch(rows), _Steps(progress, title)],
     )
     at_first = _AtFirst(trainer)
@@ -421,9 +444,9 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
     finally:
-        trainer.remove_callback(
-            at_first
-        )  # which knows the trainer: the two would keep the student's memory from being freed
+        for knows_the_trainer in (at_first, trainer.odd_steps):
+            trainer.remove_callback(knows_the_trainer)  # the two would keep the student's memory from being freed
+        del trainer.odd_steps
         progress.finish()
     return student.eval()
 
@@ -465,12 +488,16 @@ def latest_checkpoint(folder: Path) -> str | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """The Trainer writes its state last."""
+    """The Trainer writes its state last. A disk may have lost the ends of files even so, which their own formats tell."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        for file in checkpoint.glob("*.safetensors"):
+            with safe_open(file, framework="pt"):
+                pass
+    except (OSError, ValueError, SafetensorError):
         return False
-    return True
+    zipped = [file for suffix in ("*.pt", "*.pth") for file in checkpoint.glob(suffix)]
+    return isinstance(state, dict) and all(zipfile.is_zipfile(file) for file in zipped)
 
 
 class _AtFirst(TrainerCallback):

@@ -46,6 +46,14 @@ class Watch:
         """The student is about to learn from this."""
         self.rows += (batch.weights.amax(-1) > 0).tolist()
 
+    def copy(self) -> "Watch":
+        """What was counted so far."""
+        return Watch([*self.rollouts], [*self.rows], [*self.agreeing])
+
+    def restore(self, before: "Watch") -> None:
+        """Go back to what `copy` gave."""
+        self.rollouts, self.rows, self.agreeing = [*before.rollouts], [*before.rows], [*before.agreeing]
+
     @torch.no_grad()
     def compare(self, student: FactoredLogits, teacher: FactoredLogits) -> None:
         """What both say at the same places [tokens, hidden], with the same vocabulary."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stillhouse.commands.alarm_log import telling
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.recipe import Recipe
@@ -70,6 +71,7 @@ def _by_embeddings(
         schedule=schedule,
         checkpoints=checkpoints,
         log_line=metrics.arm("imitation", checkpoints),
+        tell=telling(parts.run, parts.progress, arm="imitation"),
         progress=parts.progress,
     )
     remove(checkpoints)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stillhouse.commands.alarm_log import given_up, telling
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.retrieval.asking import ask_questions
 from stillhouse.commands.retrieval.imitating import imitated, texts_to_imitate
@@ -298,6 +299,7 @@ class RetrievalPipeline:
                 schedule=self.recipe.training,
                 checkpoints=checkpoints,
                 log_line=self.metrics.arm("student", checkpoints),
+                tell=telling(self.run, self.progress, arm="student"),
                 progress=self.progress,
             )
             self._save(trained, self.run.student)
@@ -305,7 +307,7 @@ class RetrievalPipeline:
             if isinstance(loss, RetrieverLoss) and beside:
                 loss.projections.save(self.run.path)
             remove(checkpoints)
-            return {"rows": len(rows), "projected": beside}
+            return {"rows": len(rows), "projected": beside, **given_up(self.run, "student")}
 
         return self._stage(
             "train", "the student learns", made_from=self._trained_from, work=work, makes=[self.run.student]

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from stillhouse.commands.adapters import ADAPTER_FOLDER, named
-from stillhouse.commands.alarm_log import LogLine, alarming
+from stillhouse.commands.alarm_log import LogLine, alarming, given_up, telling
 from stillhouse.commands.curve_watch import Together, curve_watch
 from stillhouse.commands.parts.replay import mixed, replay_terms
 from stillhouse.commands.parts.students import adapter_base, in_full, save, start
@@ -71,6 +71,7 @@ def train_arm(
         replay_terms=replay_terms(shop.recipe),
         inspect=_inspector(shop, arm, checkpoints),
         report_to=shop.recipe.report_to,
+        tell=telling(shop.run, shop.progress, arm=arm),
         progress=shop.progress,
         title=arm.replace("_", " ") + " learns",
     )
@@ -79,7 +80,7 @@ def train_arm(
     account = _save_adapter(shop, trained, arm)
     save(shop.parts, trained, arm)
     _forget(checkpoints)
-    return {**_last_step(shop, arm), **account, **told}
+    return {**_last_step(shop, arm), **account, **told, **given_up(shop.run, arm)}
 
 
 def _keeps_positions(recipe: Recipe) -> bool:
