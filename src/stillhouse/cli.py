@@ -355,9 +355,15 @@ def _set_up_libraries() -> None:
 def _in_the_users_words(error: Exception) -> str | None:
     """One line (or one a fault) for what a user can mend; None for a fault of ours."""
     from stillhouse.core.errors import StillhouseError
+    from stillhouse.core.memory import ran_out_of_memory
 
     if isinstance(error, StillhouseError):
         return str(error)
+    if ran_out_of_memory(error):
+        return (
+            "memory ran out. Lower training.rows_per_micro_batch or data.sequence_tokens, or end what else runs on this "
+            "machine; the same command goes on from here."
+        )
     filename = error.filename if isinstance(error, OSError) else None
     match _errno_of(error):
         case errno.ENOSPC | errno.EDQUOT:
@@ -366,6 +372,14 @@ def _in_the_users_words(error: Exception) -> str | None:
         case errno.EACCES | errno.EPERM | errno.EROFS:
             what = filename or "a file of this run"
             return f"{what} may not be written or read by this user. Change its permissions, or name run=FOLDER."
+        case errno.ENAMETOOLONG:
+            return f"the name {str(filename)[:60]!r}... is longer than the disk allows. Choose a shorter one."
+        case errno.ENOTDIR | errno.EISDIR | errno.ELOOP:
+            return f"{filename} is no file or no folder where one was expected. Move it away, or name another."
+        case errno.EIO | errno.EFBIG:
+            return f"the disk cannot take or give what is asked of it ({error}). Mend it; the same command goes on from here."
+        case errno.EMFILE | errno.ENFILE:
+            return "too many files are open. Raise the limit (ulimit -n); the same command goes on from here."
     return None
 
 

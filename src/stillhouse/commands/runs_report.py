@@ -8,7 +8,7 @@ from typing import Any
 from stillhouse.core import yaml_text
 from stillhouse.core.errors import RunError
 from stillhouse.core.results import EvaluationResult
-from stillhouse.core.run import RunFolder
+from stillhouse.core.run import RunFolder, read_record
 from stillhouse.reporting.runs import RunEntry, write_runs
 
 SEEDS = (("training", "seed"), ("run",))
@@ -39,7 +39,7 @@ def entry_of(folder: Path) -> RunEntry:
     if not record.exists():
         what = "is no run folder" if not run.recipe.exists() else "has no evaluation yet"
         raise RunError(f"{folder} {what}, so there is nothing to report. Run `stillhouse distill` or `evaluate` first.")
-    result = EvaluationResult.from_dict(json.loads(record.read_text(encoding="utf-8"))["result"])
+    result = EvaluationResult.from_dict(read_record(record)["result"])
     return RunEntry(folder.name, result, group=_all_but_the_seed(run))
 
 

@@ -72,6 +72,8 @@ def parse_recipe(kind: type[AnyConfig], values: Mapping[str, Any], *, source: st
         text = json.dumps(values, default=str)
     except (ValueError, RecursionError):
         raise RecipeError(["its values contain themselves, or are nested without end."], source=source) from None
+    if "\\u0000" in text and (empty := [key for key, value in _flat(values).items() if "\0" in f"{key}{value}"]):
+        raise RecipeError([f"{empty[0]!a}: it holds a zero byte, which no name may. Remove it."], source=source)
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
@@ -142,6 +144,6 @@ def _step_into(here: Any, name: str, key: str) -> Any:
 
 
 def _index(here: list[Any], name: str, key: str) -> int:
-    if not name.isdecimal() or int(name) >= len(here):
+    if not name.isdecimal() or len(name) > 9 or int(name) >= len(here):
         raise RecipeError([f"{key}: {name!r} is no place in a list of {len(here)}."], source="the command line")
     return int(name)

@@ -19,7 +19,7 @@ def faults_of(kind: type[BaseModel], errors: Sequence[ErrorDetails], text: str) 
         by_key.setdefault(_key(values, details), []).append(details)
     # A list whose members are wrong is also too short, and no number where it might be one: its members say enough.
     inner = [key for key in by_key if not any(other != key and other[: len(key)] == key for other in by_key)]
-    return [_fault(kind, ".".join(key), by_key[key]) for key in inner]
+    return [_fault(kind, shown(".".join(key)), by_key[key]) for key in inner]
 
 
 def _key(values: Any, details: ErrorDetails) -> tuple[str, ...]:
@@ -134,6 +134,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def _meaning(model: type[BaseModel], name: str) -> str:
     field = model.model_fields.get(name)
     return " ".join(((field.description or "") if field else "").split())
+
+
+def shown(name: str) -> str:
+    """A key or a name on one line, however long it is and whatever is in it."""
+    text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def said(value: Any) -> str:

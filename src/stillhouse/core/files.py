@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and hashes of what is in them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from stillhouse.core.errors import DataError
 
 PART_SUFFIX = ".part"
 """A file or folder with this ending was being written when its writer stopped. It may be removed at any time."""
@@ -31,9 +34,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     remove(part)
     try:
         yield part
+        flush_folder(part)
         for file in part.rglob("*") if part.is_dir() else [part]:
             if file.is_file():
-                _flush(file)
                 file.chmod(0o666 & ~_HIDDEN)  # safetensors makes files that nobody but their writer may read
     except BaseException:  # also Ctrl-C: what is half written only takes room, on a full disk above all
         remove(part)
@@ -43,9 +46,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     os.replace(part, path)
 
 
-def _flush(file: Path) -> None:
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
+def flush_folder(path: Path) -> None:
+    """Have a file, or all that is in a folder, on the disk and not only on its way there."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
 
 
 def remove(path: Path) -> None:
@@ -85,12 +91,39 @@ def json_line(record: Mapping[str, Any]) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of our own append-only file; an unfinished last line does not count."""
+    """The JSON objects of our own append-only file; an unfinished last line does not count.
+
+    Raises:
+        DataError: for a line that is none.
+    """
     if not path.exists():
         return []
     # Bytes: `splitlines` on text would also split at the line separators that JSON strings may hold.
     *whole, _unfinished = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in whole if line]
+    return [_record(line, f"{path}, line {number}") for number, line in enumerate(whole, start=1) if line]
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    record = _parsed(line, where, "Remove that line, or make the folder anew.")
+    if not isinstance(record, dict):
+        raise DataError(f"{where} is not what was written: no object. Remove that line, or make the folder anew.")
+    return record
+
+
+def read_json(path: Path, *, mend: str) -> Any:
+    """What a file of our own holds.
+
+    Raises:
+        DataError: if that is not what was written, with what mends it.
+    """
+    return _parsed(path.read_bytes(), str(path), mend)
+
+
+def _parsed(content: bytes, where: str, mend: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
+        raise DataError(f"{where} is not what was written: {error}. {mend}") from None
 
 
 def fingerprint(value: Any) -> str:
@@ -108,6 +141,21 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether this is the name of a file and leads nowhere else: for names that somebody else has written."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that can be none's is not."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return False
+        raise
 
 
 def size_on_disk(path: Path) -> int:

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stillhouse.core.errors import DataError, StaleError
-from stillhouse.core.files import atomic_path, fingerprint, write_atomic
+from stillhouse.core.files import atomic_path, fingerprint, is_plain_name, write_atomic
 from stillhouse.core.label_codecs import Section
 from stillhouse.core.signals import FactoredLogits
 
@@ -92,10 +92,20 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{folder} has label format {values['format']}, and this version reads {FORMAT}. Remove it and label again."
             )
         if values.pop("check") == fingerprint(values):
-            return Manifest(**values)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+            return _staying_in(folder, Manifest(**values))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError):
         pass
     raise DataError(f"{path} is not what was written. `stillhouse label` makes it again.")
+
+
+def _staying_in(folder: Path, manifest: Manifest) -> Manifest:
+    """Whoever writes a manifest says which files are opened: only those beside it."""
+    strange = [name for name in manifest.shards if not is_plain_name(name)]
+    if strange:
+        raise DataError(
+            f"{folder / MANIFEST} names a file outside of its folder: {strange[0]!a}. Remove it, and label again."
+        )
+    return manifest
 
 
 def write_head(folder: Path, head: FactoredLogits, *, seal: str) -> None:

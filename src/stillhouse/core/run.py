@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from stillhouse.core.config import Config, differences, load_recipe, to_yaml
-from stillhouse.core.errors import RecipeError, RunError, StaleError
-from stillhouse.core.files import PART_SUFFIX, append_line, atomic_path, read_lines, write_atomic
+from stillhouse.core.errors import DataError, RecipeError, RunError, StaleError
+from stillhouse.core.files import (
+    PART_SUFFIX,
+    append_line,
+    atomic_path,
+    fingerprint,
+    read_json,
+    read_lines,
+    write_atomic,
+)
 from stillhouse.core.suites import SuiteName
 
 _OF_WRITERS = ("budget", "prices", "concurrency", "timeout_seconds", "retries", "key_env")
@@ -172,7 +180,7 @@ class RunFolder:
         """
         record, beginning = self._record(name), self._record(name).with_suffix(".started")
         if record.exists():
-            done: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+            done = read_record(record)
             self._refuse_stale(name, done["made_from"], made_from)
             if done.get("asked_of_it", "") == asked and all(path.exists() for path in makes):
                 return done
@@ -180,14 +188,14 @@ class RunFolder:
             return borrowed
         resumed = beginning.exists()
         if resumed:
-            self._refuse_stale(name, beginning.read_text(encoding="utf-8"), made_from)
+            self._refuse_stale(name, beginning.read_text(encoding="utf-8", errors="replace"), made_from)
         write_atomic(beginning, made_from)
         self.event("resumed" if resumed else "started", stage=name)
         started = time.monotonic()
         outcome = work()
         seconds = round(time.monotonic() - started, 1)
         done = {"made_from": made_from, "asked_of_it": asked, "seconds": seconds, "resumed": resumed, **outcome}
-        write_atomic(record, json.dumps(done, indent=1, ensure_ascii=False))
+        _write_record(record, done)
         self.event("finished", stage=name, seconds=done["seconds"])
         return done
 
@@ -196,7 +204,7 @@ class RunFolder:
         for lender in map(RunFolder, self.lenders) if name in LENT else ():
             if not lender.is_done(name, makes=[lender.path / LENT[name]]):
                 continue
-            done: dict[str, Any] = json.loads(lender._record(name).read_text(encoding="utf-8"))
+            done = read_record(lender._record(name))
             if done["made_from"] != made_from:
                 continue
             with atomic_path(self.path / LENT[name]) as part:
@@ -205,7 +213,7 @@ class RunFolder:
                 if line.get("arm") == name:
                     self.log(**line)
             done = {**done, "seconds": 0.0, "borrowed_from": lender.path.name}
-            write_atomic(self._record(name), json.dumps(done, indent=1, ensure_ascii=False))
+            _write_record(self._record(name), done)
             self.event("borrowed", stage=name, lender=lender.path.name)
             return done
         return None
@@ -230,9 +238,32 @@ class RunFolder:
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The stages that are done, in the order in which they ended."""
-        records = sorted((self.path / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in records}
+        lines = read_lines(self.path / "events.jsonl")
+        ended = [line.get("stage") for line in lines if line["event"] in ("finished", "borrowed")]
+        places = {stage: place for place, stage in enumerate(ended)}  # and no times: a clock may jump
+        records = sorted((self.path / "stages").glob("*.json"), key=lambda path: places.get(path.stem, len(ended)))
+        return {path.stem: read_record(path) for path in records}
 
     def metric_lines(self) -> list[dict[str, Any]]:
         """What `log` wrote."""
         return read_lines(self.metrics)
+
+
+def _write_record(file: Path, done: dict[str, Any]) -> None:
+    as_read = json.loads(json.dumps(done))  # in which every key is text
+    write_atomic(file, json.dumps({**done, "check": fingerprint(as_read)}, indent=1, ensure_ascii=False))
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """What a stage returned, as it was kept.
+
+    Raises:
+        DataError: if that is not what was written.
+    """
+    mend = "Remove it, and that stage is done again."
+    done = read_json(file, mend=mend)
+    check = done.pop("check", None) if isinstance(done, dict) else ""
+    if check is not None and check != fingerprint(done):
+        raise DataError(f"{file} is not what was written: its content does not match its hash. {mend}")
+    record: dict[str, Any] = done
+    return record

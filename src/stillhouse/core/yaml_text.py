@@ -18,6 +18,10 @@ _SCALARS = {
 """What is no text, as YAML 1.2 has it: `2e-4` is a number, while `no`, `1:30` and `2024-05-01` are what they look like."""
 
 
+MOST_VALUES = 100_000
+"""Of a recipe. Aliases of aliases make billions of them in a few lines."""
+
+
 class _Loader(yaml.SafeLoader):
     """No key said twice, and every key a word."""
 
@@ -77,9 +81,24 @@ def from_yaml(text: str) -> Any:
         yaml.YAMLError: if it is not YAML, or uses a tag that its value does not fit.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)
+        size = _size(values, {})
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:  # such as `!!int abc`
         raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
+    if size > MOST_VALUES:
+        raise yaml.YAMLError(f"it holds more than {MOST_VALUES:,} values, once its aliases (*name) are followed")
+    return values
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values these are where each alias is written out, without writing it out; a long text counts for several."""
+    if not isinstance(value, dict | list):
+        return 1 + (len(value) // 1000 if isinstance(value, str) else 0)
+    if id(value) not in known:
+        known[id(value)] = 0  # what contains itself is found by whoever writes it out
+        members = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(member, known) for member in members)
+    return known[id(value)]
 
 
 def problem(error: yaml.YAMLError) -> str:

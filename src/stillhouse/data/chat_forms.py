@@ -1,6 +1,7 @@
 """Conversations in the forms that people keep them in, each told by its keys."""
 
 import json
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -152,7 +153,10 @@ def as_row(
 
 
 def _as_json(values: Mapping[str, Any], *, where: str) -> str:
-    text = json.dumps(values, ensure_ascii=False)
+    try:
+        text = json.dumps(values, ensure_ascii=False)
+    except RecursionError:
+        raise DataError(f"{where} is nested without end. Mend or remove it.") from None
     if not is_speakable(text):
         raise DataError(
             f"{where} holds half a character, or U+10FFF0 or U+10FFF1, which mark turns here: cut or mend it."
@@ -248,7 +252,7 @@ def tools_of(record: Record) -> list[Any]:
     if isinstance(tools, str):
         try:
             tools = json.loads(tools)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise DataError(f"{record.where} has {said(tools)} under 'tools'. Expected a list of tools.") from None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise DataError(f"{record.where} has {said(tools)} under 'tools'. Expected a list of objects.")
@@ -263,7 +267,7 @@ def _read_message(message: Any, number: int, *, where: str) -> Message:
     if not isinstance(message, Mapping):
         raise DataError(f"{where} is {said(message)}. Expected an object with a role and a content.")
     name = _role_name(message)
-    if name not in ROLES:
+    if not isinstance(name, str) or name not in ROLES:
         raise DataError(f"{where} has the role {said(name)}.{nearest(str(name), list(ROLES))}")
     kept = {key: message[key] for key in ("name", "tool_call_id", *REASONING_KEYS) if message.get(key) is not None}
     content = message.get("content", message.get("value"))
@@ -303,7 +307,7 @@ def _calls_in(content: Any, *, where: str) -> list[dict[str, Any]]:
     """The calls that ShareGPT keeps as JSON in the text of a turn."""
     try:
         calls = json.loads(content) if isinstance(content, str) else content
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         raise DataError(
             f"{where} calls a function by {said(content)}. Expected JSON with name and arguments."
         ) from None
@@ -319,7 +323,7 @@ def _call(call: Any, *, where: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             read = json.loads(arguments) if arguments.strip() else {}
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             read = arguments
         arguments = read if isinstance(read, dict) else arguments
     known = {"id": call["id"]} if call.get("id") is not None else {}
@@ -332,7 +336,7 @@ def _weight_of(message: Mapping[str, Any], *, where: str) -> float:
     for key in WEIGHT_KEYS:
         value = message.get(key)
         if value is not None:
-            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            if not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
                 raise DataError(
                     f"{where} has {said(value)} under {key!r}. Expected true, false, or a number from 0 on."
                 )

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from stillhouse.core.errors import DataError, ModelError
+from stillhouse.core.memory import ran_out_of_memory
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]
@@ -120,7 +120,9 @@ class ChatTemplate:
             }
             render: Callable[..., Any] = render_jinja_template  # which says that it returns a string
             texts, spans = render([[dict(message) for message in messages]], **options)
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+        except Exception as error:  # a template is a program, and may fail as any does
+            if ran_out_of_memory(error):
+                raise
             words = " ".join(str(error).split()).rstrip(".")
             raise DataError(
                 f"{where}: the {self.owner}'s chat template refuses it: {words}. Mend or remove it, or use another template."

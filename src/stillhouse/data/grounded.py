@@ -15,6 +15,7 @@ from stillhouse.core.config import Config
 from stillhouse.core.errors import StaleError
 from stillhouse.core.files import json_line, read_lines, write_atomic
 from stillhouse.core.lexical import answer_words, says
+from stillhouse.core.slots import slots_in
 
 Mix = Literal["distractors", "retrieved", "removed", "contradiction", "none"]
 """How a context came about: the gold passage among hard distractors, whatever the retriever found, the same with all taken out
@@ -55,10 +56,12 @@ class Template(Config):
             if missing:
                 raise ValueError(f"{name} is {written!r}, without {{{missing[0]}}}. Put it in.")
             try:
-                written.format(**dict.fromkeys(slots, ""))
-            except (KeyError, IndexError, ValueError):
+                is_known = set(slots_in(written)) <= set(slots)
+            except ValueError:
+                is_known = False
+            if not is_known:
                 known = ", ".join(f"{{{slot}}}" for slot in slots)
-                raise ValueError(f"{name} is {written!r}, with other braces than {known}. Write those twice.") from None
+                raise ValueError(f"{name} is {written!r}, with other braces than {known}. Write those twice.")
         return self
 
     @field_validator("abstention")

@@ -65,7 +65,7 @@ def label_names(labels: Iterable[str], *, answers: Sequence[str] = ()) -> tuple[
 
 
 def _is_number(name: str) -> bool:
-    return name.removeprefix("-").isdecimal() and name == str(int(name))
+    return len(name) <= 100 and name.removeprefix("-").isdecimal() and name == str(int(name))
 
 
 def label_ids(labels: Iterable[str], names: Sequence[str]) -> list[int]:

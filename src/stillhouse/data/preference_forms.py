@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -209,11 +210,11 @@ def _best_of(record: Record, name: str, against: Against, seed: int) -> _Pair | 
         raise DataError(f"{record.where} has several answers and no prompt. {_EXPECTED}.")
     answers = [_listed(one, record) for one in record.values[name]]
     scores = record.values.get("scores") or [_score_in(one) for one in record.values[name]]
-    rated = [
-        (float(score), answer)
-        for score, answer in zip(scores, answers, strict=False)
-        if isinstance(score, int | float) and not isinstance(score, bool) and score == score
-    ]
+    if not isinstance(scores, list):
+        raise DataError(
+            f"{record.where} has {said(scores)} under 'scores'. Expected a list, with a score for each answer."
+        )
+    rated = [(float(score), answer) for score, answer in zip(scores, answers, strict=False) if _is_score(score)]
     if len(scores) != len(answers) or not rated:
         raise DataError(
             f"{record.where} has {len(answers)} answers and {len(rated)} scores. Give each answer its score."
@@ -226,6 +227,11 @@ def _best_of(record: Record, name: str, against: Against, seed: int) -> _Pair | 
     worst = [one for one in others if against == "random" or one[0] == least]
     other = Random(f"{seed}, {json.dumps([prompt, *answers], sort_keys=True)}").choice(worst)
     return _Pair(prompt, best[1], other[1], (best[0], other[0]))
+
+
+def _is_score(score: Any) -> bool:
+    is_number = isinstance(score, int | float) and not isinstance(score, bool)
+    return is_number and (isinstance(score, float) or abs(score) <= sys.float_info.max) and score == score
 
 
 def _listed(one: Any, record: Record) -> Any:

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import json
-import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.faults import nearest, said
+from stillhouse.core.files import is_there
 
 Splitter = Callable[[str], Iterable[str]]
 """How the content of a plain text file becomes texts."""
@@ -20,6 +20,9 @@ csv.field_size_limit(2**31 - 1)  # a text may be longer than the 128 KiB that cs
 
 DOCUMENT_END = "<|endoftext|>"
 """Separates documents in a plain text file; without one, the file is a single document."""
+
+LARGEST = 3.4e38
+"""Of a number in a column: models compute in float32, in which a larger one is infinite."""
 
 _Value = TypeVar("_Value")
 
@@ -78,7 +81,7 @@ def _as_number(value: Any) -> float | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST else None  # NaN is not, either
 
 
 def _as_list(read: Callable[[Any], _Value | None]) -> Callable[[Any], tuple[_Value, ...] | None]:
@@ -152,7 +155,7 @@ def files_in(path: Path, *, key: str, formats: Iterable[str]) -> list[Path]:
     Raises:
         DataError: if there is no such file or folder, or the file is in none of the formats.
     """
-    if not path.exists():
+    if not is_there(path):
         raise DataError(f"{key} {str(path)!r}: there is no such file or folder.")
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if format_of(file) in formats)

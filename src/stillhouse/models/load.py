@@ -14,7 +14,7 @@ import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -33,7 +33,16 @@ from transformers import (
 )
 
 from stillhouse.core.errors import ModelError
-from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files, sha256_of
+from stillhouse.core.faults import shown
+from stillhouse.core.files import (
+    atomic_path,
+    fingerprint,
+    fingerprint_files,
+    is_plain_name,
+    is_there,
+    sha256_of,
+)
+from stillhouse.core.memory import ran_out_of_memory
 from stillhouse.core.signals import Pooling
 from stillhouse.core.task import Task
 from stillhouse.models.anatomy import text_config
@@ -224,7 +233,7 @@ def check_head(source: str, config: PretrainedConfig, task: Task) -> None:
     Raises:
         ModelError: saying which head is missing.
     """
-    files = list(Path(source).expanduser().glob("*.safetensors"))
+    files = list(local_path(source).glob("*.safetensors"))
     if task not in LABELLED_TASKS | {"masked_lm"} or not files:
         return
     with torch.device("meta"):
@@ -337,7 +346,11 @@ def load_config(source: str) -> PretrainedConfig:
         ModelError: as `load_model`.
     """
     with _naming(source, "has no configuration that can be loaded"):
-        return AutoConfig.from_pretrained(_place(source), trust_remote_code=False)
+        config: PretrainedConfig = AutoConfig.from_pretrained(_place(source), trust_remote_code=False)
+        depth = getattr(text_config(config), "num_hidden_layers", None)
+        if isinstance(depth, int) and depth < 1:
+            raise ValueError(f"num_hidden_layers is {depth}")
+    return config
 
 
 @contextmanager
@@ -347,7 +360,9 @@ def _naming(source: str, fault: str) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # parsers raise what they like: bare exceptions, too
+        if ran_out_of_memory(error):
+            raise
         if isinstance(error.__cause__, LocalEntryNotFoundError):
             raise ModelError(
                 f"{source!r} is neither a folder here nor in the hub's cache, and the hub cannot be reached. Name a folder, or "
@@ -359,10 +374,18 @@ def _naming(source: str, fault: str) -> Iterator[None]:
 def _place(source: str) -> str:
     """What transformers can load from: a folder or a hub id."""
     check_exists(source)
-    path = Path(source).expanduser()
+    path = local_path(source)
     if path.is_file():
         return unpacked_gguf(path)
-    return str(path) if path.exists() else source
+    return str(path) if is_there(path) else source
+
+
+def local_path(source: str) -> Path:
+    """Where `source` would be, were it no hub id."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # the home of somebody who has none here
+        return Path(source)
 
 
 def check_exists(source: str) -> None:
@@ -372,13 +395,13 @@ def check_exists(source: str) -> None:
     Raises:
         ModelError: naming the path.
     """
-    path = Path(source).expanduser()
+    path = local_path(source)
     looks_local = source.startswith((".", "/", "~")) or source.endswith(".gguf") or source.count("/") != 1
-    if looks_local and not path.exists():
+    if not source.strip() or (looks_local and not is_there(path)):
         raise ModelError(
-            f"the model {source!r} is neither an existing folder or GGUF file, nor a hub id such as owner/name."
+            f"the model {shown(source)!r} is neither an existing folder or GGUF file, nor a hub id such as owner/name."
         )
-    if path.is_file() and path.suffix != ".gguf":
+    if is_there(path) and not path.is_dir() and path.suffix != ".gguf":
         raise ModelError(f"the model {source!r} is a file. Name the folder that it lies in, or a GGUF file.")
     if path.is_dir() and not (path / "config.json").exists():
         raise ModelError(f"the folder {source!r} has no config.json, so there is no Hugging Face model in it.")
@@ -391,11 +414,45 @@ def check_weights(source: str) -> None:
         ModelError: naming the path.
     """
     check_exists(source)
-    path = Path(source).expanduser()
-    if path.is_dir() and not any(path.glob("*.safetensors")):
+    path = local_path(source)
+    if path.is_dir():
+        if not any(file.is_file() for file in path.glob("*.safetensors")):
+            raise ModelError(_no_safetensors(source))
+        _check_index(path / "model.safetensors.index.json", source)
+
+
+def refuse_pickled(source: str) -> None:
+    """Refuse a folder of several modules that has pickled weights in the place of safetensors anywhere.
+
+    Raises:
+        ModelError: saying the way out.
+    """
+    for file in local_path(source).rglob("*.bin"):
+        if file.name.startswith("pytorch_model") and not any(file.parent.glob("*.safetensors")):
+            raise ModelError(_no_safetensors(source))
+
+
+def _no_safetensors(source: str) -> str:
+    return (
+        f"the folder {source!r} has no weights in safetensors. Pickled ones can run code and are not read: save the model "
+        "again with `model.save_pretrained(folder)`."
+    )
+
+
+def _check_index(file: Path, source: str) -> None:
+    """An index of weights says in which files they lie: only such as lie beside it are read."""
+    if not file.exists():
+        return
+    with _naming(source, "has an index of its weights that cannot be read"):
+        index = json.loads(file.read_text(encoding="utf-8"))
+        shards: Any = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(shards, dict):
+            raise ValueError(f"{file.name} has no weight_map")
+    strange = [name for name in shards.values() if not is_plain_name(name)]
+    if strange:
         raise ModelError(
-            f"the folder {source!r} has no weights in safetensors. Pickled ones can run code and are not read: save the model "
-            "again with `model.save_pretrained(folder)`."
+            f"{source!r} has an index of its weights that names a file outside of the folder: {strange[0]!a}. Get a copy from "
+            "somebody whom you trust."
         )
 
 
@@ -406,14 +463,14 @@ def _one_line(error: BaseException) -> str:
 
 def display_name(source: str) -> str:
     """What to call a model in front of people: a hub id as it is, a file or folder without the folders that it lies in."""
-    path = Path(source).expanduser()
+    path = local_path(source)
     return path.name if path.exists() else source
 
 
 def source_fingerprint(source: str) -> str:
     """Hash of the files that `source` names, without loading them, those in the folders of its modules too; for a hub id, of
     the id and its revision in the cache."""
-    path = Path(source).expanduser()
+    path = local_path(source)
     if path.is_file():
         return fingerprint_files([path])
     if path.is_dir():
@@ -476,7 +533,7 @@ def without_weights(source: str) -> str:
     check_exists(source)
     if not waits_for_unpacking(source):
         return source
-    file = Path(source).expanduser()
+    file = local_path(source)
     folder = cache_folder() / "vocabularies" / _unpacked_folder(file).name
     if not folder.exists():
         with atomic_path(folder) as part, _reading_gguf(file):
@@ -487,7 +544,7 @@ def without_weights(source: str) -> str:
 
 def waits_for_unpacking(source: str) -> bool:
     """Whether `source` is a GGUF file that nobody unpacked yet: its first loading takes a while longer."""
-    path = Path(source).expanduser()
+    path = local_path(source)
     return path.is_file() and not _unpacked_folder(path).exists()
 
 
@@ -507,6 +564,8 @@ def _reading_gguf(file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the reader raises whatever its parser meets
+        if ran_out_of_memory(error):
+            raise
         raise ModelError(f"{str(file)!r} cannot be read as GGUF: {_one_line(error)}") from error
 
 

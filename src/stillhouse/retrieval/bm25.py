@@ -11,7 +11,7 @@ import numpy as np
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
-from stillhouse.core.files import write_atomic
+from stillhouse.core.files import read_json, write_atomic
 from stillhouse.retrieval.documents import WITHOUT_SPACES, Language, Passage
 from stillhouse.retrieval.hits import Hit, as_hits, best, check_queries
 
@@ -61,5 +61,5 @@ class Bm25:
     @classmethod
     def open(cls, folder: Path) -> "Bm25":
         """What `save` kept, by memory map."""
-        kept: dict[str, Any] = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
+        kept: dict[str, Any] = read_json(folder / "ids.json", mend="Remove the folder, and it is made again.")
         return cls(kept["ids"], bm25s.BM25.load(folder, mmap=True), language=kept["language"])

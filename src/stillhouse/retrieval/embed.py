@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import fingerprint_files
-from stillhouse.models.load import source_fingerprint
+from stillhouse.models.load import refuse_pickled, source_fingerprint
 
 Similarity = Literal["cosine", "dot"]
 """How two embeddings are compared: by direction alone, or by direction and length."""
@@ -88,6 +88,7 @@ def load_sentence_model(source: str, *, max_tokens: int | None = None) -> Any:
     path = Path(source).expanduser()
     if source.startswith((".", "/", "~")) and not path.exists():
         raise ModelError(f"the model {source!r} is no existing folder.")
+    refuse_pickled(source)
     try:
         model = SentenceTransformer(str(path) if path.exists() else source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillhouse.core.errors import DataError, StaleError
-from stillhouse.core.files import atomic_path, json_line, read_lines, size_on_disk, write_atomic
+from stillhouse.core.files import atomic_path, json_line, read_json, read_lines, size_on_disk, write_atomic
 from stillhouse.retrieval.bm25 import Bm25
 from stillhouse.retrieval.documents import Passage
 from stillhouse.retrieval.embed import Embedder, Similarity, Vectors
@@ -233,10 +233,11 @@ def read_manifest(folder: Path) -> Manifest:
     """
     if not (folder / MANIFEST).exists():
         raise DataError(f"{folder} holds no index. `stillhouse distill` of a retrieval recipe makes one.")
-    values: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if values.get("format") != FORMAT:
+    values: Any = read_json(folder / MANIFEST, mend="Remove the folder, and it is made again.")
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
         raise StaleError(
-            f"{folder} has index format {values.get('format')}, and this version reads {FORMAT}. Remove it, and make it again."
+            f"{folder} has index format {found}, and this version reads {FORMAT}. Remove it, and make it again."
         )
     return Manifest(**values)
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from stillhouse.core.errors import StaleError
-from stillhouse.core.files import append_line, read_lines, write_atomic
+from stillhouse.core.files import append_line, read_json, read_lines, write_atomic
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.retrieval.teachers import Output, Pair, RankingTeacher, Scores, key_of_pair
 
@@ -45,7 +45,7 @@ class ScoreStore:
         about = folder / ABOUT
         if not about.exists():
             write_atomic(about, json.dumps({"format": 1, "output": output}))
-        if (kept := json.loads(about.read_text(encoding="utf-8"))) != {"format": 1, "output": output}:
+        if (kept := read_json(about, mend="Remove it.")) != {"format": 1, "output": output}:
             raise StaleError(
                 f"{folder} holds scores as {kept}, and {output} are asked for. Remove it, and they are made again."
             )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import fingerprint
 from stillhouse.models.answer_logprobs import Answered, answer_logprobs
-from stillhouse.models.load import load_causal_lm
+from stillhouse.models.load import load_causal_lm, refuse_pickled
 from stillhouse.retrieval.embed import SentenceEmbedder, Similarity, Vectors, load_embedder, model_fingerprint
 
 Output = Literal["logits", "similarity", "probability", "logprob"]
@@ -49,6 +49,7 @@ class CrossEncoderTeacher:
         from sentence_transformers import CrossEncoder
 
         self.source, self.max_tokens, self.batch_size = source, max_tokens, batch_size
+        refuse_pickled(source)
         try:
             self.model = CrossEncoder(source, max_length=max_tokens, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -19,7 +19,7 @@ from stillhouse.synthesis.filters.length import UnfinishedConfig
 from stillhouse.synthesis.filters.repetition import RepetitionConfig
 from stillhouse.synthesis.flow import Further, User
 from stillhouse.synthesis.grounded import Checks, Citing
-from stillhouse.synthesis.prompts import filled_templates
+from stillhouse.synthesis.prompts import check_templates, filled_templates
 from stillhouse.synthesis.records import Ask, Record, Source
 from stillhouse.synthesis.rounds import MOST_TIMES, Sizes
 from stillhouse.synthesis.sources.continued import continued_texts
@@ -56,7 +56,7 @@ class PromptSynthesisConfig(Config):
 
     @model_validator(mode="after")
     def _every_slot_is_known(self) -> "PromptSynthesisConfig":
-        filled_templates(self.templates, {name: words[:1] for name, words in self.slots.items()}, seed=0)
+        check_templates(self.templates, self.slots)
         return self
 
 
@@ -372,7 +372,7 @@ class QuestionsConfig(ConversationSynthesisConfig):
     def _there_is_one_source(self) -> "QuestionsConfig":
         if (self.path is None) == (not self.templates):
             raise ValueError("give path or templates: exactly one of them says where the questions are.")
-        filled_templates(self.templates, {name: words[:1] for name, words in self.slots.items()}, seed=0)
+        check_templates(self.templates, self.slots)
         return self
 
     @property
@@ -533,7 +533,7 @@ class ContinueConfig(_SynthesisConfig):
 
     @model_validator(mode="after")
     def _every_slot_is_known(self) -> "ContinueConfig":
-        filled_templates(self.prefixes, {name: words[:1] for name, words in self.slots.items()}, seed=0)
+        check_templates(self.prefixes, self.slots)
         return self
 
     def _asks(self, tokenizer: PreTrainedTokenizerBase | None) -> "partial[list[Record]]":

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
-from stillhouse.core.files import json_line, write_atomic
+from stillhouse.core.files import json_line, read_json, write_atomic
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.data.chat_forms import Conversation, as_row
 from stillhouse.data.chat_template import ChatTemplate, Message
@@ -61,7 +61,7 @@ def rewrite(
         for start in range(0, len(conversations), batch_size):
             part = file.parent / "parts" / f"{file.stem}-{start:07d}.json"
             if part.exists():
-                batch = json.loads(part.read_text(encoding="utf-8"))
+                batch = read_json(part, mend="Remove it, and it is written again.")
             else:
                 batch = author.write(conversations[start : start + batch_size], first=start)
                 write_atomic(part, json.dumps(batch, ensure_ascii=False))

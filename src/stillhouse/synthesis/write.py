@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
-from stillhouse.core.files import write_atomic
+from stillhouse.core.files import read_json, write_atomic
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.models.generate import Sampling, generate, stop_ids_of
 from stillhouse.synthesis.records import Ask, asking
@@ -54,7 +54,7 @@ def synthesize(
     def answered(asked: Sequence[str], number: int) -> list[dict[str, Any]]:
         part = folder / "parts" / f"{number:05d}.json"
         if part.exists():
-            known: list[dict[str, Any]] = json.loads(part.read_text(encoding="utf-8"))
+            known: list[dict[str, Any]] = read_json(part, mend="Remove it, and it is written again.")
             progress.advance(sum(answer["tokens"] for answer in known))
             return known
         answers = _answers(model, tokenizer, asked, sampling, seed=seed * 100_003 + number, progress=progress)

@@ -283,5 +283,5 @@ class Calls:
 
 def _backoff(key: str, attempt: int) -> float:
     """Twice as long each time, and for no two requests the same."""
-    longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
+    longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(attempt - 1, 30))  # beyond that no float has it
     return longest * Random(f"{key} {attempt}").uniform(0.5, 1.0)
