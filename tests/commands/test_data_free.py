@@ -2,12 +2,10 @@
 
 import json
 import math
-import signal
 
 import numpy as np
 import pytest
 
-from stillhouse.cli import main
 from stillhouse.commands.synthesis import Program
 from stillhouse.core.config import parse_recipe
 from stillhouse.core.errors import StillhouseError
@@ -19,8 +17,6 @@ from stillhouse.synthesis.records import Record
 from stillhouse.teachers.writer import Reply
 
 from .conftest import assert_refused, assert_refused_in_one_line, files_in, stillhouse, write_recipe
-from .test_kill import SECONDS, wait_for
-from .test_kill import processes as processes
 
 DATA = {"kind": "chat", "sequence_tokens": 96, "held_out": 0.25}
 SAMPLING = {"max_new_tokens": 40}
@@ -147,25 +143,6 @@ def test_the_card_says_how_far_apart_questions_are_by_the_model_that_is_named(tm
     assert found["after"]["spread_by"] == "./an-embedder"
     assert found["before"]["spread"] == spread([one.question for one in records], embed=Lengths().documents)
     assert found["after"]["spread"]["value"] == pytest.approx(1 - (7 + 2) / math.sqrt((49 + 4) * 2))
-
-
-def test_a_real_kill_while_the_teacher_writes_gives_the_same_data(data_free, tmp_path, processes):
-    path = data_free()
-    assert stillhouse("synthesize", path, f"run={tmp_path / 'whole'}").code == 0
-    run = tmp_path / "killed"
-    process = processes.Process(target=main, args=(["synthesize", str(path), f"run={run}"],))
-    process.start()
-    try:
-        wait_for(lambda run: len(read_lines(run / "data" / "ledger.jsonl")) > 8, run, process.is_alive)
-    finally:
-        process.kill()
-        process.join()
-    assert process.exitcode == -signal.SIGKILL and not (run / "data" / "card.json").exists()
-    assert SECONDS and stillhouse("synthesize", path, f"run={run}").code == 0
-    for name in ("synthetic.jsonl", "dropped.jsonl"):
-        assert (run / "data" / name).read_bytes() == (tmp_path / "whole" / "data" / name).read_bytes()
-    keys = [line["key"] for line in read_lines(run / "data" / "ledger.jsonl")]
-    assert len(keys) == len(set(keys)) == len(read_lines(tmp_path / "whole" / "data" / "ledger.jsonl"))
 
 
 @pytest.mark.parametrize(
