@@ -12,7 +12,7 @@ BIN := .venv/bin
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test faults audit check format clean
 
 help:  ## say what can be made
 	@echo 'usage: make TARGET [NAME=value ...]'
@@ -45,6 +45,13 @@ demo: setup  ## distil a real model on this machine and write a report (about te
 
 test: setup  ## run the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+
+faults: setup  ## kill, starve, damage and fuzz it at length, and print what came of it (about ten minutes)
+	STILLHOUSE_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults $(ARGS)
+
+audit: setup  ## ask whether a pinned version is known to be weak; says so where there is no network
+	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || $(BIN)/python -m pip install --quiet pip-audit || true
+	@$(BIN)/python tools/audit.py $(ARGS)
 
 check: setup  ## formatting, lint, types, and the layers of the house
 	$(BIN)/ruff format --check .
