@@ -46,9 +46,9 @@ def pairs_of(data: Path) -> list[dict[str, str]]:
     draw, found = Random(0), list[dict[str, str]]()
     for row in json.loads((data / "retrieval/selqa_dev.json").read_text(encoding="utf-8")):
         right = set(row["answers"])
-        others = [text for place, text in enumerate(row["candidates"]) if place not in right]
-        if right and others:
-            chosen = row["candidates"][min(right)]
+        others = [text for place, text in enumerate(row["candidates"]) if place not in right and text.strip()]
+        chosen = row["candidates"][min(right)] if right else ""
+        if chosen.strip() and others:
             found.append({"prompt": row["question"], "chosen": chosen, "rejected": draw.choice(others)})
     draw.shuffle(found)
     return list({pair["prompt"]: pair for pair in found}.values())
