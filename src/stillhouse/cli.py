@@ -67,6 +67,33 @@ CHAT = (
     "Every line is asked of both, each behind its own former answers; lines may come from a pipe. "
     "/diff shows where they part, /system TEXT, /reset and /quit do what they say. Ctrl-C stops an answer, Ctrl-D ends."
 )
+INIT = """Asks what is not said: the teacher, what you have got, what should come out, and how long it may take. The recipe
+is one of the shipped ones, with its comments; `stillhouse recipes` lists them.
+
+examples: stillhouse init
+          stillhouse init mine.yaml --teacher ./model.gguf --have chats --data chats.jsonl --out chat --time 2h"""
+
+
+INIT_ANSWERS = {
+    "teacher": ("MODEL", "a hub id, a folder, or a GGUF file"),
+    "have": ("WHAT", "nothing, texts, chats, rows (texts with labels), pairs (of answers) or documents"),
+    "data": ("FILE", "where that is"),
+    "out": ("WHAT", "what should come out: of chats, for example, chat, answers or adapter"),
+    "time": ("TIME", "how long it may take on this machine: 30m, 2h, 1d"),
+    "questions": ("FILE", "with documents: questions about them"),
+    "student": ("MODEL", "the student to begin with, where it is not made of the teacher's layers"),
+}
+
+
+DOCTOR = (
+    "Looks at libraries, memory, threads, GPU and disk; with a recipe also at its models, tokenizers, data and masks. Loads no "
+    "model and writes no run. Exit code: 0 if nothing must be mended, 1 if something must, 2 if the recipe cannot be read."
+)
+COMPLETION = """Put it where your shell reads it:
+
+  bash: stillhouse completion bash > ~/.local/share/bash-completion/completions/stillhouse
+  zsh:  stillhouse completion zsh > ~/.zfunc/_stillhouse     (with fpath+=~/.zfunc before compinit in ~/.zshrc)
+  tcsh: stillhouse completion tcsh > ~/.stillhouse.tcsh      (with source ~/.stillhouse.tcsh in ~/.tcshrc)"""
 EXIT_CODES = "Exit code: 0 for the same tokens, 1 for others, 2 if nothing can be done."
 
 
@@ -126,7 +153,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(chosen: argparse.Namespace) -> int:
+    if getattr(chosen, "recipe", None):
+        chosen.recipe = importlib.import_module("stillhouse.commands.shipped").found(chosen.recipe)
     match chosen.verb:
+        case "recipes":
+            importlib.import_module("stillhouse.commands.shipped").show(chosen.name)
+        case "init":
+            answers = {name: getattr(chosen, name) for name in INIT_ANSWERS}
+            importlib.import_module("stillhouse.commands.init").show(chosen.file, answers, force=chosen.force)
+        case "doctor":
+            return int(importlib.import_module("stillhouse.commands.doctor").show(chosen.recipe, chosen.overrides))
+        case "completion":
+            print(importlib.import_module("stillhouse.commands.completion").script(_parser(), chosen.shell))
         case "objectives":
             importlib.import_module("stillhouse.commands.objectives").show(chosen.name)
         case "inspect":
@@ -210,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"stillhouse {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_start(verbs)
     for name, verb in VERBS.items():
         added = verbs.add_parser(
             name,
@@ -242,7 +281,38 @@ def _parser() -> argparse.ArgumentParser:
     _add_chat(verbs)
     _add_rag(verbs)
     _add_sweep(verbs)
+    summary = "print what makes a shell complete stillhouse's words"
+    completed = verbs.add_parser(
+        "completion",
+        help=summary,
+        description=f"{summary.capitalize()}.",
+        epilog=COMPLETION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    completed.add_argument("shell", metavar="SHELL", choices=["bash", "zsh", "tcsh"], help="bash, zsh or tcsh")
     return parser
+
+
+def _add_start(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What one begins with."""
+    summary = "list the shipped recipes, or print one of them"
+    listed = verbs.add_parser("recipes", help=summary, description=f"{summary.capitalize()}.")
+    listed.add_argument("name", metavar="NAME", nargs="?", help="such as chat")
+    summary = "answer four questions, and have a recipe that runs"
+    begun = verbs.add_parser(
+        "init",
+        help=summary,
+        description=f"{summary.capitalize()}.",
+        epilog=INIT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    begun.add_argument("file", metavar="FILE", nargs="?", default="recipe.yaml", help="to write (default: recipe.yaml)")
+    for name, (metavar, meaning) in INIT_ANSWERS.items():
+        begun.add_argument(f"--{name}", metavar=metavar, default="", help=meaning)
+    begun.add_argument("--force", action="store_true", help="write over a file that is there")
+    summary = "say whether this machine, and a recipe, are ready, and what to mend"
+    examined = verbs.add_parser("doctor", help=summary, description=f"{summary.capitalize()}. {DOCTOR}")
+    _add_recipe(examined, required=False)
 
 
 def _add_sweep(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -327,8 +397,9 @@ def _add_rag(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     )
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file; see recipes/")
+def _add_recipe(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    help_text = "a YAML file, or the name of a shipped recipe: see stillhouse recipes"
+    parser.add_argument("recipe", metavar="RECIPE", nargs=None if required else "?", help=help_text)
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="such as training.epochs=2 or run=runs/mine")
     parser.add_argument(
         "--allow-plugins",

@@ -72,7 +72,7 @@ def show(recipe_path: str, overrides: Sequence[str], *, num_examples: int) -> No
     console = Console(highlight=False)
     for line in _summary(parts):
         console.print(line, markup=False, soft_wrap=True)
-    for number, shown in zip(range(1, num_examples + 1), _pieces(parts.data.train, parts), strict=False):
+    for number, shown in zip(range(1, num_examples + 1), pieces_of(parts.data.train, parts), strict=False):
         _show_one(console, shown, number, parts.tokenizer)
 
 
@@ -85,7 +85,7 @@ def _summary(parts: Parts) -> Iterator[str]:
         yield "  history: these are the data's own answers, in the place of which the teacher's will stand"
     sides = {"train": (data.train, data.num_train_documents), "held out": (data.held_out, data.num_held_out_documents)}
     for name, (rows, num_documents) in sides.items():
-        pieces = list(_pieces(rows, parts))
+        pieces = list(pieces_of(rows, parts))
         num_tokens = sum(len(piece.ids) for piece in pieces)
         unit = "pairs, the chosen side of them" if isinstance(rows, PreferenceRows) else "documents"
         yield f"{name:<10}{count(num_documents)} {unit}, {count(num_tokens)} tokens{_share(pieces)}"
@@ -130,7 +130,7 @@ def _losses(rows: RowSet, pieces: Sequence[Shown], num_documents: int, parts: Pa
             yield f"{count(full)} as long as data.sequence_tokens ({limit}): what was longer is cut off"
 
 
-def _pieces(rows: RowSet, parts: Parts) -> Iterator[Shown]:
+def pieces_of(rows: RowSet, parts: Parts) -> Iterator[Shown]:
     """Documents in the order of the files, or of their rows."""
     if isinstance(rows, ContextRows):
         for view in rows.views:

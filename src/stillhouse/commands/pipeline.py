@@ -1,6 +1,6 @@
 """The composition root of every verb: a recipe at work in its run folder, stage by stage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,26 +37,46 @@ class Pipeline(Workshop):
 
     def check(self) -> None:
         """Find what is wrong with teacher, student or data before any model is loaded or anything is written."""
+        for check in self.checks().values():
+            check()
+
+    def checks(self) -> dict[str, Callable[[], object]]:
+        """What is found out then, by what it is about, in order: each stands on those before it."""
+        recipe = self.recipe
+        return {
+            "teacher": self._check_teacher,
+            "helpers": self._check_helpers,
+            "models": lambda: check_models(recipe),
+            "reference": lambda: check_reference(recipe),
+            "synthesis": lambda: check_synthesis(recipe),
+            "data": self._check_data,
+            "scores": lambda: check_scores(self.parts),
+        }
+
+    def _check_teacher(self) -> None:
+        """It is there, with weights that can be read, or its client is."""
         if isinstance(self.recipe.teacher, RemoteTeacherConfig):
             RemoteWriter(self.recipe.teacher)  # whose client may not be installed
-        else:
-            check_weights(self.recipe.teacher.model)
-            if waits_for_unpacking(self.recipe.teacher.model):
-                self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
+            return
+        check_weights(self.recipe.teacher.model)
+        if waits_for_unpacking(self.recipe.teacher.model):
+            self.progress.say(f"unpacking {display_name(self.recipe.teacher.model)}, once")
+
+    def _check_helpers(self) -> None:
+        """All else that the recipe names: what answers, scores, measures and keeps track."""
         check_engine(self.recipe.source, has_adapter=self.recipe.student.lora is not None)
         if self.recipe.watched_reward is not None:
             check_reward(self.recipe.watched_reward.reward, key="evaluation.reward.reward")
         check_suites(self.recipe.evaluation)
         check_trackers(self.recipe.report_to, run=self.recipe.run)
-        check_models(self.recipe)
-        check_reference(self.recipe)
-        check_synthesis(self.recipe)
+
+    def _check_data(self) -> None:
+        """Rows, or the documents that questions are answered from, can be read."""
         if is_rag(self):
             check_grounding(self.parts)
             check_supports(self.parts)
         else:
             check_data(self.parts)
-        check_scores(self.parts)
 
     synthesize = writing.write
     answer = answering.answer

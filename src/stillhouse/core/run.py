@@ -117,6 +117,16 @@ class RunFolder:
                 write_atomic(self.recipe, to_yaml(recipe))
             yield
 
+    def fault(self, recipe: Config) -> str:
+        """Why `open` would refuse this recipe, whoever else is at work; empty where it would not."""
+        try:
+            self._refuse_a_strangers()
+            if self.recipe.exists():
+                self._compare_with(recipe)
+        except RunError as error:
+            return str(error)
+        return ""
+
     def _refuse_a_strangers(self) -> None:
         """Stages replace whole folders such as `student/`: never somebody else's."""
         if self.path.is_dir() and not self.recipe.exists():

@@ -1,6 +1,7 @@
 """The YAML that recipes are written in: version 1.2's idea of what is a number, and no key said twice."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -99,6 +100,48 @@ def _size(value: Any, known: dict[int, int]) -> int:
         members = value.values() if isinstance(value, dict) else value
         known[id(value)] = 1 + sum(_size(member, known) for member in members)
     return known[id(value)]
+
+
+def with_values(text: str, changes: Mapping[str, Any]) -> str:
+    """The same text, comments and all, with dotted keys set to other plain values. A key that its mapping lacks is added to
+    it; the mapping itself must be there. What is replaced is a scalar or written in braces.
+
+    Raises:
+        KeyError: for a key whose parent is not there.
+    """
+    for key, value in changes.items():
+        text = _with_value(text, key.split("."), value)
+    return text
+
+
+def _with_value(text: str, path: list[str], value: Any) -> str:
+    *parents, last = path
+    here = yaml.compose(text, Loader=_Loader)
+    for name in parents:
+        here = _inside(here)[name]
+    assert isinstance(here, yaml.MappingNode), path
+    inside = _inside(here)
+    if last in inside:
+        old = inside[last]
+        # The marks of a block end where the next key begins, behind comments that are not its own.
+        assert isinstance(old, yaml.ScalarNode) or old.flow_style, path
+        return text[: old.start_mark.index] + _in_one_line(value) + text[old.end_mark.index :]
+    if here.flow_style:
+        end = here.end_mark.index - 1
+        return f"{text[:end]}{', ' if inside else ''}{last}: {_in_one_line(value)}{text[end:]}"
+    if not parents:
+        return f"{text.rstrip()}\n\n{last}: {_in_one_line(value)}\n"
+    start, margin = here.start_mark.index, " " * here.start_mark.column
+    return f"{text[:start]}{last}: {_in_one_line(value)}\n{margin}{text[start:]}"
+
+
+def _inside(mapping: Any) -> dict[str, Any]:
+    return {key.value: value for key, value in mapping.value}
+
+
+def _in_one_line(value: Any) -> str:
+    dumped = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=10**6)
+    return dumped.removesuffix("...\n").strip()
 
 
 def problem(error: yaml.YAMLError) -> str:
