@@ -126,7 +126,6 @@ def _choice_flops(recipe: Recipe, teacher: Shape) -> float:
 
 def _record_tokens(recipe: Recipe) -> int:
     """The most that is written for one record: a question and its answer."""
-    wanted = recipe.synthesis
-    assert wanted is not None
-    answers = getattr(wanted, "answers", None)
-    return int(wanted.sampling.max_new_tokens + (answers.sampling.max_new_tokens if answers else 0))
+    asks = getattr(recipe.synthesis, "sampling", None)
+    answers = getattr(getattr(recipe.synthesis, "answers", None), "sampling", None)
+    return sum(int(one.max_new_tokens) for one in (asks, answers) if one is not None)

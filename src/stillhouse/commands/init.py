@@ -56,6 +56,8 @@ OUT = {
     "rag": "a model that answers from passages, with sources",
     "retriever": "a retriever with its index",
 }
+FILLED_IN = ("teacher.model", "student.model", "data.path", "data.documents", "data.questions", "synthesis.path")
+"""Keys that a recipe's own command gives, and that are written in the file now."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 FEWEST_RECORDS = 32
 """Records below which nothing is worth training on."""
@@ -187,8 +189,9 @@ def written(wish: Wish, path: Path) -> tuple[str, list[str]]:
 
 def _with_commands(text: str, name: str, path: Path) -> str:
     """The commands of the opening comment, as this file is run: what else they say is written in it."""
-    shown = re.compile(rf"^(#     stillhouse \w+) recipes/{name}\.yaml( --[\w-]+)?.*$", re.MULTILINE)
-    text = shown.sub(lambda found: f"{found[1]} {path}{found[2] or ''}", text)
+    shown = re.compile(rf"^(#     stillhouse \w+) recipes/{name}\.yaml(.*)$", re.MULTILINE)
+    filled = re.compile(rf" ({'|'.join(map(re.escape, FILLED_IN))})=\S+")
+    text = shown.sub(lambda found: f"{found[1]} {path}{filled.sub('', found[2])}", text)
     return text.replace(f"runs/{name}", f"runs/{path.stem}")
 
 
