@@ -89,6 +89,15 @@ DOCTOR = (
     "Looks at libraries, memory, threads, GPU and disk; with a recipe also at its models, tokenizers, data and masks. Loads no "
     "model and writes no run. Exit code: 0 if nothing must be mended, 1 if something must, 2 if the recipe cannot be read."
 )
+EXPORT = """After it was written the export is run and held beside the student: how far apart they are, how large and how fast.
+One that is too far is refused, and nothing of it stays.
+
+examples: stillhouse export runs/mine --to onnx --quantise int8
+          stillhouse export ./student --to openvino --data texts.jsonl --out ./student-openvino"""
+SERVE = """Finds a server that is installed, and becomes it: transformers' own (pip install 'stillhouse[serve]'), vLLM where it
+is installed, or llama.cpp's for a GGUF file.
+
+example: stillhouse serve runs/mine --port 8001"""
 COMPLETION = """Put it where your shell reads it:
 
   bash: stillhouse completion bash > ~/.local/share/bash-completion/completions/stillhouse
@@ -163,6 +172,18 @@ def _run(chosen: argparse.Namespace) -> int:
             importlib.import_module("stillhouse.commands.init").show(chosen.file, answers, force=chosen.force)
         case "doctor":
             return int(importlib.import_module("stillhouse.commands.doctor").show(chosen.recipe, chosen.overrides))
+        case "export":
+            importlib.import_module("stillhouse.commands.export.command").show(
+                chosen.source,
+                to=chosen.to,
+                quantise=chosen.quantise,
+                data=chosen.data,
+                out=chosen.out,
+                most=chosen.most,
+            )
+        case "serve":
+            command = importlib.import_module("stillhouse.commands.serve")
+            command.show(chosen.source, engine=chosen.engine, host=chosen.host, port=chosen.port)
         case "completion":
             print(importlib.import_module("stillhouse.commands.completion").script(_parser(), chosen.shell))
         case "objectives":
@@ -281,6 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_chat(verbs)
     _add_rag(verbs)
     _add_sweep(verbs)
+    _add_shipping(verbs)
     summary = "print what makes a shell complete stillhouse's words"
     completed = verbs.add_parser(
         "completion",
@@ -291,6 +313,49 @@ def _parser() -> argparse.ArgumentParser:
     )
     completed.add_argument("shell", metavar="SHELL", choices=["bash", "zsh", "tcsh"], help="bash, zsh or tcsh")
     return parser
+
+
+def _add_shipping(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What a student goes out by."""
+    summary = "write a student in another format, and prove that it still says the same"
+    exported = verbs.add_parser(
+        "export",
+        help=summary,
+        description=f"{summary.capitalize()}.",
+        epilog=EXPORT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    exported.add_argument("source", metavar="RUN|STUDENT", help="a run folder, or a folder with a model")
+    exported.add_argument("--to", metavar="FORMAT", required=True, help="safetensors, merged-lora, onnx or openvino")
+    exported.add_argument(
+        "--quantise", metavar="HOW", default="", help="float32, float16, bfloat16, int8 or int4, as the format has them"
+    )
+    exported.add_argument(
+        "--data", metavar="FILE", default="", help="texts to compare on (default: what the run held out)"
+    )
+    exported.add_argument("--out", metavar="FOLDER", default="", help="where it goes (default: exports/ of the run)")
+    exported.add_argument(
+        "--most", metavar="X", type=float, help="the distance up to which an export is taken (default: by --quantise)"
+    )
+    summary = "serve a student behind an OpenAI-compatible endpoint"
+    served = verbs.add_parser(
+        "serve",
+        help=summary,
+        description=f"{summary.capitalize()}.",
+        epilog=SERVE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    served.add_argument("source", metavar="RUN|STUDENT", help="a run folder, a folder with a model, or a GGUF file")
+    served.add_argument(
+        "--engine",
+        choices=["transformers", "vllm", "llama.cpp"],
+        default="",
+        help="default: the best that is installed",
+    )
+    served.add_argument(
+        "--host", metavar="ADDRESS", default="127.0.0.1", help="to listen on (default: this machine only)"
+    )
+    served.add_argument("--port", metavar="N", type=int, default=8000, help="default: 8000")
 
 
 def _add_start(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

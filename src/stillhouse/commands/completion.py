@@ -6,7 +6,7 @@ import shtab
 
 from stillhouse.commands.shipped import shipped
 
-FILES = {"recipe", "run", "file", "data", "out", "questions", "teacher", "student"}
+FILES = {"recipe", "run", "file", "data", "out", "questions", "teacher", "student", "source"}
 """Arguments, most of whose values are files or folders."""
 
 
