@@ -12,7 +12,7 @@ BIN := .venv/bin
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults audit check format clean
+.PHONY: help setup demo test faults audit check format dist clean
 
 help:  ## say what can be made
 	@echo 'usage: make TARGET [NAME=value ...]'
@@ -62,6 +62,11 @@ check: setup  ## formatting, lint, types, and the layers of the house
 format: setup  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dist: setup  ## build wheel and sdist into dist/, look into them and try the wheel
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python tools/try_dist.py
 
 clean:  ## remove .venv, caches and builds; runs and downloaded teachers stay
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
