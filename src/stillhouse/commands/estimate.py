@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stillhouse.commands.recipe import Recipe
+from stillhouse.data.config import RagDataConfig
 from stillhouse.models.anatomy import layers_of, num_layers, parameter_count
 from stillhouse.models.flops import forward_flops
 from stillhouse.models.load import device, load_config, untrained, without_weights
@@ -93,7 +94,7 @@ def estimate(recipe: Recipe, teacher: Shape, *, speed: float) -> Estimate | None
     once = (1 - held_out) * label + held_out * judge
     fixed = FIXED_SECONDS + _choice_flops(recipe, teacher) / (READING_SHARE * speed)
     wanted = recipe.synthesis
-    if recipe.data.kind == "rag":
+    if isinstance(recipe.data, RagDataConfig):
         return None
     if recipe.data.path is not None and Path(recipe.data.path).is_file():
         tokens = Path(recipe.data.path).stat().st_size / BYTES_PER_TOKEN

@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -61,7 +60,7 @@ def default_engine(model: str) -> Engine:
     return "vllm" if find_spec("vllm") else "transformers"
 
 
-def command_of(engine: str, model: str, *, host: str, port: int) -> Sequence[str]:
+def command_of(engine: str, model: str, *, host: str, port: int) -> list[str]:
     """What starts this engine.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import islice
@@ -27,6 +28,7 @@ from stillhouse.core.progress import SILENT
 from stillhouse.core.run import RunFolder
 from stillhouse.core.task import Task
 from stillhouse.data.text import read_rows
+from stillhouse.models.anatomy import most_tokens
 from stillhouse.models.load import LoadedModel, load_config, load_model
 from stillhouse.reporting.formatting import percent, ratio, short, si
 
@@ -91,7 +93,9 @@ def _merge(source: str, *, quantise: str, data: str, out: str, most: float | Non
     base = load_model(named["base_model_name_or_path"], "causal_lm")
     folder = _free(Path(out) if out else adapter.parent / "exports" / MERGED)
     texts = texts_for(base, None, data)
-    both = PeftModel.from_pretrained(base.model, str(adapter)).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft's own, about itself
+        both = PeftModel.from_pretrained(base.model, str(adapter)).eval()
     merged = replace(base, model=copy.deepcopy(both).merge_and_unload())
     plain = FORMATS["safetensors"]
     precision = quantise or "float32"
@@ -177,13 +181,14 @@ def task_of_folder(student: Path, run: Path | None) -> Task:
 
 def texts_for(loaded: LoadedModel, run: Path | None, data: str) -> list[list[int]]:
     """Tokens to ask about: of the file that was named, of what the run held out, or some English."""
+    most = min(TEXT_TOKENS, most_tokens(loaded.model) or TEXT_TOKENS)
     if data:
         rows = [row.text for row in islice(read_rows(Path(data), key="--data"), TEXTS)]
     elif run is not None and (held_out := _held_out(run)):
-        return held_out
+        return [ids[:most] for ids in held_out]
     else:
         rows = list(SOME_TEXT)
-    return [list(loaded.tokenizer(text)["input_ids"])[:TEXT_TOKENS] for text in rows]
+    return [list(loaded.tokenizer(text)["input_ids"])[:most] for text in rows]
 
 
 def _held_out(run: Path) -> list[list[int]]:
@@ -191,7 +196,7 @@ def _held_out(run: Path) -> list[list[int]]:
     parts = Parts(load_recipe(Recipe, run / "recipe.yaml"), RunFolder(run), SILENT)
     if not parts.data_path.exists() or parts.answers_first or parts.recipe.history is not None:
         return []
-    return [list(piece.ids)[:TEXT_TOKENS] for piece in islice(pieces_of(parts.data.held_out, parts), TEXTS)]
+    return [list(piece.ids) for piece in islice(pieces_of(parts.data.held_out, parts), TEXTS)]
 
 
 def export(

@@ -75,12 +75,17 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def _write_safetensors(loaded: LoadedModel, folder: Path, quantise: str) -> None:
     """A plain Hugging Face folder in another precision."""
     before = loaded.model.dtype
-    loaded.model.to(DTYPES[quantise])
+    _cast(loaded.model, DTYPES[quantise])
     try:
         loaded.model.save_pretrained(folder)
     finally:
-        loaded.model.to(before)
+        _cast(loaded.model, before)
     loaded.tokenizer.save_pretrained(folder)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """In place, as torch does it."""
+    model.to(dtype)
 
 
 def _read_safetensors(loaded: LoadedModel, folder: Path) -> Ask:
