@@ -19,6 +19,7 @@ from stillhouse.core.batch import Batch
 from stillhouse.core.config import Config, parse_recipe, to_yaml, with_overrides
 from stillhouse.core.errors import DataError, ModelError, StillhouseError
 from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files
+from stillhouse.core.life import Kept
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import BASELINES, EvaluationResult, Role
 from stillhouse.core.run import RunFolder
@@ -150,14 +151,15 @@ def default_folder(wanted: Contest) -> Path:
 
 def run_contest(wanted: Contest, run: RunFolder, progress: Progress) -> EvaluationResult:
     """Check, measure, report; what was measured before is not measured again."""
-    entrants = Entrants(wanted, run, progress)
+    kept = Kept(progress, run.path)
+    entrants = Entrants(wanted, run, kept)
     entrants.check()
-    with run.open(wanted):
+    with run.open(wanted), kept:
         told = wanted.model_dump(mode="json", exclude={"evaluation": {"suites", *SUITES}})
         made_from = fingerprint([entrants.models, entrants.data_fingerprint, told])
 
         def work() -> dict[str, Any]:
-            progress.stage("evaluate", "everyone is measured")
+            kept.stage("evaluate", "everyone is measured")
             result = replace(entrants.judge(), made_here=False)
             MetricsLog(run).evaluation(result)
             return {"result": result.to_dict()}

@@ -25,6 +25,7 @@ from stillhouse.commands.stages.suites import check_suites
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.commands.synthesis import check_synthesis
 from stillhouse.commands.trackers import check_trackers
+from stillhouse.core.life import Kept
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
@@ -99,7 +100,8 @@ def at_work(recipe: Recipe, progress: Progress, *, lenders: Sequence[Path] = ())
         StillhouseError: for what the user can mend.
     """
     run = RunFolder(recipe.run, lenders=tuple(lenders))
-    pipeline = Pipeline(recipe, run, progress)
+    kept = Kept(progress, run.path)
+    pipeline = Pipeline(recipe, run, kept)
     pipeline.check()
-    with run.open(recipe):
+    with run.open(recipe), kept:
         yield pipeline

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 
@@ -23,6 +24,14 @@ class Progress(Protocol):
 
     def say(self, text: str) -> None:
         """One line that stays on the screen."""
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A progress that also wants to know which run it shows, to read what is written there."""
+
+    def follow(self, run: Path) -> None:
+        """What comes now is this run's."""
 
 
 class Silent:

@@ -233,11 +233,16 @@ def term_title(name: str) -> str:
 
 def curve_panels(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[CurvePanel]:
     """One panel per logged term; the terms of the objectives first, total loss and learning rate last."""
-    names = dict.fromkeys(name for lines in curves.values() for line in lines for name in line if name not in UNSHOWN)
-    ordered = [name for name in names if name not in LAST_TERMS] + [name for name in LAST_TERMS if name in names]
+    ordered = shown_terms(curves)
     position = "tokens" if all(_is_number(line.get("tokens")) for rows in curves.values() for line in rows) else "step"
     panels = (_curve_panel(name, curves, position) for name in ordered)
     return [panel for panel in panels if panel is not None]
+
+
+def shown_terms(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """Whatever is logged and worth a look, in the order of its panels."""
+    names = dict.fromkeys(name for lines in curves.values() for line in lines for name in line if name not in UNSHOWN)
+    return [name for name in names if name not in LAST_TERMS] + [name for name in LAST_TERMS if name in names]
 
 
 def series(lines: Sequence[Mapping[str, float]], name: str, position: str = "step") -> list[Point]:

@@ -5,21 +5,26 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, Protocol, cast, runtime_checkable
 
 from rich import box
-from rich.console import Console, ConsoleOptions, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from stillhouse.core.following import Follower
+from stillhouse.core.life import memory_now
 from stillhouse.core.progress import Progress
 from stillhouse.core.results import METRICS, EvaluationResult, Interval, ModelResult, Role
 from stillhouse.reporting import formatting
 from stillhouse.reporting.contexts import context_lines
 from stillhouse.reporting.figures import headline_figures
+from stillhouse.reporting.live import live_view
 from stillhouse.reporting.preferences import preference_lines
 from stillhouse.reporting.replays import replay_lines
 from stillhouse.reporting.taught import taught_lines, unmeasured
@@ -49,6 +54,7 @@ OUTCOME_STYLES: Mapping[Outcome, str] = {
 }
 HEADING_WIDTH = 14  # as wide as the widest usual interval, `[0.278, 0.296]`
 UNLIMITED = 10_000
+FRAMES_PER_SECOND = 4.0
 PLAIN_LINE_SECONDS = 5.0  # a log of an hour's work stays under a thousand lines
 
 
@@ -99,7 +105,8 @@ class Work:
 
 
 class LiveProgress:
-    """Numbered stages above, and below them a bar with rate, time left and a live note for each piece of work."""
+    """Numbered stages above, and below them a bar with rate, time left and a live note for each piece of work. While a
+    student learns, also its terms, speed, memory, alarms and last sample, as they are written into the run folder."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -114,9 +121,27 @@ class LiveProgress:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}", style="cyan", markup=False),
             console=console,
-            transient=True,
             expand=True,
         )
+        self._follower: Follower | None = None
+        self._steps_before = 0
+        self._live = Live(
+            get_renderable=self._view, console=console, refresh_per_second=FRAMES_PER_SECOND, transient=True
+        )
+
+    def follow(self, run: Path) -> None:
+        self._follower = Follower(run)
+
+    def _view(self) -> RenderableType:
+        bars = self._bars.get_renderable()
+        if self._follower is None:
+            return bars
+        known = self._follower.look()
+        if known.num_steps == self._steps_before:
+            return bars
+        options = self._console.options
+        learning = live_view(known, memory_now(), width=options.max_width, ascii_only=options.ascii_only)
+        return Group(bars, learning)
 
     def stage(self, name: str, detail: str = "") -> None:
         self._num_stages += 1
@@ -126,7 +151,8 @@ class LiveProgress:
     def start(self, title: str, total: int, unit: str = "") -> None:
         work = Work(_safe(title), total, _safe(unit), self._clock())
         if not self._under_way:
-            self._bars.start()
+            self._steps_before = self._follower.look().num_steps if self._follower else 0
+            self._live.start()
         task = self._bars.add_task(work.title, total=total, amount=_amount(work), note="", unit=work.unit)
         self._under_way.append((task, work))
 
@@ -144,7 +170,7 @@ class LiveProgress:
         task, work = self._under_way.pop()
         self._bars.remove_task(task)
         if not self._under_way:
-            self._bars.stop()
+            self._live.stop()
         is_whole = work.done >= work.total
         mark = Text("  done " if is_whole else "  stopped ", style="green" if is_whole else "yellow")
         self._console.print(Text.assemble(mark, work.title, Text(f"  {work.summary(self._clock())}", style="dim")))

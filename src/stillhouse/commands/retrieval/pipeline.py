@@ -22,6 +22,7 @@ from stillhouse.commands.retrieval.recipe import RetrievalRecipe
 from stillhouse.core.config import to_yaml
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import atomic_path, fingerprint, read_lines, remove, write_atomic
+from stillhouse.core.life import Kept
 from stillhouse.core.progress import Progress
 from stillhouse.core.retrieval_results import RetrievalResult
 from stillhouse.core.run import RunFolder
@@ -449,7 +450,8 @@ def at_work(recipe: RetrievalRecipe, progress: Progress) -> Iterator[RetrievalPi
         StillhouseError: for what the user can mend.
     """
     run = RunFolder(recipe.run)
-    pipeline = RetrievalPipeline(recipe, run, progress)
+    kept = Kept(progress, run.path)
+    pipeline = RetrievalPipeline(recipe, run, kept)
     pipeline.check()
-    with run.open(recipe):
+    with run.open(recipe), kept:
         yield pipeline

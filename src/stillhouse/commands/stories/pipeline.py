@@ -28,6 +28,7 @@ from stillhouse.core.files import (
     remove,
     write_atomic,
 )
+from stillhouse.core.life import Kept
 from stillhouse.core.progress import Progress
 from stillhouse.core.results import Interval
 from stillhouse.core.run import RunFolder
@@ -444,7 +445,8 @@ def at_work(recipe: StoryRecipe, progress: Progress) -> Iterator[StoryPipeline]:
         StillhouseError: for what the user can mend.
     """
     run = RunFolder(recipe.run)
-    pipeline = StoryPipeline(recipe, run, progress)
+    kept = Kept(progress, run.path)
+    pipeline = StoryPipeline(recipe, run, kept)
     pipeline.check()
-    with run.open(recipe):
+    with run.open(recipe), kept:
         yield pipeline
