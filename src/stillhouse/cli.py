@@ -103,6 +103,7 @@ COMPLETION = """Put it where your shell reads it:
   bash: stillhouse completion bash > ~/.local/share/bash-completion/completions/stillhouse
   zsh:  stillhouse completion zsh > ~/.zfunc/_stillhouse     (with fpath+=~/.zfunc before compinit in ~/.zshrc)
   tcsh: stillhouse completion tcsh > ~/.stillhouse.tcsh      (with source ~/.stillhouse.tcsh in ~/.tcshrc)"""
+WATCH = "Reads what the run writes and changes nothing; this machine's own browser alone can see it. Ctrl-C ends it."
 EXIT_CODES = "Exit code: 0 for the same tokens, 1 for others, 2 if nothing can be done."
 
 
@@ -195,6 +196,8 @@ def _run(chosen: argparse.Namespace) -> int:
             command = importlib.import_module("stillhouse.commands.chat")
             options = {name: value for name, value in vars(chosen).items() if name not in ("verb", "run")}
             command.chat(chosen.run, **options)
+        case "watch":
+            importlib.import_module("stillhouse.commands.watch").show(chosen.run, port=chosen.port)
         case "rag":
             command = importlib.import_module("stillhouse.commands.ask")
             command.ask(chosen.run, chosen.question, who=chosen.who)
@@ -300,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument("teacher", metavar="TEACHER", help="a hub id, a folder, or a GGUF file; no weights are read")
     compared.add_argument("student", metavar="STUDENT", help="the same")
     _add_chat(verbs)
+    _add_watch(verbs)
     _add_rag(verbs)
     _add_sweep(verbs)
     _add_shipping(verbs)
@@ -447,6 +451,13 @@ def _add_chat(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--max-new-tokens", metavar="N", type=int, default=256, help="where an answer is cut off (default: 256)"
     )
     talk.add_argument("--seed", metavar="N", type=int, default=0, help="what is drawn depends on it (default: 0)")
+
+
+def _add_watch(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    summary = "show a run in a browser while it goes on: progress, curves, alarms, samples"
+    watched = verbs.add_parser("watch", help=summary, description=f"{summary.capitalize()}. {WATCH}")
+    watched.add_argument("run", metavar="RUN", help="a run folder, whether anything works in it or not")
+    watched.add_argument("--port", metavar="N", type=int, default=8471, help="0 takes any (default: 8471)")
 
 
 def _add_rag(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
