@@ -73,7 +73,7 @@ def listen(site: Site, *, port: int) -> ThreadingHTTPServer:
 
 def serve(site: Site, *, port: int, what: str) -> None:
     """Serve until Ctrl-C, which is how one ends it."""
-    with closing(listen(site, port=port)) as server:
+    with listen(site, port=port) as server:
         print(f"{what}: http://{LOOPBACK}:{server.server_address[1]}/  (Ctrl-C ends it)", flush=True)
         with suppress(KeyboardInterrupt):
             server.serve_forever()

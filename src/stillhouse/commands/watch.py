@@ -64,6 +64,7 @@ def _models(folder: RunFolder) -> tuple[str, str]:
         return "", ""
     teacher, student = (recipe.get(who) or {} for who in ("teacher", "student"))
     asked = [f"{name} {student[name]}" for name in ("keep", "model", "layers") if student.get(name)]
-    return str(teacher.get("model", "")), ", ".join([str(student.get("kind", "")).replace("_", " "), *asked]).strip(
-        ", "
-    )
+    name = str(teacher.get("model", ""))
+    # A hub id is a name; of a path, only its end is.
+    name = Path(name).name if Path(name).is_absolute() or name.startswith(".") or Path(name).exists() else name
+    return name, ", ".join([str(student.get("kind", "")).replace("_", " "), *asked]).strip(", ")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import psutil
 
@@ -97,7 +97,7 @@ class Kept(AbstractContextManager["Kept"]):
         self._work: list[Counted] = []
         self._is_open, self._written_seconds = False, 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Kept":
         self._is_open = True
         if isinstance(self.progress, Follows):
             self.progress.follow(self.run)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -133,7 +132,7 @@ class _Lines:
     def __init__(self, text: Text, most: int) -> None:
         self.text, self.most = text, most
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> "list[RenderableType | Segment]":
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> list[RenderableType]:
         lines = self.text.wrap(console, options.max_width)
         shown = Text("\n").join(lines[: self.most])
         return [Text.assemble(shown, " ..." if len(lines) > self.most else "")]

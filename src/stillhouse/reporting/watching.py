@@ -1,7 +1,7 @@
 """The page of a run that goes on: where it stands, its curves, its alarms, its last samples."""
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -12,6 +12,7 @@ from stillhouse.reporting import formatting
 from stillhouse.reporting.charts import CurvePanel, curve_panels, series, shown_terms, term_title, trend
 from stillhouse.reporting.html import TEMPLATES, rendered
 from stillhouse.reporting.samples import SamplesView, sample_views
+from stillhouse.reporting.verdicts import SHORT_TITLES
 
 PARTS = ("hero", "tiles", "alarms", "curves", "samples", "stages")
 
@@ -105,6 +106,11 @@ def _words(name: str) -> str:
     return formatting.one_line(name.replace("_", " "))
 
 
+def _who(arm: str) -> str:
+    titles: Mapping[str, str] = {str(role): title for role, title in SHORT_TITLES.items()}
+    return titles.get(arm, _words(arm))
+
+
 def _bar(work: Counted | None) -> str:
     if work is None:
         return ""
@@ -122,7 +128,7 @@ def _tiles(known: Followed) -> list[LiveTile]:
             title, _, unit = term_title(name).partition(", ")
             first = f"{formatting.significant(smooth[0])} at first"
             value = formatting.significant(smooth[-1]) if abs(smooth[-1]) >= 1e-3 else formatting.short(smooth[-1])
-            found.append(LiveTile("learning", value, unit, title, f"of the {_words(known.arm)}; {first}"))
+            found.append(LiveTile("learning", value, unit, title, f"{_who(known.arm)}; {first}"))
     if speed := known.tokens_per_second:
         found.append(LiveTile("speed", formatting.significant(speed), "tokens/s", "learnt from, of late"))
     if steps and "tokens" in steps[-1]:
