@@ -248,7 +248,15 @@ def test_whatever_rows_come_they_are_prepared_or_refused(seed, kind, tokenizer, 
     survives(lambda: prepare(config, speaks), "fuzz: prepared rows")
 
 
-@settings(OPTIONS, max_examples=EXAMPLES)
+def same_values(content: bytes, file: Path) -> bool:
+    """Whether a manifest says the same, with other spaces between its values."""
+    try:
+        return file.suffix == ".json" and json.loads(content) == json.loads(file.read_bytes())
+    except ValueError:
+        return False
+
+
+@settings(OPTIONS, max_examples=max(60, EXAMPLES // 5))
 @given(seed=SEEDS)
 def test_whatever_becomes_of_labels_they_are_read_as_they_were_or_refused(seed, undisturbed, tmp_path):
     chance, folder = random.Random(seed), tmp_path
@@ -267,7 +275,7 @@ def test_whatever_becomes_of_labels_they_are_read_as_they_were_or_refused(seed, 
                 del content[place : place + chance.randint(1, 9)]
             case 3:
                 content[place:place] = chance.randbytes(chance.randint(1, 9))
-    is_same = bytes(content) == file.read_bytes()
+    is_same = bytes(content) == file.read_bytes() or same_values(bytes(content), file)
     file.write_bytes(content)
     survives(lambda: read_all(folder), "fuzz: labels")
     survives(lambda: StoredTeacher(folder), "fuzz: labels")

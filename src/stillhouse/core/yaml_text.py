@@ -84,7 +84,7 @@ def from_yaml(text: str) -> Any:
     try:
         values = yaml.load(text, Loader=_Loader)
         size = _size(values, {})
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:  # such as `!!int abc`
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:  # such as `!!int abc`
         raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
     if size > MOST_VALUES:
         raise yaml.YAMLError(f"it holds more than {MOST_VALUES:,} values, once its aliases (*name) are followed")
