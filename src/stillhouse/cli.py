@@ -451,6 +451,13 @@ def _add_chat(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--max-new-tokens", metavar="N", type=int, default=256, help="where an answer is cut off (default: 256)"
     )
     talk.add_argument("--seed", metavar="N", type=int, default=0, help="what is drawn depends on it (default: 0)")
+    talk.add_argument("--web", action="store_true", help="in a browser of this machine, with blind votes")
+    talk.add_argument("--port", metavar="N", type=int, default=8472, help="of --web; 0 takes any (default: 8472)")
+    talk.add_argument(
+        "--votes",
+        metavar="FILE",
+        help="where votes of --web go, as data of kind preferences (default: RUN/votes.jsonl)",
+    )
 
 
 def _add_watch(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

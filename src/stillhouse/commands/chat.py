@@ -14,8 +14,10 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
+from stillhouse.commands.arena import VOTES, Arena
+from stillhouse.commands.local_server import LATER, listen, serve
 from stillhouse.commands.recipe import Recipe
-from stillhouse.commands.speakers import Parting, Speaker, Words, partings
+from stillhouse.commands.speakers import Parting, Speaker, Words, in_turn, partings
 from stillhouse.core.config import load_recipe, parse_recipe
 from stillhouse.core.errors import DataError, ModelError, RunError, StillhouseError
 from stillhouse.core.faults import nearest, said
@@ -50,9 +52,13 @@ def chat(
     student: str | None = None,
     system: str = "",
     seed: int = 0,
+    web: bool = False,
+    port: int = 8472,
+    votes: str | None = None,
     **sampling: Any,
 ) -> None:
-    """Ask the teacher and the student of a run, or two models by name, whatever comes in, until it ends.
+    """Ask the teacher and the student of a run, or two models by name, whatever comes in, until it ends: here, or with
+    `web` in a browser, where votes can be cast, which go to the file `votes`.
 
     Raises:
         StillhouseError: for a run without a student, models that write no text, or options that make no sense; where lines
@@ -63,12 +69,20 @@ def chat(
     for source in sources.values():
         check_weights(source)
         check_serves(load_config(source), "causal_lm", source=source)
+    if web:
+        listening = listen(LATER, port=port)  # before a model is loaded
+        listening.server_close()
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     view = SideBySide(Console(highlight=False)) if is_terminal else Plain()
     speakers: list[Speaker] = []
     for role, source in sources.items():
         print(f"loading the {role}, {display_name(source)}", file=sys.stderr)
         speakers.append(Speaker(role, load_causal_lm(source)))
+    if web:
+        file = Path(votes) if votes else (Path(run) if run else Path()) / VOTES
+        arena = Arena(speakers, sampling=wanted, seed=seed, system=system, votes=file)
+        serve(arena, port=port, what=f"teacher and student in a browser; votes go to {file}")
+        return
     Talk(speakers, view, sampling=wanted, seed=seed, system=system).go_on(is_terminal=is_terminal)
 
 
@@ -163,7 +177,7 @@ class Talk:
             speaker.speak(prompt, sampling=self.sampling, seed=seed)
             for speaker, prompt in zip(self.speakers, prompts, strict=True)
         ]
-        self.view.exchange(question, self.speakers, _in_turn(voices))
+        self.view.exchange(question, self.speakers, in_turn(voices))
         for speaker in self.speakers:
             speaker.remember(question)
 
@@ -187,20 +201,6 @@ class Talk:
             vocab_size=min(len(teacher.tokenizer), len(student.tokenizer)),
         )
         self.view.show_partings(along, found)
-
-
-def _in_turn(voices: Sequence[Words]) -> Words:
-    """Let all speak at once, a token each in turn."""
-    alive, over = list(voices), object()
-    try:
-        while alive:
-            for voice in list(alive):
-                if next(voice, over) is over:
-                    alive.remove(voice)
-            yield
-    finally:
-        for voice in voices:
-            voice.close()
 
 
 def _typed() -> Iterator[str]:

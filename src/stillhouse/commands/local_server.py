@@ -40,6 +40,18 @@ class Site(Protocol):
     def post(self, path: str, body: Mapping[str, Any]) -> Reply | None: ...
 
 
+class _Nothing:
+    def get(self, path: str) -> Reply | None:
+        return None
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Reply | None:
+        return None
+
+
+LATER = _Nothing()
+"""A site that is not there yet, to try a port with."""
+
+
 def refusal(headers: Mapping[str, str], *, port: int) -> str:
     """Why a request is none of our own page's; nothing where it is.
 

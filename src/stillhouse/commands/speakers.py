@@ -101,6 +101,20 @@ def _user(question: str) -> Message:
     return {"role": "user", "content": question}
 
 
+def in_turn(voices: Sequence[Words]) -> Words:
+    """Let all speak at once, a token each in turn."""
+    alive, over = list(voices), object()
+    try:
+        while alive:
+            for voice in list(alive):
+                if next(voice, over) is over:
+                    alive.remove(voice)
+            yield
+    finally:
+        for voice in voices:
+            voice.close()
+
+
 @dataclass(frozen=True)
 class Choice:
     """A token, and how likely teacher and student find it."""
@@ -136,6 +150,43 @@ def partings(
         for place, pair in enumerate(likeliest)
         if pair[0] != pair[1]
     ]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What both sides expected at one token of an answer: the likeliest few of each, with how likely each finds it."""
+
+    teacher: tuple[tuple[int, float], ...]
+    student: tuple[tuple[int, float], ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether they would go on with other tokens."""
+        return self.teacher[0][0] != self.student[0][0]
+
+
+def expectations(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    asked: Sequence[int],
+    said: Sequence[int],
+    *,
+    vocab_size: int,
+    most: int = 5,
+) -> list[Expected]:
+    """What the two expected at each token of this answer, if both have read the same up to there."""
+    sides = [
+        _probs(model, asked, said, vocab_size=vocab_size).topk(min(most, vocab_size), dim=-1)
+        for model in (teacher, student)
+    ]
+    found = [
+        [
+            tuple(zip(ids, probs, strict=True))
+            for ids, probs in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+        for top in sides
+    ]
+    return [Expected(*both) for both in zip(*found, strict=True)]
 
 
 @torch.no_grad()

@@ -96,7 +96,7 @@ def _tokens(
     # What predicts a token stands one before it.
     judged = [int(place) + 1 for place in torch.nonzero(batch.predicts[0])[:, 0]]
     told = {place: number for number, place in enumerate(judged)}
-    texts = _texts(example.ids, tokenizer)
+    texts = token_texts(example.ids, tokenizer)
 
     def token(place: int) -> TokenDeparture:
         number = told.get(place)
@@ -120,7 +120,7 @@ def _choices(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> list[list[Ch
     ]
 
 
-def _texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The text of each token. One that holds a part of a character adds nothing, and the last part the whole of it."""
     texts = list[str]()
     for place in range(len(ids)):
