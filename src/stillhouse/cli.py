@@ -56,6 +56,13 @@ examples: stillhouse report recipes/demo.yaml
           stillhouse report runs/small runs/large --out comparison.html"""
 
 
+PLAN = """Runs every stage of the recipe on a few rows, ten steps of training among them, in a folder of its own that is
+removed. Where the memory is not enough, it says which keys to change. After the run, `stillhouse distill` and the report
+say by how much the plan was wrong.
+
+example: stillhouse plan recipes/demo.yaml --price-per-hour 1.20"""
+
+
 SWEEP = """Each run is an ordinary run folder below FOLDER/runs; stopped at any instant, the same command goes on. What the
 teacher wrote, its labels and the controls are taken over from one run to the next where they are the same. Runs that
 differ in training.epochs or synthesis.tokens and the seed alone are one curve over budgets.
@@ -212,6 +219,14 @@ def _run(chosen: argparse.Namespace) -> int:
         case "sweep":
             command = importlib.import_module("stillhouse.commands.sweep")
             command.show(chosen.recipe, chosen.overrides, grid=chosen.grid, seeds=chosen.seeds, out=chosen.out)
+        case "plan":
+            importlib.import_module("stillhouse.commands.plan.command").show(
+                chosen.recipe,
+                chosen.overrides,
+                rehearsal=chosen.rehearsal,
+                price_per_hour=chosen.price_per_hour,
+                memory=chosen.memory,
+            )
         case "synthesize" if chosen.dry_run:
             importlib.import_module("stillhouse.commands.dry_run").dry_run(chosen.recipe, chosen.overrides)
         case _:
@@ -307,6 +322,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_rag(verbs)
     _add_sweep(verbs)
     _add_shipping(verbs)
+    _add_plan(verbs)
     summary = "print what makes a shell complete stillhouse's words"
     completed = verbs.add_parser(
         "completion",
@@ -382,6 +398,25 @@ def _add_start(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     summary = "say whether this machine, and a recipe, are ready, and what to mend"
     examined = verbs.add_parser("doctor", help=summary, description=f"{summary.capitalize()}. {DOCTOR}")
     _add_recipe(examined, required=False)
+
+
+def _add_plan(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    summary = "say what a recipe will take: tokens, memory, disk, hours and money"
+    added = verbs.add_parser(
+        "plan",
+        help=summary,
+        description=f"{summary.capitalize()}.",
+        epilog=PLAN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_recipe(added)
+    added.add_argument(
+        "--no-rehearsal", dest="rehearsal", action="store_false", help="by shapes alone: no time, and no weight is read"
+    )
+    added.add_argument("--price-per-hour", metavar="X", type=float, help="of this machine, in any currency")
+    added.add_argument(
+        "--memory", metavar="GB", type=float, help="of the machine to plan for (default: what is free on this one)"
+    )
 
 
 def _add_sweep(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

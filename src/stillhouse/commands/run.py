@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from stillhouse.commands.metrics_log import MetricsLog
-from stillhouse.commands.pipeline import at_work
+from stillhouse.commands.pipeline import Pipeline, at_work
+from stillhouse.commands.plan.saved import errors_of
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
 from stillhouse.commands.stages.grounded_answers import grounded_account
@@ -20,6 +21,7 @@ from stillhouse.core.run import RunFolder
 from stillhouse.data.config import RagDataConfig
 from stillhouse.reporting import results_table, reward_lines, terminal_progress, written_summary
 from stillhouse.reporting.grounded import grounded_lines
+from stillhouse.reporting.plans import plan_lines
 from stillhouse.synthesis import CARD
 
 
@@ -38,7 +40,7 @@ def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
     with at_work(recipe, terminal_progress()) as pipeline:
         match until:
             case "report":
-                _show(pipeline.report(), pipeline.run)
+                _show(pipeline.report(), pipeline.run, planned=_said_of_plan(pipeline))
             case "evaluate":
                 Console().print(results_table(pipeline.evaluate()))
             case "synthesize":
@@ -84,9 +86,15 @@ def _said_of_answers(folder: RunFolder) -> list[str]:
     return grounded_lines(account) if account.get("result") else []
 
 
-def _show(result: EvaluationResult, folder: RunFolder) -> None:
+def _said_of_plan(pipeline: Pipeline) -> list[str]:
+    """By how much the plan was wrong, where there was one."""
+    errors = errors_of(pipeline.run, pipeline.recipe)
+    return [] if errors is None else plan_lines(errors.to_dict())
+
+
+def _show(result: EvaluationResult, folder: RunFolder, *, planned: Sequence[str]) -> None:
     console = Console()
     console.print(results_table(result))
-    for line in [*_said_of_reward(folder), *_said_of_answers(folder)]:
+    for line in [*_said_of_reward(folder), *_said_of_answers(folder), *planned]:
         console.print(f"\n{line}", highlight=False, markup=False)
     console.print(f"\nreport   {folder.report}\nstudent  {folder.student}", highlight=False)

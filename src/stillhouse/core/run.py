@@ -22,6 +22,7 @@ from stillhouse.core.files import (
     read_lines,
     write_atomic,
 )
+from stillhouse.core.room import peak_bytes
 from stillhouse.core.suites import SuiteName
 
 _OF_WRITERS = ("budget", "prices", "concurrency", "timeout_seconds", "retries", "key_env")
@@ -45,6 +46,9 @@ LENT = {
 }
 """Stages that one run may take over from another, and the folder in which lies what they make. The student before training is
 none of them: what it is made from does not name the seed."""
+
+PLAN = "plan.json"
+"""What was expected of the run before it began."""
 
 LOCK = ".lock"
 """Held by the process that works in a run folder, for as long as it lives."""
@@ -130,7 +134,9 @@ class RunFolder:
     def _refuse_a_strangers(self) -> None:
         """Stages replace whole folders such as `student/`: never somebody else's."""
         if self.path.is_dir() and not self.recipe.exists():
-            strange = sorted({entry.name for entry in self.path.iterdir()} - {LOCK, self.recipe.name + PART_SUFFIX})
+            strange = sorted(
+                {entry.name for entry in self.path.iterdir()} - {LOCK, PLAN, self.recipe.name + PART_SUFFIX}
+            )
             if strange:
                 raise RunError(
                     f"{self.path} is not empty (it has {strange[0]!r}) and no run made it. Name another with {self.named_by}."
@@ -206,7 +212,7 @@ class RunFolder:
         seconds = round(time.monotonic() - started, 1)
         done = {"made_from": made_from, "asked_of_it": asked, "seconds": seconds, "resumed": resumed, **outcome}
         _write_record(record, done)
-        self.event("finished", stage=name, seconds=done["seconds"])
+        self.event("finished", stage=name, seconds=done["seconds"], peak_bytes=peak_bytes())
         return done
 
     def _borrow(self, name: str, made_from: str) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from stillhouse.reporting.environment import environment_view
 from stillhouse.reporting.grounded import grounded_view
 from stillhouse.reporting.layers import LayersView, layers_view
 from stillhouse.reporting.likeness import similarity_view
+from stillhouse.reporting.plans import plan_view
 from stillhouse.reporting.preferences import preference_view
 from stillhouse.reporting.quality import QualityView, quality_view
 from stillhouse.reporting.replays import replay_view
@@ -144,6 +145,7 @@ SECTIONS: Sequence[Section] = (
         "written",
     ),
     Section("recipe", "Recipe", "Recipe", _recipe, "recipe"),
+    Section("plan", "What was planned", "Plan", lambda account: plan_view(account.data.get("plan"))),
     Section("environment", "Environment", "Environment", environment_view, "environment"),
     Section("next", "What to do next", "Next", _advice, "next"),
 )

@@ -28,7 +28,7 @@ def new_student(parts: Parts) -> tuple[PreTrainedModel, LayerChoice | None]:
     match parts.recipe.student:
         case FromLayersConfig() as wanted:
             teacher = parts.teacher.model
-            batch = _calibration_batch(parts, wanted.calibration_tokens)
+            batch = calibration_batch(parts, wanted.calibration_tokens)
             choice = choose_layers(teacher, batch, keep=wanted.keep, method=wanted.choose, progress=parts.progress)
             make = distilbert_from_layers if wanted.architecture == "distilbert" else student_from_layers
             return make(teacher, choice.kept), choice
@@ -41,7 +41,7 @@ def new_student(parts: Parts) -> tuple[PreTrainedModel, LayerChoice | None]:
             return load_student(wanted.model, parts.recipe.task, seed=seed, labels=parts.labels).model, None
 
 
-def _calibration_batch(parts: Parts, num_tokens: int) -> Batch:
+def calibration_batch(parts: Parts, num_tokens: int) -> Batch:
     """The first training documents that together have `num_tokens`: of causal text, that many to predict."""
     rows = parts.data.train
     if isinstance(rows, PackedRows):

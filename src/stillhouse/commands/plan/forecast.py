@@ -1,0 +1,96 @@
+"""From what a rehearsal took to what the whole will take: whatever grows with the data is counted on, the rest stays."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stillhouse.commands.plan.rehearsal import Rehearsed
+from stillhouse.commands.recipe import Recipe
+from stillhouse.students.config import FromLayersConfig
+from stillhouse.students.layer_choice import GREEDY_SHORTLIST
+
+FROM_OWN_FILES = ("answering:", "weighing answers:", "lm-eval:", "timing")
+"""How pieces of work begin that are the same however much data there is."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a recipe has to learn from, and how long it does."""
+
+    documents: int
+    rows: int
+    held_out: int
+    tokens: int
+    """Of all rows to train on, read once."""
+    steps: int
+
+
+def size_of(recipe: Recipe, *, documents: int, rows: int, held_out: int, tokens: int) -> Size:
+    """With the steps that training makes of so many rows."""
+    schedule = recipe.training
+    steps = math.ceil(schedule.epochs * math.ceil(rows / schedule.rows_per_step))
+    return Size(documents, rows, held_out, tokens, steps)
+
+
+def grown(recipe: Recipe, found: Rehearsed, *, times: float) -> Size:
+    """What the teacher will have written, if it goes on as it began."""
+    return size_of(
+        recipe,
+        documents=round(found.documents * times),
+        rows=max(1, round(found.rows * times)),
+        held_out=round(found.held_out * times),
+        tokens=round(found.tokens * times),
+    )
+
+
+def written_times(recipe: Recipe, found: Rehearsed) -> float:
+    """How many times as much is written as in the rehearsal."""
+    writing = [work["total"] for work in found.works if work["title"] == "the teacher writes"]
+    wanted = recipe.synthesis
+    whole = getattr(wanted, "tokens", None)
+    if whole is not None and writing:
+        return float(whole / writing[0])
+    records = getattr(wanted, "kept", None) or getattr(wanted, "number", None)
+    return 1.0 if records is None else max(1.0, records / max(1, found.documents + found.held_out))
+
+
+def seconds_of(recipe: Recipe, found: Rehearsed, size: Size, *, teacher_layers: int) -> dict[str, float]:
+    """Seconds of each stage."""
+    by_stage: dict[str, float] = defaultdict(float)
+    rest = dict(found.stages)
+    for work in found.works:
+        stage = str(work["stage"])
+        rest[stage] = rest.get(stage, 0.0) - work["seconds"]
+        by_stage[stage] += _whole(work, recipe, found, size)
+    for stage, seconds in rest.items():
+        by_stage[stage] += max(0.0, seconds)
+    by_stage["student"] += _choice_seconds(recipe, found, teacher_layers)
+    return dict(by_stage)
+
+
+def _whole(work: Mapping[str, float | str], recipe: Recipe, found: Rehearsed, size: Size) -> float:
+    """One piece of work, as large as it will be."""
+    title, seconds, total = str(work["title"]), float(work["seconds"]), float(work["total"])
+    if work["unit"] == "steps":
+        micro_batches = recipe.training.rows_per_step // recipe.training.rows_per_micro_batch
+        steps = size.steps * micro_batches / found.micro_batches * float(work["unit_seconds"])
+        saves = max(1.0, size.steps / recipe.training.save_every_steps)
+        first = seconds - total * float(work["unit_seconds"]) - float(work["tail_seconds"])
+        return steps + saves * float(work["tail_seconds"]) + max(0.0, first)
+    if title.startswith(FROM_OWN_FILES):
+        return seconds
+    if work["stage"] in ("synthesize", "history"):
+        return seconds * written_times(recipe, found)
+    if work["stage"] in ("label", "answer"):
+        return seconds * size.tokens / max(1, found.tokens)
+    return seconds * size.held_out / max(1, found.held_out)
+
+
+def _choice_seconds(recipe: Recipe, found: Rehearsed, layers: int) -> float:
+    """Of the greedy choice: a shortlist for each layer that goes, each trial with the layers that are left."""
+    student = recipe.student
+    if not found.choice_seconds or not isinstance(student, FromLayersConfig) or not isinstance(student.keep, int):
+        return 0.0
+    readings = sum(GREEDY_SHORTLIST * (left - 1) / layers for left in range(layers, student.keep, -1))
+    return found.choice_seconds * (readings + 2 * student.keep / layers)

@@ -1,0 +1,230 @@
+"""Ten steps of a recipe, on this machine, in a process of their own: every stage in miniature, with a clock beside it.
+
+    python -m stillhouse.commands.plan.rehearsal FOLDER
+
+reads `recipe.yaml` in the folder, and leaves what it found in `rehearsal.json`.
+"""
+
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stillhouse.commands.parts import Parts
+from stillhouse.commands.parts.students import calibration_batch
+from stillhouse.commands.pipeline import at_work
+from stillhouse.commands.plan.excerpt import excerpt
+from stillhouse.commands.recipe import Recipe
+from stillhouse.core.config import load_recipe
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.files import write_atomic
+from stillhouse.core.room import peak_bytes
+from stillhouse.core.progress import Silent
+from stillhouse.core.run import RunFolder
+from stillhouse.models.anatomy import num_layers
+from stillhouse.models.load import load_config, without_weights
+from stillhouse.students.config import FromLayersConfig
+from stillhouse.students.layer_choice import GREEDY_SHORTLIST, choose_layers, uniform_layers
+from stillhouse.synthesis.config import PromptSynthesisConfig
+
+STEPS = 10
+MICRO_BATCHES = 4
+"""As many as there are rows for; the ten steps read them again and again."""
+RECORDS = 16
+"""That the teacher writes, where it writes any."""
+FOUND = "rehearsal.json"
+
+
+@dataclass
+class Work:
+    """One piece of work: how much of it there was, when it began and ended, and when how much was done."""
+
+    stage: str
+    title: str
+    total: int
+    unit: str
+    seconds: float = 0.0
+    unit_seconds: float = 0.0
+    """Of one unit, once it is under way."""
+    tail_seconds: float = 0.0
+    """From the last unit to the end."""
+
+
+@dataclass
+class Clock(Silent):
+    """Notes how long each piece of work of each stage takes."""
+
+    works: list[Work] = field(default_factory=list)
+    _stage: str = ""
+    _marks: list[tuple[float, int]] = field(default_factory=list)
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """The next pieces are of this one."""
+        self._stage = name
+
+    def start(self, title: str, total: int, unit: str = "") -> None:
+        """A piece begins."""
+        self.works.append(Work(self._stage, title, total, unit))
+        self._marks = [(time.perf_counter(), 0)]
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """So much more of it is done."""
+        self._marks.append((time.perf_counter(), amount))
+
+    def finish(self) -> None:
+        """It is done."""
+        if not self.works or not self._marks:
+            return
+        work, now = self.works[-1], time.perf_counter()
+        spans = [
+            (later[0] - before[0]) / later[1]
+            for before, later in zip(self._marks, self._marks[1:], strict=False)
+            if later[1]
+        ]
+        work.seconds = now - self._marks[0][0]
+        work.unit_seconds = statistics.fmean(spans[1:] or spans) if spans else 0.0
+        work.tail_seconds = now - self._marks[-1][0]
+        self._marks = []
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a rehearsal found."""
+
+    works: list[dict[str, Any]]
+    stages: dict[str, float]
+    """Seconds of each."""
+    rows: int
+    documents: int
+    held_out: int
+    tokens: int
+    """Of all rows to train on, read once."""
+    micro_batches: int
+    """That a step of the rehearsal had."""
+    choice_seconds: float
+    """To try what the teacher says without one layer; 0 where none are chosen so."""
+    label_bytes: float | None
+    """A token of text, where labels are stored."""
+    peak_bytes: int
+
+
+def rehearse(recipe: Recipe, folder: Path) -> Rehearsed:
+    """Every stage of a small copy of the recipe, in `folder`."""
+    clock = Clock()
+    whole = Parts(recipe, RunFolder(recipe.run), Silent())
+    small = _small(recipe, folder, whole)
+    if recipe.synthesis is not None:
+        with at_work(small, clock) as pipeline:
+            pipeline.synthesize()
+    parts = Parts(small, RunFolder(small.run), Silent())
+    rows = parts.data.train
+    steps_an_epoch = math.ceil(len(rows) / small.training.rows_per_step)
+    schedule = small.training.model_copy(update={"epochs": (STEPS - 0.5) / steps_an_epoch})
+    timed = small.model_copy(update={"run": folder / "timed", "training": schedule})
+    choice_seconds = 0.0
+    with at_work(timed, clock, lenders=[small.run]) as pipeline:
+        if _is_greedy(recipe):
+            choice_seconds = _choice(pipeline.parts)
+        pipeline.report()
+        stages = pipeline.run.stages()
+    written = RunFolder(small.run).stages() if recipe.synthesis is not None else {}
+    _ = whole  # whose rows the run itself holds in memory, too
+    return Rehearsed(
+        works=[asdict(work) for work in clock.works],
+        stages={name: done["seconds"] for name, done in {**stages, **written}.items()},
+        rows=len(rows),
+        documents=parts.data.num_train_documents,
+        held_out=parts.data.num_held_out_documents,
+        tokens=sum(rows.lengths),
+        micro_batches=small.training.rows_per_step // small.training.rows_per_micro_batch,
+        choice_seconds=choice_seconds,
+        label_bytes=stages.get("label", {}).get("bytes_per_token"),
+        peak_bytes=peak_bytes(),
+    )
+
+
+def _is_greedy(recipe: Recipe) -> bool:
+    student = recipe.student
+    return isinstance(student, FromLayersConfig) and isinstance(student.keep, int) and student.choose == "greedy"
+
+
+def _small(recipe: Recipe, folder: Path, whole: Parts) -> Recipe:
+    """The same on little data, step by step a micro-batch; layers that would be chosen by trying are taken as they come."""
+    schedule = recipe.training.model_copy(
+        update={"rows_per_step": recipe.training.rows_per_micro_batch, "save_every_steps": 10**9}
+    )
+    changes: dict[str, Any] = {"run": folder / "written", "training": schedule, "report_to": ()}
+    if recipe.data.path is not None:
+        rows = _rows_wanted(whole)
+        changes["data"] = recipe.data.model_copy(update={"path": excerpt(recipe.data.path, folder, rows=rows)})
+    if recipe.synthesis is not None:
+        changes["synthesis"] = _few_records(recipe)
+    if _is_greedy(recipe):
+        student = recipe.student
+        assert isinstance(student, FromLayersConfig) and isinstance(student.keep, int)
+        total = _teacher_layers(recipe)
+        changes["student"] = student.model_copy(update={"keep": uniform_layers(total, student.keep)})
+    return recipe.model_copy(update=changes)
+
+
+def _teacher_layers(recipe: Recipe) -> int:
+    return num_layers(load_config(without_weights(recipe.teacher.model)))
+
+
+def _rows_wanted(whole: Parts) -> int:
+    """Rows of the file that fill a few micro-batches, and leave some to be held out."""
+    recipe, data = whole.recipe, whole.data
+    per_row = data.num_train_documents / max(1, len(data.train))
+    wanted = math.ceil(MICRO_BATCHES * recipe.training.rows_per_micro_batch * per_row)
+    share = recipe.data.held_out if recipe.data.held_out_path is None else 0.0
+    return math.ceil(max(wanted, 2) / (1 - share)) + math.ceil(1 / share if share else 0)
+
+
+def _few_records(recipe: Recipe) -> Any:
+    wanted = recipe.synthesis
+    if isinstance(wanted, PromptSynthesisConfig):
+        enough = RECORDS * wanted.sampling.max_new_tokens
+        return wanted.model_copy(update={"tokens": min(wanted.tokens, enough)})
+    assert wanted is not None
+    name = "number" if getattr(wanted, "kept", None) is None else "kept"
+    known = getattr(wanted, name)
+    return wanted.model_copy(update={name: RECORDS if known is None else min(RECORDS, known)})
+
+
+def _choice(parts: Parts) -> float:
+    """Seconds to try one layer of a shortlist: each is one reading of the calibration text."""
+    student = parts.recipe.student
+    assert isinstance(student, FromLayersConfig)
+    teacher, batch = parts.teacher.model, calibration_batch(parts, student.calibration_tokens)
+    layers = _teacher_layers(parts.recipe)
+    _ = choose_layers(teacher, batch, keep=layers, method="uniform")  # the first time is slower
+    started = time.perf_counter()
+    _ = choose_layers(teacher, batch, keep=layers - 1, method="greedy")
+    # The shortlist, three ways to end, and the whole, to be compared with and looked into.
+    return (time.perf_counter() - started) / (GREEDY_SHORTLIST + 5)
+
+
+def main(arguments: list[str]) -> int:
+    """Rehearse the recipe in a folder."""
+    folder = Path(arguments[0])
+    try:
+        found = rehearse(load_recipe(Recipe, folder / "recipe.yaml"), folder)
+    except StillhouseError as error:
+        print(error, file=sys.stderr)
+        return 2
+    write_atomic(folder / FOUND, json.dumps(asdict(found)))
+    return 0
+
+
+def rehearsed_of(values: Mapping[str, Any]) -> Rehearsed:
+    """What a process has left."""
+    return Rehearsed(**values)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
