@@ -231,7 +231,11 @@ def _run(chosen: argparse.Namespace) -> int:
             importlib.import_module("stillhouse.commands.dry_run").dry_run(chosen.recipe, chosen.overrides)
         case _:
             command = importlib.import_module("stillhouse.commands.run")
-            command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until)
+            shared = {
+                "num_ranks": getattr(chosen, "launch", None),
+                "launch_config": getattr(chosen, "launch_config", None),
+            }
+            command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until, **shared)
     return 0
 
 
@@ -302,6 +306,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "report":
             help_text = "where several runs, given in the place of RECIPE, are reported on (default: comparison.html)"
             added.add_argument("--out", metavar="FILE", default="comparison.html", help=help_text)
+        if name in ("distill", "train"):
+            _add_launch(added)
         if name == "synthesize":
             added.add_argument(
                 "--dry-run", action="store_true", help="show five examples and what the whole would take; keep nothing"
@@ -398,6 +404,17 @@ def _add_start(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     summary = "say whether this machine, and a recipe, are ready, and what to mend"
     examined = verbs.add_parser("doctor", help=summary, description=f"{summary.capitalize()}. {DOCTOR}")
     _add_recipe(examined, required=False)
+
+
+def _add_launch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--launch", metavar="N", type=int, help="train in N processes that share each step, by `accelerate launch`"
+    )
+    parser.add_argument(
+        "--launch-config",
+        metavar="FILE",
+        help="with --launch: a file of `accelerate config` in the place of the one that is written",
+    )
 
 
 def _add_plan(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

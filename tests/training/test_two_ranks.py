@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
 
-from .two_ranks import steps
+from .two_ranks import learnt, steps
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,22 @@ def folder(build_model, build_example, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("two")
     build_model(layers=2, seed=1, hidden_size=16, intermediate_size=24).save_pretrained(tmp_path / "student")
     build_model(layers=2, seed=2).save_pretrained(tmp_path / "teacher")
-    prompts = (1, 9, 5, 1, 3, 8, 2, 7) * 2
+    prompts = (
+        1,
+        9,
+        5,
+        1,
+        3,
+        8,
+        2,
+        7,
+        1,
+        9,
+        5,
+        1,
+        3,
+        8,
+    )  # 7 rows, so that every other step has fewer rows than ranks share
     examples = [build_example(seed, 11, prompt=prompt) for seed, prompt in enumerate(prompts)]  # two to a row
     torch.save([(e.ids, e.weights, e.num_bytes) for e in examples], tmp_path / "examples.pt")
     return tmp_path
@@ -34,6 +50,7 @@ def _free_port():
 @pytest.fixture(scope="module")
 def of_two(folder):
     """What each of two processes found, of texts and of pairs: to start them is what takes time."""
+    assert learnt(folder, folder / "begun-by-one", num_ranks=1, stops_at=3) is None
     shared = os.environ | {
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
@@ -80,3 +97,15 @@ def test_two_processes_that_share_pairs_of_answers_give_the_gradient_and_the_log
             assert_close(mine[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
     for together, line in zip(first_lines, lines, strict=True):
         assert together == pytest.approx(line, rel=1e-4)
+
+
+def test_what_two_processes_have_begun_one_ends_and_the_other_way_round(folder, of_two):
+    alone = learnt(folder, folder / "alone", num_ranks=1)
+    ended_by_one = learnt(folder, folder / "begun-by-two", num_ranks=1)
+    first, second = (rank["begun by one"] for rank in of_two)
+    start = AutoModelForCausalLM.from_pretrained(folder / "student")
+    assert any((alone[name] - weight).abs().max() > 1e-2 for name, weight in start.named_parameters())
+    for name, weight in alone.items():
+        assert torch.equal(first[name], second[name])
+        for other in (ended_by_one, first):
+            assert_close(other[name], weight, rtol=1e-3, atol=1e-4, msg=name)

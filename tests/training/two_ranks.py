@@ -17,7 +17,7 @@ from stillhouse.students.projections import Projections
 from stillhouse.teachers import LocalTeacher
 from stillhouse.training.features import FeatureTerm, projection_widths
 from stillhouse.training.terms import Scheduled
-from stillhouse.training.trainer import DistillationTrainer, Schedule, _arguments
+from stillhouse.training.trainer import DistillationTrainer, Schedule, _arguments, train
 
 ROWS_PER_STEP = 4
 STATES = FeatureTerm("hidden_mse", weight=0.1, pairs=((1, 1), (2, 2)))
@@ -83,9 +83,48 @@ def steps(folder, *, num_ranks, rows_per_micro_batch, in_pairs=False):
     return keeper.steps, lines
 
 
+class Stopped(Exception):
+    """A kill, as all ranks would meet it."""
+
+
+class StoppingRows(PackedRows):
+    """Rows that a process is stopped at before its third step, unless it has come so far before."""
+
+    stops_at = 3
+
+    def at_step(self, batches, *, step, progress=0.0):
+        if step == self.stops_at:
+            raise Stopped
+        return super().at_step(batches, step=step, progress=progress)
+
+
+def learnt(folder, checkpoints, *, num_ranks, stops_at=0):
+    """The student after four steps, saved every two; None where it was stopped before the third."""
+    student = AutoModelForCausalLM.from_pretrained(folder / "student")
+    examples = [Example(*example) for example in torch.load(folder / "examples.pt")]
+    rows = StoppingRows(examples, row_tokens=24)
+    rows.stops_at = stops_at
+    schedule = Schedule(
+        epochs=2.0,
+        learning_rate=1e-2,
+        rows_per_step=ROWS_PER_STEP // num_ranks,
+        rows_per_micro_batch=1,
+        save_every_steps=2,
+    )
+    teacher = LocalTeacher(AutoModelForCausalLM.from_pretrained(folder / "teacher"))
+    options = {"terms": TERMS[:4], "teacher": teacher, "vocab_size": 300, "schedule": schedule}
+    try:
+        trained = train(student, rows, checkpoints=checkpoints, **options)
+    except Stopped:
+        return None
+    return {name: weight.detach().clone() for name, weight in trained.named_parameters()}
+
+
 if __name__ == "__main__":
     where, rank = Path(sys.argv[1]), os.environ["RANK"]
     found = {
         in_pairs: steps(where, num_ranks=2, rows_per_micro_batch=1, in_pairs=in_pairs) for in_pairs in (False, True)
     }
+    assert learnt(where, where / "begun-by-two", num_ranks=2, stops_at=3) is None
+    found["begun by one"] = learnt(where, where / "begun-by-one", num_ranks=2)
     torch.save(found, where / f"rank-{rank}.pt")

@@ -22,7 +22,7 @@ from stillhouse.commands.stages import (
 from stillhouse.commands.stages.grounded_answers import check_supports
 from stillhouse.commands.stages.grounding import check_grounding, is_rag
 from stillhouse.commands.stages.suites import check_suites
-from stillhouse.commands.stages.workshop import Workshop
+from stillhouse.commands.stages.workshop import Launch, Workshop
 from stillhouse.commands.synthesis import check_synthesis
 from stillhouse.commands.trackers import check_trackers
 from stillhouse.core.life import Kept
@@ -91,10 +91,12 @@ class Pipeline(Workshop):
 
 
 @contextmanager
-def at_work(recipe: Recipe, progress: Progress, *, lenders: Sequence[Path] = ()) -> Iterator[Pipeline]:
+def at_work(
+    recipe: Recipe, progress: Progress, *, lenders: Sequence[Path] = (), launch: Launch | None = None
+) -> Iterator[Pipeline]:
     """A recipe in its run folder, where no other process works meanwhile. Nothing is written before what can be known to
     be wrong without a model has been said. A stage that one of the `lenders`, other run folders, has done from the same is
-    taken over from it.
+    taken over from it. With a `launch`, arms are trained by it.
 
     Raises:
         StillhouseError: for what the user can mend.
@@ -102,6 +104,7 @@ def at_work(recipe: Recipe, progress: Progress, *, lenders: Sequence[Path] = ())
     run = RunFolder(recipe.run, lenders=tuple(lenders))
     kept = Kept(progress, run.path)
     pipeline = Pipeline(recipe, run, kept)
+    pipeline.launch = launch
     pipeline.check()
     with run.open(recipe), kept:
         yield pipeline

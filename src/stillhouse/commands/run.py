@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stillhouse.commands.launch.config import check_launch
+from stillhouse.commands.launch.launcher import Launcher
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.pipeline import Pipeline, at_work
 from stillhouse.commands.plan.saved import errors_of
@@ -15,7 +17,7 @@ from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
 from stillhouse.commands.stages.grounded_answers import grounded_account
 from stillhouse.commands.stories.kind import is_of_stories
 from stillhouse.core.config import load_recipe, read_recipe
-from stillhouse.core.errors import RecipeError
+from stillhouse.core.errors import RecipeError, StillhouseError
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
 from stillhouse.data.config import RagDataConfig
@@ -25,9 +27,23 @@ from stillhouse.reporting.plans import plan_lines
 from stillhouse.synthesis import CARD
 
 
-def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
-    """Read the recipe, then do what is not done yet, with progress in the terminal."""
+def run(
+    recipe_path: str,
+    overrides: Sequence[str],
+    *,
+    until: str,
+    num_ranks: int | None = None,
+    launch_config: str | None = None,
+) -> None:
+    """Read the recipe, then do what is not done yet, with progress in the terminal; arms are trained by `num_ranks` processes,
+    if a number is given."""
     values = read_recipe(Path(recipe_path), overrides)
+    if num_ranks is not None and (is_of_stories(values) or is_of_retrieval(values)):
+        raise RecipeError(
+            [f"data.kind: {values['data']['kind']} is trained in one process. Leave --launch out."], source=recipe_path
+        )
+    if launch_config is not None and num_ranks is None:
+        raise StillhouseError("--launch-config says how --launch N shares the work. Give both.")
     if is_of_stories(values):
         importlib.import_module("stillhouse.commands.stories.run").run(recipe_path, overrides, until=until)
         return
@@ -37,7 +53,11 @@ def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
         return
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
     _refuse_an_idle_verb(recipe, until, source=recipe_path)
-    with at_work(recipe, terminal_progress()) as pipeline:
+    launch = None
+    if num_ranks is not None:
+        check_launch(recipe, num_ranks, config=launch_config)
+        launch = Launcher(num_ranks, launch_config)
+    with at_work(recipe, terminal_progress(), launch=launch) as pipeline:
         match until:
             case "report":
                 _show(pipeline.report(), pipeline.run, planned=_said_of_plan(pipeline))

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -167,6 +168,8 @@ class RunFolder:
                 raise RunError(
                     f"{self.path} is in use by another stillhouse process. Wait for it, or name {self.named_by}."
                 ) from None
+            # Processes that train for this one hold it, too, should they outlive it.
+            os.set_inheritable(lock.fileno(), True)
             yield
 
     def event(self, name: str, **details: Any) -> None:

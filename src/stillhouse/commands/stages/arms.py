@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from stillhouse.commands.adapters import ADAPTER_FOLDER, named
 from stillhouse.commands.alarm_log import LogLine, alarming, given_up, telling
 from stillhouse.commands.curve_watch import Together, curve_watch
+from stillhouse.commands.launch.config import share_of
 from stillhouse.commands.parts.replay import mixed, replay_terms
 from stillhouse.commands.parts.students import adapter_base, in_full, save, start
 from stillhouse.commands.recipe import Recipe
@@ -76,6 +77,8 @@ def train_arm(
         title=arm.replace("_", " ") + " learns",
     )
     assert frozen is None or frozen == frozen_hash(trained), "what is frozen has changed"
+    if shop.rank > 0:
+        return {}  # one of them keeps what all have made
     trained = in_full(shop.parts, trained)
     account = _save_adapter(shop, trained, arm)
     save(shop.parts, trained, arm)
@@ -89,11 +92,17 @@ def _keeps_positions(recipe: Recipe) -> bool:
 
 def _watched(shop: Workshop, arm: Role, checkpoints: Path) -> tuple[LogLine, Watch | None]:
     """Where its numbers go; a student that writes its own answers is listened to, and its alarms are said."""
+    if shop.rank > 0:
+        return _unheard, None
     log_line, source = shop.metrics.arm(arm, checkpoints), shop.recipe.source
     if arm != "student" or isinstance(source, OfflineConfig | TeacherSourceConfig):
         return log_line, None
     most_tokens = source.sampling.max_new_tokens
     return alarming(log_line, shop.run, shop.progress, arm=arm, most_tokens=most_tokens), Watch()
+
+
+def _unheard(_line: Mapping[str, float]) -> None:
+    """Of several processes, the first alone writes numbers down."""
 
 
 def _with_replay(shop: Workshop, rows: RowSet) -> RowSet:
@@ -123,9 +132,9 @@ def _inspector(shop: Workshop, arm: Role, checkpoints: Path) -> Inspector | None
 def _schedule(shop: Workshop, arm: Role) -> Schedule:
     """The recipe's, for as many steps as the student makes: the teacher may have answered a prompt more than once."""
     schedule = _same_tokens(shop, arm)
-    if not arm.endswith("_flops"):
-        return schedule
-    return schedule.model_copy(update={"epochs": schedule.epochs * flops_factor(shop)})
+    if arm.endswith("_flops"):
+        schedule = schedule.model_copy(update={"epochs": schedule.epochs * flops_factor(shop)})
+    return schedule if shop.num_ranks == 1 else share_of(schedule, shop.num_ranks)
 
 
 def flops_factor(shop: Workshop) -> float:

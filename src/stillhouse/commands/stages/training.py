@@ -56,18 +56,23 @@ def train(shop: Workshop) -> dict[str, Any]:
     make_student(shop)
 
     def work() -> dict[str, Any]:
-        student = start(shop.parts)
-        terms = terms_of(shop.parts, student_layers=num_layers(student))
-        maps = projections(shop.parts, student, terms)
-        done = train_arm(shop, "student", student, terms, teacher=_signals(shop, student), projections=maps)
-        beside = [ADAPTER_FOLDER] if "adapter" in done else []
-        if maps.maps:
-            maps.save(shop.run.path)
-            beside.append(PROJECTIONS)
-        return {**done, "beside": beside} if beside else done
+        return learn(shop) if shop.launch is None else shop.launch(shop, "student")
 
     made_from = [*_arms_are_made_from(shop), shop.recipe.objectives, shop.recipe.labels]
     return shop.once("train", "the student learns", made_from=made_from, work=work, makes=makes)
+
+
+def learn(shop: Workshop) -> dict[str, Any]:
+    """The student learns in this process, or in this and others; what it took."""
+    student = start(shop.parts)
+    terms = terms_of(shop.parts, student_layers=num_layers(student))
+    maps = projections(shop.parts, student, terms)
+    done = train_arm(shop, "student", student, terms, teacher=_signals(shop, student), projections=maps)
+    beside = [ADAPTER_FOLDER] if "adapter" in done else []
+    if maps.maps and shop.rank == 0:
+        maps.save(shop.run.path)
+        beside.append(PROJECTIONS)
+    return {**done, "beside": beside} if beside else done
 
 
 def made_beside_the_student(shop: Workshop) -> list[str]:
@@ -104,17 +109,21 @@ def train_controls(shop: Workshop) -> None:
 
 
 def _train_control(shop: Workshop, role: Role) -> None:
-    hard = HARD_OBJECTIVE[shop.recipe.task]
-    assert hard is not None, "a recipe whose data has nothing to learn from has no control"
-
     def work() -> dict[str, Any]:
-        student = start(shop.parts)
-        if role.startswith("control_from_scratch"):
-            student = randomised(student, seed=shop.recipe.training.seed)
-        return train_arm(shop, role, student, [Term(hard)], teacher=None)
+        return learn_without_teacher(shop, role) if shop.launch is None else shop.launch(shop, role)
 
     title, makes = "the control learns without the teacher", [shop.run.path / role]
     made_from = _arms_are_made_from(shop)
     if role in SAME_FLOPS.values():  # how long it trains depends on who teaches, and how
         made_from += [shop.recipe.objectives, shop.recipe.labels]
     shop.once(role, title, made_from=made_from, work=work, makes=makes)
+
+
+def learn_without_teacher(shop: Workshop, role: Role) -> dict[str, Any]:
+    """A control learns in this process, or in this and others; what it took."""
+    hard = HARD_OBJECTIVE[shop.recipe.task]
+    assert hard is not None, "a recipe whose data has nothing to learn from has no control"
+    student = start(shop.parts)
+    if role.startswith("control_from_scratch"):
+        student = randomised(student, seed=shop.recipe.training.seed)
+    return train_arm(shop, role, student, [Term(hard)], teacher=None)

@@ -12,6 +12,9 @@ from stillhouse.core.files import fingerprint
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 
+Launch = Callable[["Workshop", str], dict[str, Any]]
+"""Trains an arm elsewhere, and says what it took."""
+
 
 class Workshop:
     """A recipe, its run folder, the parts that it is made of, and the log of its numbers."""
@@ -19,6 +22,9 @@ class Workshop:
     def __init__(self, recipe: Recipe, run: RunFolder, progress: Progress) -> None:
         self.recipe, self.run, self.progress = recipe, run, progress
         self.parts, self.metrics = Parts(recipe, run, progress), MetricsLog(run)
+        self.launch: Launch | None = None
+        self.rank, self.num_ranks = 0, 1
+        """Of the processes that train together, which this is, and how many there are."""
 
     def once(
         self,

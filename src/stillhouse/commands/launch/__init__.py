@@ -1,0 +1,1 @@
+"""`stillhouse distill RECIPE --launch N`: the training of each arm in N processes that share every step."""
