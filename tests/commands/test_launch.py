@@ -1,0 +1,60 @@
+"""An arm that several processes train."""
+
+import pytest
+import yaml
+
+from stillhouse.commands.launch.config import check_launch, share_of, write_config
+from stillhouse.commands.recipe import Recipe
+from stillhouse.core.config import parse_recipe
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.files import read_lines
+from stillhouse.training.trainer import Schedule
+
+from .conftest import assert_refused_in_one_line, recipe_values, stillhouse
+
+
+@pytest.mark.parametrize(
+    ("rows", "at_once", "ranks", "shared"),
+    [(8, 8, 2, (4, 4)), (8, 2, 4, (2, 2)), (12, 4, 2, (6, 3)), (2, 1, 2, (1, 1))],
+)
+def test_ranks_share_the_rows_of_a_step(rows, at_once, ranks, shared):
+    schedule = share_of(Schedule(rows_per_step=rows, rows_per_micro_batch=at_once), ranks)
+    assert (schedule.rows_per_step, schedule.rows_per_micro_batch) == shared
+
+
+def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher_folder, tmp_path, recipe):
+    made = parse_recipe(Recipe, recipe_values(teacher_folder, {"run": "runs/x"}))
+    check_launch(made, 2, config=None)
+    for ranks, words in ((0, "1 or more"), (3, "multiple of 3")):
+        with pytest.raises(StillhouseError, match=words):
+            check_launch(made, ranks, config=None)
+    written = write_config(tmp_path / "accelerate.yaml", 2, config=None)
+    check_launch(made, 2, config=str(written))
+    assert yaml.safe_load(written.read_text())["num_processes"] == 2
+    written.write_text("distributed_type: FSDP\n")
+    with pytest.raises(StillhouseError, match=r"FSDP.*student\.lora"):
+        check_launch(made, 2, config=str(written))
+    assert_refused_in_one_line(stillhouse("train", recipe(), "--launch-config", written), "--launch N")
+
+
+def test_two_processes_make_the_student_that_one_makes(recipe, texts_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", ":".join(__import__("sys").path))
+    changes = {
+        "synthesis": None,
+        "data": {"path": str(texts_file), "sequence_tokens": 64, "held_out": 0.25},
+        "student": {"kind": "from_layers", "keep": [0, 1]},
+        "evaluation": {"control": "none"},
+    }
+    path = recipe(changes)
+    alone = stillhouse("train", path, f"run={tmp_path / 'alone'}")
+    assert alone.code == 0, alone.err
+    shared = stillhouse("train", path, "--launch", "2")
+    assert shared.code == 0, shared.err
+    assert "training in 2 processes" in shared.err + shared.out
+    ours, theirs = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("run", "alone"))
+    assert len(ours) == len(theirs) > 4
+    for one, other in zip(ours, theirs, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
+    assert (tmp_path / "run" / "student" / "model.safetensors").exists()
+    again = stillhouse("train", path)  # which finds it done, in one process
+    assert again.code == 0, again.err

@@ -1,0 +1,194 @@
+"""What a run will take: by shapes, by a rehearsal, and by how much that was wrong."""
+
+import json
+
+import pytest
+import torch
+
+from stillhouse.commands.plan.excerpt import excerpt, spread
+from stillhouse.commands.plan.forecast import Size, seconds_of, size_of
+from stillhouse.commands.plan.rehearsal import Clock, Rehearsed
+from stillhouse.commands.plan.saved import VERSION, SavedPlan, errors_of, recipe_hash, save
+from stillhouse.commands.plan.shapes import changes_that_fit, memory_of, with_override
+from stillhouse.commands.recipe import Recipe
+from stillhouse.core.config import parse_recipe
+from stillhouse.core.run import RunFolder
+from stillhouse.models.footprint import saved_bytes
+from stillhouse.models.load import untrained
+from stillhouse.reporting.plans import plan_lines, plan_view
+
+from .conftest import assert_refused_in_one_line, recipe_values, stillhouse
+
+TRAINING = {
+    "stage": "train",
+    "title": "student learns",
+    "total": 10,
+    "unit": "steps",
+    "seconds": 25.0,
+    "unit_seconds": 2.0,
+    "tail_seconds": 3.0,
+}
+LABELLING = {
+    **TRAINING,
+    "stage": "label",
+    "title": "the teacher labels",
+    "total": 500,
+    "unit": "tokens",
+    "seconds": 5.0,
+}
+JUDGING = {**TRAINING, "stage": "evaluate", "title": "predicting held-out text", "unit": "documents", "seconds": 4.0}
+TIMING = {**JUDGING, "title": "timing", "seconds": 6.0}
+FOUND = Rehearsed(
+    works=[TRAINING, LABELLING, JUDGING, TIMING],
+    stages={"train": 27.0, "label": 6.0, "evaluate": 11.0},
+    rows=8,
+    documents=20,
+    held_out=4,
+    tokens=500,
+    micro_batches=1,
+    choice_seconds=0.5,
+    label_bytes=100.0,
+    peak_bytes=2**30,
+)
+
+
+@pytest.fixture(scope="module")
+def planned(teacher_folder):
+    """The tiny recipe, over a file."""
+    values = recipe_values(teacher_folder, {"run": "runs/x", "synthesis": None, "data": {"path": "texts.jsonl"}})
+    return parse_recipe(Recipe, values)
+
+
+def test_what_grows_with_the_data_is_counted_on_and_the_rest_stays(planned):
+    recipe = planned.model_copy(
+        update={"training": planned.training.model_copy(update={"save_every_steps": 40, "epochs": 2.0})}
+    )
+    size = size_of(recipe, documents=200, rows=80, held_out=12, tokens=5000)
+    assert size == Size(200, 80, 12, 5000, steps=80)
+    seconds = seconds_of(recipe, FOUND, size, teacher_layers=4)
+    micro_batches = recipe.training.rows_per_step // recipe.training.rows_per_micro_batch
+    # 80 steps, each of two micro-batches; two times saved; two seconds before the first and two around the work.
+    assert seconds["train"] == pytest.approx(80 * micro_batches * 2 + 2 * 3 + 2 + 2)
+    assert seconds["label"] == pytest.approx(5 * 10 + 1)
+    assert seconds["evaluate"] == pytest.approx(4 * 3 + 6 + 1)
+    # From four layers to two: five trials with three left of four, five with two, and twice the student.
+    assert seconds["student"] == pytest.approx(0.5 * (5 * 3 / 4 + 5 * 2 / 4 + 2 * 2 / 4))
+
+
+def test_a_clock_tells_a_unit_from_what_comes_before_and_after_it(monkeypatch):
+    times = iter([0.0, 5.0, 7.0, 9.0, 12.0])
+    monkeypatch.setattr("stillhouse.commands.plan.rehearsal.time.perf_counter", lambda: next(times))
+    clock = Clock()
+    clock.stage("train")
+    clock.start("it learns", 3, "steps")
+    for _ in range(3):
+        clock.advance()
+    clock.finish()
+    (work,) = clock.works
+    assert (work.stage, work.total, work.seconds, work.unit_seconds, work.tail_seconds) == ("train", 3, 12.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_activations_are_those_that_a_real_model_keeps(build_model, family):
+    model = build_model(family, layers=3)
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = (tensor, storage.nbytes())
+        return tensor
+
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    ids = torch.arange(4 * 96).reshape(4, 96) % 300
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train().base_model(input_ids=ids, use_cache=False)
+    real = sum(size for pointer, (_, size) in kept.items() if pointer not in weights)
+    with torch.device("meta"):
+        shape = untrained(model.config, "causal_lm", dtype=torch.float32)
+    assert saved_bytes(shape, rows=4, row_tokens=96) == pytest.approx(real, rel=0.2)
+    assert saved_bytes(shape, rows=8, row_tokens=96) == pytest.approx(
+        2 * saved_bytes(shape, rows=4, row_tokens=96), rel=0.05
+    )
+
+
+def test_memory_is_told_part_by_part_and_an_adapter_has_little_to_learn(planned):
+    whole = memory_of(planned, num_controls=1, program=0)
+    parameters = whole.parts["student's weights"]
+    assert parameters == whole.parts["gradients"] == whole.parts["optimizer"] // 2
+    assert whole.parts["controls and start"] == 2 * parameters
+    assert whole.most == max(whole.training, whole.measuring)
+    adapted = memory_of(with_override(planned, "student.lora={rank: 2}"), num_controls=1, program=0)
+    assert adapted.parts["optimizer"] < whole.parts["optimizer"] / 2
+    assert adapted.parts["student's weights"] > parameters
+
+
+def test_changes_make_it_fit_and_where_none_does_those_that_help_come_together(planned):
+    def needs(recipe):
+        return memory_of(recipe, num_controls=1, program=0).training
+
+    long = with_override(with_override(planned, "data.sequence_tokens=512"), "training.rows_per_step=8")
+    long = with_override(long, "training.rows_per_micro_batch=8")
+    before = needs(long)
+    found = changes_that_fit(long, room=round(before * 0.6), needs=needs)
+    assert found and all(change.memory <= before * 0.6 for change in found)
+    assert found[0].overrides[0].startswith("training.rows_per_micro_batch=")
+    for change in found:
+        assert needs(with_override(long, change.overrides[0])) == change.memory
+    (nearest,) = changes_that_fit(long, room=1, needs=needs)
+    assert len(nearest.overrides) > 1 and 1 < nearest.memory < before
+
+
+def test_an_excerpt_is_spread_over_the_file_and_reads_as_it_does(tmp_path):
+    assert spread(list("abcdefghij"), 3) == ["a", "d", "g"]
+    assert spread(["a"], 3) == ["a"]
+    (tmp_path / "rows.csv").write_text("text,label\none,x\ntwo,y\nthree,x\nfour,y\n")
+    (tmp_path / "out").mkdir()
+    lines = excerpt(tmp_path / "rows.csv", tmp_path / "out", rows=2).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"text": "one", "label": "x"}, {"text": "three", "label": "x"}]
+    (tmp_path / "texts.txt").write_text("one\n<|endoftext|>\ntwo\nlines\n<|endoftext|>\nthree\n")
+    assert excerpt(tmp_path / "texts.txt", tmp_path / "out", rows=2).read_text() == "one\n<|endoftext|>\ntwo\nlines"
+
+
+def test_a_plan_is_held_against_what_the_stages_took_and_another_recipes_is_not(planned, tmp_path):
+    recipe = planned.model_copy(update={"run": tmp_path / "run"})
+    plan = SavedPlan(VERSION, recipe_hash(recipe), {"label": 10.0, "train": 90.0, "student": 4.0}, 2**30, 0)
+    save(plan, recipe.run)
+    run = RunFolder(recipe.run)
+    with run.open(recipe):  # a plan is nothing strange in a folder
+        run.stage("label", made_from="", work=dict)
+        run.stage("train", made_from="", work=dict)
+    for name, changes in {"label": {"seconds": 20.0}, "train": {"seconds": 60.0, "resumed": True}}.items():
+        file = run.path / "stages" / f"{name}.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    errors = errors_of(run, recipe)
+    assert errors is not None and errors.seconds is not None and errors.memory is not None
+    assert (errors.seconds.share, errors.left_out) == (-0.5, ("train",))
+    assert errors.memory.taken > 0
+    lines = plan_lines(errors.to_dict())
+    assert lines[0] == "time: planned 10 s, taken 20 s (−50 %)"
+    view = plan_view(errors.to_dict())
+    assert view is not None and "train" in view.notes[0]
+    assert errors_of(run, with_override(recipe, "training.epochs=7")) is None
+    assert plan_view(None) is None
+
+
+def test_a_rehearsal_tells_the_time_and_leaves_only_the_plan(recipe, texts_file, tmp_path):
+    path = recipe({"synthesis": None, "data": {"path": str(texts_file), "sequence_tokens": 64, "held_out": 0.25}})
+    said = stillhouse("plan", path, "--price-per-hour", "2", "evaluation.control=none")
+    assert said.code == 0, said.err
+    for words in ("documents to learn", "about", "at 2 an hour", "activations", "labels", "train", "it fits"):
+        assert words in said.out
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert set(plan["seconds"]) >= {"label", "student", "train", "evaluate"}
+    assert plan["memory"] > 2**27
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["recipe.yaml", "run"]
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["plan.json"]
+
+
+def test_without_a_rehearsal_and_on_a_small_machine_shapes_alone_tell(recipe, texts_file, no_model):
+    path = recipe({"synthesis": None, "data": {"path": str(texts_file), "sequence_tokens": 64}})
+    said = stillhouse("plan", path, "--no-rehearsal", "--memory", "0.001")
+    assert said.code == 0, said.err
+    assert "no time is told" in said.out and "it does not fit" in said.out and "together:" in said.out
+    for option, value in (("--memory", "0"), ("--price-per-hour", "-1")):
+        assert_refused_in_one_line(stillhouse("plan", path, "--no-rehearsal", option, value), option, "above 0")
