@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from stillhouse.commands.estimate import estimate, matmul_speed, shape_of
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.plan.forecast import Size, grown, seconds_of, size_of, written_times
@@ -24,8 +25,8 @@ from stillhouse.commands.stages.training import control_roles
 from stillhouse.commands.stories.kind import is_of_stories
 from stillhouse.core.config import load_recipe, read_recipe, to_yaml
 from stillhouse.core.errors import RecipeError, StillhouseError
-from stillhouse.core.room import free_bytes
 from stillhouse.core.progress import Progress, Silent
+from stillhouse.core.room import free_bytes
 from stillhouse.core.run import RunFolder
 from stillhouse.data.config import RagDataConfig
 from stillhouse.models.anatomy import num_layers
@@ -51,6 +52,8 @@ class Plan:
     seconds: Mapping[str, float]
     """Of each stage; empty where nothing was rehearsed."""
     changes: Sequence[Change]
+    counted_seconds: float | None = None
+    """By counting operations, where nothing was rehearsed."""
 
     @property
     def total_seconds(self) -> float:
@@ -130,7 +133,19 @@ def planned(recipe: Recipe, *, rehearsal: bool, room: int, progress: Progress) -
 
     peak = memory.most if measured is None else measured
     changes = [] if peak <= room else changes_that_fit(recipe, room=room, needs=needs)
-    return Plan(size, memory, peak, room, disk, seconds, changes)
+    return Plan(size, memory, peak, room, disk, seconds, changes, None if seconds else _counted_seconds(recipe))
+
+
+def _counted_seconds(recipe: Recipe) -> float | None:
+    """By counted operations and the speed of this machine's matrix products; None where that cannot be told."""
+    if isinstance(recipe.teacher, RemoteTeacherConfig):
+        return None
+    told = estimate(recipe, shape_of(recipe.teacher.model, recipe), speed=matmul_speed())
+    wanted = recipe.synthesis
+    units = recipe.training.epochs
+    if recipe.data.path is None:
+        units = next((n for name in ("tokens", "kept", "number") if (n := getattr(wanted, name, None))), 0)
+    return told.total(units) if told is not None and units else None
 
 
 def _layers(recipe: Recipe) -> int:
@@ -226,12 +241,14 @@ def _said_of_size(plan: Plan, recipe: Recipe) -> list[str]:
 
 
 def _said_of_time(plan: Plan, price_per_hour: float | None) -> list[str]:
-    if not plan.seconds:
+    seconds = plan.total_seconds if plan.seconds else plan.counted_seconds
+    if seconds is None:
         return ["no time is told without a rehearsal"]
     money = ""
     if price_per_hour is not None:
-        money = f", {plan.total_seconds / 3600 * price_per_hour:,.2f} at {price_per_hour:g} an hour"
-    return [f"about {duration(plan.total_seconds)} on this machine as busy as it is now{money}"]
+        money = f", {seconds / 3600 * price_per_hour:,.2f} at {price_per_hour:g} an hour"
+    how = "as busy as it is now" if plan.seconds else "by counted operations, which is rough"
+    return [f"about {duration(seconds)} on this machine, {how}{money}"]
 
 
 def _said_of_fit(plan: Plan) -> list[str]:

@@ -23,8 +23,8 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.core.config import load_recipe
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import write_atomic
-from stillhouse.core.room import peak_bytes
 from stillhouse.core.progress import Silent
+from stillhouse.core.room import peak_bytes
 from stillhouse.core.run import RunFolder
 from stillhouse.models.anatomy import num_layers
 from stillhouse.models.load import load_config, without_weights

@@ -31,6 +31,7 @@ from stillhouse.students.lora import frozen_hash
 from stillhouse.students.projections import Projections
 from stillhouse.training import train
 from stillhouse.training.mixing import MixedRows
+from stillhouse.training.rescue import tell_nobody
 from stillhouse.training.sources import OfflineConfig, TeacherSourceConfig
 from stillhouse.training.terms import Scheduled
 from stillhouse.training.trainer import Schedule, as_many_steps
@@ -72,7 +73,7 @@ def train_arm(
         replay_terms=replay_terms(shop.recipe),
         inspect=_inspector(shop, arm, checkpoints),
         report_to=shop.recipe.report_to,
-        tell=telling(shop.run, shop.progress, arm=arm),
+        tell=telling(shop.run, shop.progress, arm=arm) if shop.rank == 0 else tell_nobody,
         progress=shop.progress,
         title=arm.replace("_", " ") + " learns",
     )
