@@ -28,7 +28,7 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
     for ranks, words in ((0, "1 or more"), (3, "multiple of 3")):
         with pytest.raises(StillhouseError, match=words):
             check_launch(made, ranks, config=None)
-    written = write_config(tmp_path / "accelerate.yaml", 2, config=None)
+    written = write_config(tmp_path / "accelerate.json", 2, config=None)
     check_launch(made, 2, config=str(written))
     assert yaml.safe_load(written.read_text())["num_processes"] == 2
     written.write_text("distributed_type: FSDP\n")

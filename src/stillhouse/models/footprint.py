@@ -18,8 +18,8 @@ TENSORS_OF_HIDDEN, TENSORS_OF_INTERMEDIATE = 16, 3
 def saved_bytes(model: PreTrainedModel, *, rows: int, row_tokens: int) -> int:
     """Bytes that the forward pass of a model on the meta device keeps for the backward pass, weights left out.
 
-    Attention is counted as one kernel: queries, keys, values, result and a number a query, and no weight of attention. The
-    head is left out, as losses never hold all logits.
+    Attention is counted as one kernel: queries, keys, values, result and a number a query, and no weight of attention save where a
+    CPU must. The head is left out, as losses never hold all logits.
     """
     kept: dict[int, tuple[Tensor, int]] = {}
     weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
@@ -53,15 +53,20 @@ class _Attention(torch.autograd.Function):
     """Keeps what fused attention keeps."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, num_weights: int) -> Tensor:
         """Nothing is computed: there are no numbers."""
         out = queries.new_empty(*queries.shape[:-1], values.shape[-1])
-        ctx.save_for_backward(queries, keys, values, out, queries.new_empty(queries.shape[:-1]))
+        weights = [queries.new_empty(*queries.shape[:-1], keys.shape[-2]) for _ in range(num_weights)]
+        ctx.save_for_backward(queries, keys, values, out, queries.new_empty(queries.shape[:-1]), *weights)
         return out
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_options: Any) -> Tensor:
-    return _Attention.apply(query, key, value)
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, **_options: Any
+) -> Tensor:
+    # On a CPU there is no fused attention with dropout: its weights, what is left of them, and what was dropped are kept.
+    apart = dropout_p > 0 and not torch.cuda.is_available()
+    return _Attention.apply(query, key, value, 3 if apart else 0)
 
 
 @contextmanager

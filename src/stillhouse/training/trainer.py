@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from stillhouse.core.alignment import CommonOutcomes
-from stillhouse.core.batch import as_batch
+from stillhouse.core.batch import Batch, as_batch
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import flush_folder, remove, write_atomic
@@ -167,10 +167,28 @@ class DistillationTrainer(HalvingTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows: Any = train_dataset or self.train_dataset
-        rows_per_step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         if isinstance(rows, MixedRows):
-            return rows.order(rows_per_step=rows_per_step, seed=self.args.seed)
-        return ByLength(rows.lengths, rows_per_step=rows_per_step, seed=self.args.seed)
+            order: Any = rows.order(rows_per_step=self._rows_per_step, seed=self.args.seed)
+        else:
+            order = ByLength(rows.lengths, rows_per_step=self._rows_per_step, seed=self.args.seed)
+        self._rows_per_epoch = len(order)
+        return order
+
+    @property
+    def _rows_per_step(self) -> int:
+        """Of all micro-batches and ranks."""
+        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def _each_row_once(self, batches: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """An epoch's last rows may be too few for all ranks: accelerate then deals the first ones again, which here count for
+        nothing. A causal model reads them without harm; of other batches, where nothing to read may be no number, they stay."""
+        ranks, at_once = self.args.world_size, self._train_batch_size
+        steps = math.ceil(self._rows_per_epoch / self._rows_per_step)
+        first = self.state.global_step % steps * self._rows_per_step
+        known = [
+            self._rows_per_epoch - first - at_once * (n * ranks + self.args.process_index) for n in range(len(batches))
+        ]
+        return [without_rows_from(batch, left) for batch, left in zip(batches, known, strict=True)]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The Trainer's own warm-up spends its first step at 0: a training of one step would learn nothing."""
@@ -222,6 +240,8 @@ class DistillationTrainer(HalvingTrainer):
         """The batches of one step. Loaders read ahead; what depends on the student's weights is made now, and not before."""
         collated, done = list(islice(epoch_iterator, num_batches)), self.state.global_step
         batches = self._rows.at_step(collated, step=done + 1, progress=self._share_done(done))
+        if self.args.world_size > 1:
+            batches = self._each_row_once(batches)
         self.read = batches
         return super().get_batch_samples(iter(batches), num_batches, device)
 
@@ -375,6 +395,15 @@ class DistillationTrainer(HalvingTrainer):
             load_adapter(student, Path(resume_from_checkpoint))
         if isinstance(pupil, Pupil):
             pupil.projections.load_state_dict(Projections.load(Path(resume_from_checkpoint)).state_dict())
+
+
+def without_rows_from(inputs: dict[str, Tensor], first: int) -> dict[str, Tensor]:
+    """A batch of packed text whose rows from this one on hold nothing that is learnt or counted; any other as it is."""
+    if type(as_batch(inputs)) is not Batch or first >= len(inputs["ids"]):
+        return inputs
+    counts = torch.arange(len(inputs["ids"]), device=inputs["ids"].device)[:, None] < first
+    documents = inputs["documents"].where(counts, -1)
+    return {**inputs, "documents": documents, "weights": inputs["weights"] * counts}
 
 
 def rate_share(step: int, *, warmup: int, total: int) -> float:

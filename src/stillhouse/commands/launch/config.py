@@ -1,5 +1,6 @@
 """What `accelerate launch` is told: a file as `accelerate config` would write it, for this machine."""
 
+import json
 import os
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def write_config(file: Path, num_ranks: int, *, config: str | None) -> Path:
         "mixed_precision": "no",
         "gpu_ids": "all",
     }
-    write_atomic(file, yaml_text.to_yaml(values))
+    write_atomic(file, json.dumps(values, indent=1))
     return file
 
 

@@ -34,7 +34,7 @@ class Place:
     @property
     def config(self) -> Path:
         """For `accelerate launch`."""
-        return self.folder / "accelerate.yaml"
+        return self.folder / "accelerate.json"
 
     @property
     def told(self) -> Path:
