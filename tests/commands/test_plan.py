@@ -45,6 +45,7 @@ FOUND = Rehearsed(
     documents=20,
     held_out=4,
     tokens=500,
+    longest=64,
     micro_batches=1,
     choice_seconds=0.5,
     label_bytes=100.0,
@@ -63,8 +64,8 @@ def test_what_grows_with_the_data_is_counted_on_and_the_rest_stays(planned):
     recipe = planned.model_copy(
         update={"training": planned.training.model_copy(update={"save_every_steps": 40, "epochs": 2.0})}
     )
-    size = size_of(recipe, documents=200, rows=80, held_out=12, tokens=5000)
-    assert size == Size(200, 80, 12, 5000, steps=80)
+    size = size_of(recipe, documents=200, rows=80, held_out=12, tokens=5000, longest=64)
+    assert size == Size(200, 80, 12, 5000, 64, steps=80)
     seconds = seconds_of(recipe, FOUND, size, teacher_layers=4)
     micro_batches = recipe.training.rows_per_step // recipe.training.rows_per_micro_batch
     # 80 steps, each of two micro-batches; two times saved; two seconds before the first and two around the work.

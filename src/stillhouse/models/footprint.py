@@ -18,8 +18,8 @@ TENSORS_OF_HIDDEN, TENSORS_OF_INTERMEDIATE = 16, 3
 def saved_bytes(model: PreTrainedModel, *, rows: int, row_tokens: int) -> int:
     """Bytes that the forward pass of a model on the meta device keeps for the backward pass, weights left out.
 
-    Attention is counted as one kernel: queries, keys, values, result and a number a query, and no weight of attention save where
-    a CPU must. The head is left out, as losses never hold all logits.
+    Attention is counted as one kernel: queries, keys, values, result and a number a query; no weight of attention, save where a
+    CPU must keep it. The head is left out, as losses never hold all logits.
     """
     kept: dict[int, tuple[Tensor, int]] = {}
     weights = {weight.untyped_storage()._cdata for weight in model.parameters()}

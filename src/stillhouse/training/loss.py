@@ -64,6 +64,8 @@ def distillation_loss(
         _refuse_other_places(terms)
     if any(isinstance(term, FeatureTerm) and term.needs_documents_alone for term in terms):
         batch = one_document_a_row(batch)
+    if not batch.real.any():
+        return _nothing(student, batch, terms=[*terms, *replay_terms], projections=projections or NO_PROJECTIONS)
     apart = batch.replayed if replay_terms else None
     new = batch if apart is None else batch.of_rows(~apart)
     said = _said(teacher, new, terms, pooling)
@@ -76,6 +78,14 @@ def distillation_loss(
     replayed = batch.of_rows(apart)
     replay_loss, replay_sums = compared(answer.of_rows(apart), Signals(), replayed, replay_terms, counts=replay_counts)
     return loss + replay_loss, torch.cat([sums, replay_sums.to(sums.dtype)])
+
+
+def _nothing(student: nn.Module, batch: Batch, *, terms: Sequence[AnyTerm], projections: nn.Module) -> Sums:
+    """No loss, and a gradient of zeros: who trains together must all take part in every step, also with nothing to learn."""
+    _ = read_signals(student, batch, Wanted(logits=True))
+    learning = [weight for owner in (student, projections) for weight in owner.parameters() if weight.requires_grad]
+    loss = torch.stack([0.0 * weight.sum() for weight in learning]).sum()
+    return loss, batch.weights.new_zeros(len(terms))
 
 
 def _said(teacher: Teacher | None, batch: Batch, terms: Sequence[AnyTerm], pooling: Pooling | None) -> Signals:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from stillhouse.core.alignment import CommonOutcomes
-from stillhouse.core.batch import Batch, as_batch
+from stillhouse.core.batch import Batch, TaggedBatch, as_batch
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import flush_folder, remove, write_atomic
@@ -37,7 +37,7 @@ from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.mixing import MixedRows
 from stillhouse.training.odd_batch import keep_batch
 from stillhouse.training.order import ByLength
-from stillhouse.training.rescue import HalvingTrainer, OddSteps, Tell, tell_nobody
+from stillhouse.training.rescue import HalvingTrainer, OddSteps, Tell, rows_together, tell_nobody
 from stillhouse.training.terms import MAY_BE_NONE, UNITS, AnyTerm, Paces, Scheduled, counts_apart, scheduled, unit_of
 from stillhouse.training.watch import Inspector, Watch
 
@@ -180,15 +180,15 @@ class DistillationTrainer(HalvingTrainer):
         return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     def _each_row_once(self, batches: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """An epoch's last rows may be too few for all ranks: accelerate then deals the first ones again, which here count for
-        nothing. A causal model reads them without harm; of other batches, where nothing to read may be no number, they stay."""
+        """An epoch's last rows may be too few for all ranks: accelerate then deals the first ones again, which are left out
+        here. A rank that has none left takes part with a row that counts for nothing, save of batches of answers or pairs."""
         ranks, at_once = self.args.world_size, self._train_batch_size
         steps = math.ceil(self._rows_per_epoch / self._rows_per_step)
         first = self.state.global_step % steps * self._rows_per_step
         known = [
             self._rows_per_epoch - first - at_once * (n * ranks + self.args.process_index) for n in range(len(batches))
         ]
-        return [without_rows_from(batch, left) for batch, left in zip(batches, known, strict=True)]
+        return [first_rows(batch, left) for batch, left in zip(batches, known, strict=True)]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The Trainer's own warm-up spends its first step at 0: a training of one step would learn nothing."""
@@ -397,13 +397,17 @@ class DistillationTrainer(HalvingTrainer):
             pupil.projections.load_state_dict(Projections.load(Path(resume_from_checkpoint)).state_dict())
 
 
-def without_rows_from(inputs: dict[str, Tensor], first: int) -> dict[str, Tensor]:
-    """A batch of packed text whose rows from this one on hold nothing that is learnt or counted; any other as it is."""
-    if type(as_batch(inputs)) is not Batch or first >= len(inputs["ids"]):
+def first_rows(inputs: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+    """A batch's first so many rows; of none, one of which nothing is learnt or counted, where the batch is one of tokens."""
+    rows = len(inputs["ids"]) // rows_together(inputs)
+    if number >= rows:
         return inputs
-    counts = torch.arange(len(inputs["ids"]), device=inputs["ids"].device)[:, None] < first
-    documents = inputs["documents"].where(counts, -1)
-    return {**inputs, "documents": documents, "weights": inputs["weights"] * counts}
+    if number > 0:
+        return {name: tensor[: len(tensor) * number // rows] for name, tensor in inputs.items()}
+    if type(as_batch(inputs)) not in (Batch, TaggedBatch):
+        return inputs
+    one = {name: tensor[:1] for name, tensor in inputs.items()}
+    return {**one, "documents": torch.full_like(one["documents"], -1), "weights": torch.zeros_like(one["weights"])}
 
 
 def rate_share(step: int, *, warmup: int, total: int) -> float:

@@ -18,7 +18,7 @@ from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.plan.forecast import Size, grown, seconds_of, size_of, written_times
 from stillhouse.commands.plan.rehearsal import FOUND, STEPS, Rehearsed, rehearsed_of
 from stillhouse.commands.plan.saved import VERSION, SavedPlan, recipe_hash, save
-from stillhouse.commands.plan.shapes import Change, Memory, changes_that_fit, disk_of, memory_of
+from stillhouse.commands.plan.shapes import Change, Memory, Models, changes_that_fit, disk_of, memory_of
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import is_of_retrieval
 from stillhouse.commands.stages.training import control_roles
@@ -30,6 +30,7 @@ from stillhouse.core.room import free_bytes
 from stillhouse.core.run import RunFolder
 from stillhouse.data.config import RagDataConfig
 from stillhouse.models.anatomy import num_layers
+from stillhouse.models.footprint import saved_bytes
 from stillhouse.models.load import load_config, without_weights
 from stillhouse.reporting import terminal_progress
 from stillhouse.reporting.formatting import count, duration, si
@@ -125,7 +126,7 @@ def planned(recipe: Recipe, *, rehearsal: bool, room: int, progress: Progress) -
     if found is not None and size is not None:
         layers = 1 if isinstance(recipe.teacher, RemoteTeacherConfig) else _layers(recipe)
         seconds = seconds_of(recipe, found, size, teacher_layers=layers)
-    measured = None if found is None else found.peak_bytes
+    measured = None if found is None or size is None else found.peak_bytes + _of_longer_rows(recipe, found, size)
     beyond = 0 if measured is None else measured - memory.most
 
     def needs(changed: Recipe) -> int:
@@ -146,6 +147,13 @@ def _counted_seconds(recipe: Recipe) -> float | None:
     if recipe.data.path is None:
         units = next((n for name in ("tokens", "kept", "number") if (n := getattr(wanted, name, None))), 0)
     return told.total(units) if told is not None and units else None
+
+
+def _of_longer_rows(recipe: Recipe, found: Rehearsed, size: Size) -> int:
+    """Bytes that the longest rows of all take more than the longest that were rehearsed: rows of like length share a batch."""
+    student, rows = Models(recipe).student, recipe.training.rows_per_micro_batch
+    whole, few = (saved_bytes(student, rows=rows, row_tokens=longest) for longest in (size.longest, found.longest))
+    return max(0, whole - few)
 
 
 def _layers(recipe: Recipe) -> int:
@@ -178,6 +186,7 @@ def _size(recipe: Recipe, found: Rehearsed | None) -> Size | None:
             rows=len(data.train),
             held_out=data.num_held_out_documents,
             tokens=sum(data.train.lengths),
+            longest=max(data.train.lengths),
         )
     return None if found is None else grown(recipe, found, times=written_times(recipe, found))
 

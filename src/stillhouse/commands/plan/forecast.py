@@ -23,14 +23,16 @@ class Size:
     held_out: int
     tokens: int
     """Of all rows to train on, read once."""
+    longest: int
+    """Tokens of the longest row."""
     steps: int
 
 
-def size_of(recipe: Recipe, *, documents: int, rows: int, held_out: int, tokens: int) -> Size:
+def size_of(recipe: Recipe, *, documents: int, rows: int, held_out: int, tokens: int, longest: int) -> Size:
     """With the steps that training makes of so many rows."""
     schedule = recipe.training
     steps = math.ceil(schedule.epochs * math.ceil(rows / schedule.rows_per_step))
-    return Size(documents, rows, held_out, tokens, steps)
+    return Size(documents, rows, held_out, tokens, longest, steps)
 
 
 def grown(recipe: Recipe, found: Rehearsed, *, times: float) -> Size:
@@ -41,6 +43,7 @@ def grown(recipe: Recipe, found: Rehearsed, *, times: float) -> Size:
         rows=max(1, round(found.rows * times)),
         held_out=round(found.held_out * times),
         tokens=round(found.tokens * times),
+        longest=found.longest,
     )
 
 

@@ -104,6 +104,8 @@ class Rehearsed:
     held_out: int
     tokens: int
     """Of all rows to train on, read once."""
+    longest: int
+    """Tokens of the longest of them."""
     micro_batches: int
     """That a step of the rehearsal had."""
     choice_seconds: float
@@ -141,6 +143,7 @@ def rehearse(recipe: Recipe, folder: Path) -> Rehearsed:
         documents=parts.data.num_train_documents,
         held_out=parts.data.num_held_out_documents,
         tokens=sum(rows.lengths),
+        longest=max(rows.lengths),
         micro_batches=small.training.rows_per_step // small.training.rows_per_micro_batch,
         choice_seconds=choice_seconds,
         label_bytes=stages.get("label", {}).get("bytes_per_token"),

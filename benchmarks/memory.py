@@ -1,0 +1,73 @@
+"""Does memory grow with the number of records? Peak memory of reading, and of labelling, short records: each in a process."""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from stillhouse.core.room import peak_bytes
+from stillhouse.data.config import TextDataConfig
+from stillhouse.data.packing import PackedRows
+from stillhouse.data.prepare import prepare
+from stillhouse.labelling import label
+from stillhouse.models.load import load_tokenizer
+from stillhouse.teachers import LocalTeacher
+
+ROW_TOKENS = 128
+RECORD = "The fox number {n} ran over the hill {m}."
+
+
+def main() -> None:
+    """Print a line for each number of records."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tokenizer", help="whose tokens are counted: a hub id, a folder, or a GGUF file")
+    parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--what", choices=["read", "label"], default="read")
+    parser.add_argument("--alone", action="store_true", help="in this process, of the first number alone")
+    options = parser.parse_args()
+    if options.alone:
+        _measure(options.tokenizer, options.records[0], options.what)
+        return
+    for records in options.records:
+        command = [sys.executable, __file__, options.tokenizer, "--alone", "--what", options.what]
+        subprocess.run([*command, "--records", str(records)], check=True)
+
+
+def _measure(source: str, records: int, what: str) -> None:
+    tokenizer = load_tokenizer(source)
+    with TemporaryDirectory() as name:
+        file = Path(name) / "texts.jsonl"
+        with file.open("w", encoding="utf-8") as lines:
+            for number in range(records):
+                lines.write(json.dumps({"text": RECORD.format(n=number, m=number % 97)}) + "\n")
+        before, started = peak_bytes(), time.perf_counter()
+        config = TextDataConfig(path=file, sequence_tokens=ROW_TOKENS, held_out=0.01)
+        rows = prepare(config, tokenizer).train
+        assert isinstance(rows, PackedRows)
+        tokens = sum(rows.lengths)
+        if what == "label":
+            shape = LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+            )
+            teacher = LocalTeacher(LlamaForCausalLM(shape).eval())
+            label(teacher, rows.examples, Path(name) / "labels", made_from="a benchmark", row_tokens=ROW_TOKENS)
+        grown = peak_bytes() - before
+    print(
+        f"{what:<6} {records:>9,} records, {tokens:>11,} tokens: {grown / 2**20:>8,.0f} MiB more at the peak, "
+        f"{grown / tokens:>6,.0f} bytes a token, {time.perf_counter() - started:,.0f} s",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
