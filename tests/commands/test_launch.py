@@ -54,6 +54,7 @@ def test_two_processes_make_the_student_that_one_makes(recipe, texts_file, tmp_p
     ours, theirs = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("run", "alone"))
     assert len(ours) == len(theirs) == 4
     for one, other in zip(ours, theirs, strict=True):
+        assert one.pop("arm") == other.pop("arm") == "student"
         assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
     assert (tmp_path / "run" / "student" / "model.safetensors").exists()
     again = stillhouse("train", path)  # which finds it done, in one process
