@@ -50,7 +50,7 @@ VALUES = {
         ),
         ({"source": {"kind": "student"}}, "the teacher would have to be asked about each step"),
         ({"source": {"kind": "teacher", "method": "beam"}}, "an API only draws answers"),
-        ({"data": {"kind": "masked_text", "path": "x"}, "objectives": [{"name": "masked_token"}]}, "Use data of kind chat or"),
+        ({"data": {"kind": "masked_text", "path": "x"}, "objectives": [{"name": "masked_token"}]}, "data of kind chat, rag or"),
         ({"evaluation": {"reward": {"reward": {"kind": "length"}}}}, "evaluation.reward is watched beside what a teacher"),
         ({"teacher": {"model": "m"}, "student": {"kind": "from_config", "tokenizer": "t"}}, "student.tokenizer is given"),
         ({"teacher": {**REMOTE, "api_key": KEY}}, "holds what looks like a key"),

@@ -69,7 +69,7 @@ def test_the_budget_is_never_exceeded_and_the_stop_loses_nothing(tmp_path, fault
         assert server.charged <= limit
         assert "kept" in str(stop.value)
         kept = file.read_text().splitlines()
-        assert len(kept) == sum(server.answered.values()) > 20, "a reply that was paid for was lost"
+        assert len(kept) == sum(server.answered.values()) > 5, "a reply that was paid for was lost"
         # What was spent counts: the same command stops too, and one with a larger budget goes on.
         with pytest.raises(RunError):
             Ledger(file, writer_of(server, budget={"tokens": limit}, concurrency=8)).ask(asked)
