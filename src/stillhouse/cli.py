@@ -207,7 +207,7 @@ def _run(chosen: argparse.Namespace) -> int:
             importlib.import_module("stillhouse.commands.watch").show(chosen.run, port=chosen.port)
         case "rag":
             command = importlib.import_module("stillhouse.commands.ask")
-            command.ask(chosen.run, chosen.question, who=chosen.who)
+            command.show(chosen.run, chosen.question, who=chosen.who)
         case "tokenizers":
             command = importlib.import_module("stillhouse.commands.tokenizers")
             return int(command.show(chosen.teacher, chosen.student))

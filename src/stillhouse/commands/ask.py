@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -43,13 +44,27 @@ class Answered:
     answer_milliseconds: float
 
 
-def ask(run: str, question: str, *, who: Who = "student") -> None:
+def show(run: str, question: str, *, who: Who = "student") -> None:
     """Print the answer and its sources.
 
     Raises:
         StillhouseError: for a run that answers from no documents or has no student yet, and for a question that is empty or too
             long to be answered.
     """
+    _show(*_asked(run, question, who, say=lambda text: print(text, file=sys.stderr)))
+
+
+def ask(run: str | Path, question: str, *, who: Who = "student") -> Answered:
+    """Ask a run whose data is of kind rag: its answer, with the passages that it was given and those that it cites.
+
+    Raises:
+        StillhouseError: for a run that answers from no documents or has no student yet, and for a question that is empty or too
+            long to be answered.
+    """
+    return _asked(str(run), question, who, say=lambda _text: None)[0]
+
+
+def _asked(run: str, question: str, who: Who, *, say: Callable[[str], None]) -> tuple[Answered, Finder]:
     folder, recipe = _opened(run)
     assert isinstance(recipe.data, RagDataConfig)
     if not question.strip():
@@ -60,7 +75,7 @@ def ask(run: str, question: str, *, who: Who = "student") -> None:
         )
     finder = opened_finder(recipe.data.retriever, folder.path / INDEX, candidates=recipe.data.candidates)
     model = str(folder.student) if who == "student" else recipe.teacher.model
-    print(f"loading the {who}", file=sys.stderr)
+    say(f"loading the {who}")
     loaded = load_causal_lm(model)
     limit = (
         recipe.synthesis.answers.sampling.max_new_tokens
@@ -69,7 +84,7 @@ def ask(run: str, question: str, *, who: Who = "student") -> None:
     )
     speaker = LocalAnswerer(loaded.model, loaded.tokenizer, max_new_tokens=limit)
     alone = who == "student" and recipe.data.student_reads == "question"
-    _show(answer(question.strip(), finder, speaker, recipe.data, question_alone=alone), finder)
+    return answer(question.strip(), finder, speaker, recipe.data, question_alone=alone), finder
 
 
 def _opened(run: str) -> tuple[RunFolder, Recipe]:

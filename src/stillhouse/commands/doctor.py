@@ -77,7 +77,7 @@ def show(recipe: str | None, overrides: Sequence[str]) -> int:
     """
     console = Console(highlight=False, soft_wrap=True)
     lines = list[Line]()
-    for line in _all_lines(recipe, overrides):
+    for line in all_lines(recipe, overrides):
         lines.append(line)
         console.print(Text.assemble((f"{line.level:<5}", STYLES[line.level]), f"{line.about:<12}{clean(line.words)}"))
     num_faults = sum(line.level == "fix" for line in lines)
@@ -85,7 +85,12 @@ def show(recipe: str | None, overrides: Sequence[str]) -> int:
     return SOMETHING if num_faults else NOTHING
 
 
-def _all_lines(recipe: str | None, overrides: Sequence[str]) -> Iterator[Line]:
+def all_lines(recipe: str | None, overrides: Sequence[str]) -> Iterator[Line]:
+    """What is looked at, in order, as it is.
+
+    Raises:
+        RecipeError: if the recipe cannot be read.
+    """
     yield from environment_lines()
     if recipe is None:
         return

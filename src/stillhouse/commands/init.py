@@ -89,18 +89,27 @@ def show(file: str, answers: dict[str, str], *, force: bool) -> None:
     Raises:
         StillhouseError: for an answer that is none, a file that is in the way, or a teacher that is not there.
     """
-    path = Path(file)
-    if path.exists() and not force:
-        raise StillhouseError(f"{file} is there already. Name another file, or say --force to write over it.")
-    wish = _asked(answers)
-    text, notes = written(wish, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, text)
+    wish, notes = write_recipe(Path(file), answers, force=force)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{file} is written, from the recipe {wish.recipe}.", markup=False)
     for note in notes:
         console.print(f"- {note}", markup=False)
     console.print(f"\nnext: stillhouse doctor {file}\n      stillhouse distill {file}", markup=False)
+
+
+def write_recipe(path: Path, answers: dict[str, str], *, force: bool) -> tuple[Wish, list[str]]:
+    """The same without a word: what was wished, and what else there is to say.
+
+    Raises:
+        StillhouseError: as `show`.
+    """
+    if path.exists() and not force:
+        raise StillhouseError(f"{path} is there already. Name another file, or say --force to write over it.")
+    wish = _asked(answers)
+    text, notes = written(wish, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text)
+    return wish, notes
 
 
 # The questions.

@@ -52,7 +52,7 @@ def run(
         importlib.import_module("stillhouse.commands.retrieval.run").run(recipe_path, overrides, until=until)
         return
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
-    _refuse_an_idle_verb(recipe, until, source=recipe_path)
+    refuse_an_idle_verb(recipe, until, source=recipe_path)
     launch = None
     if num_ranks is not None:
         check_launch(recipe, num_ranks, config=launch_config)
@@ -70,7 +70,7 @@ def run(
                 getattr(pipeline, stage)()
 
 
-def _refuse_an_idle_verb(recipe: Recipe, until: str, *, source: str) -> None:
+def refuse_an_idle_verb(recipe: Recipe, until: str, *, source: str) -> None:
     """A verb whose stage this recipe does not have would end at once and say nothing."""
     sections = {
         "synthesize": (

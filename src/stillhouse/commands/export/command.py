@@ -4,7 +4,7 @@ import copy
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -55,15 +55,44 @@ TASKS: dict[str, Task] = {
 """By the end of a model's class, as its config.json names it."""
 
 
+@dataclass(frozen=True)
+class Exported:
+    """An export in its place, and how it compares."""
+
+    folder: Path
+    original: Path
+    """The student, or the adapter, that it was made from."""
+    format: Format
+    checked: Checked
+
+
 def show(source: str, *, to: str, quantise: str, data: str, out: str, most: float | None) -> None:
     """Write the export and say how it compares.
 
     Raises:
         StillhouseError: for what cannot be written, or says something else than what it was made from.
     """
+    _show(export_student(source, to=to, quantise=quantise, data=data, out=out, most=most))
+
+
+def export_student(
+    source: str | Path,
+    *,
+    to: str,
+    quantise: str = "",
+    data: str | Path = "",
+    out: str | Path = "",
+    most: float | None = None,
+) -> Exported:
+    """Write a run's student, or a model's folder, in another format; run it, and hold it beside the original. What is left out
+    is chosen as the command line does.
+
+    Raises:
+        StillhouseError: for what cannot be written, or says something else than what it was made from.
+    """
+    source = str(source)
     if to == MERGED:
-        _merge(source, quantise=quantise, data=data, out=out, most=most)
-        return
+        return _merge(source, quantise=quantise, data=str(data), out=str(out), most=most)
     wanted = chosen(to)
     quantise = quantise or wanted.quantise[0]
     if quantise not in wanted.quantise:
@@ -72,12 +101,11 @@ def show(source: str, *, to: str, quantise: str, data: str, out: str, most: floa
     student, run = place_of(source)
     folder = _free(Path(out) if out else _default_folder(student, run, f"{to}-{quantise}"))
     loaded = load_model(str(student), task_of_folder(student, run))
-    texts = texts_for(loaded, run, data)
-    checked = export(loaded, wanted, folder, quantise=quantise, texts=texts, most=most)
-    _show(checked, folder, student, wanted)
+    texts = texts_for(loaded, run, str(data))
+    return Exported(folder, student, wanted, export(loaded, wanted, folder, quantise=quantise, texts=texts, most=most))
 
 
-def _merge(source: str, *, quantise: str, data: str, out: str, most: float | None) -> None:
+def _merge(source: str, *, quantise: str, data: str, out: str, most: float | None) -> Exported:
     """An adapter and the model below it as one plain model, beside the two as peft runs them."""
     path = Path(source)
     adapter = path / ADAPTER_FOLDER if (path / "recipe.yaml").exists() else path
@@ -102,7 +130,7 @@ def _merge(source: str, *, quantise: str, data: str, out: str, most: float | Non
     if precision not in plain.quantise:
         raise StillhouseError(f"--quantise {quantise}: --to {MERGED} knows {', '.join(plain.quantise)}.")
     checked = export(merged, plain, folder, quantise=precision, texts=texts, most=most, original=both)
-    _show(checked, folder, adapter, plain)
+    return Exported(folder, adapter, plain, checked)
 
 
 def _free(folder: Path) -> Path:
@@ -247,11 +275,12 @@ def export(
     return checked
 
 
-def _show(checked: Checked, folder: Path, student: Path, wanted: Format) -> None:
+def _show(done: Exported) -> None:
+    checked = done.checked
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for title in ("", "original", "export"):
         table.add_column(title, justify="left" if not title else "right")
-    table.add_row("on disk", si(size_on_disk(student), "B"), si(size_on_disk(folder), "B"))
+    table.add_row("on disk", si(size_on_disk(done.original), "B"), si(size_on_disk(done.folder), "B"))
     before, after = checked.seconds_before, checked.seconds_after
     table.add_row("seconds for all texts", short(before), f"{short(after)} ({ratio(before / after)} as fast)")
     table.add_row(checked.measure, "0", short(checked.distance))
@@ -259,5 +288,5 @@ def _show(checked: Checked, folder: Path, student: Path, wanted: Format) -> None
         table.add_row("same answer", "100 %", percent(checked.agreement, 1))
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"\nover {checked.answers} answers to {checked.texts} texts; for {wanted.serves}", markup=False)
-    console.print(f"export   {folder}", markup=False, soft_wrap=True)
+    console.print(f"\nover {checked.answers} answers to {checked.texts} texts; for {done.format.serves}", markup=False)
+    console.print(f"export   {done.folder}", markup=False, soft_wrap=True)
