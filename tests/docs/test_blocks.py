@@ -103,6 +103,30 @@ def test_every_part_of_a_recipe_is_one(page, block):
     assert not any(faults.values()), faults
 
 
+def test_every_part_of_a_recipe_in_a_sentence_is_one():
+    parts = [
+        (page, key, from_yaml(value))
+        for page in ("docs/choose.md", "docs/faq.md", "docs/comparison.md")
+        for key, value in re.findall(r"`(\w+): (\{[^`]+\})`", TEXTS[page])
+    ]
+    assert len(parts) > 3
+    for page, key, value in parts:
+        assert not fault(Recipe.model_fields[key].annotation, value), (page, key, value)
+
+
+def test_every_figure_that_advises_stands_on_the_page_beside_it():
+    cited = 0
+    for item in re.split(r"\n(?=- |\n)", TEXTS["docs/choose.md"]):
+        figures = re.findall(r"\*\*(-?\d[^*]*)\*\*", item)
+        targets = re.findall(r"\]\((?!http)([^)#]+)", item)
+        pages = [(ROOT / "docs" / target).read_text(encoding="utf-8").replace("*", "") for target in targets]
+        shown = [" ".join(page.split()) for page in pages]
+        for figure in figures:
+            assert any(" ".join(figure.split()) in page for page in shown), f"{figure} is on none of {targets}"
+        cited += len(figures)
+    assert cited > 15
+
+
 @pytest.mark.parametrize(("page", "block"), blocks("json"))
 def test_json_is_json(page, block):
     json.loads(block)
