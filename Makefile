@@ -12,7 +12,7 @@ BIN := .venv/bin
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults audit check format dist clean
+.PHONY: help setup demo test faults audit check format dist docs clean
 
 help:  ## say what can be made
 	@echo 'usage: make TARGET [NAME=value ...]'
@@ -67,6 +67,11 @@ dist: setup  ## build wheel and sdist into dist/, look into them and try the whe
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/python tools/try_dist.py
+
+docs: setup  ## make the site in build/site, with warnings as errors
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt mkdocs-material 'mkdocstrings[python]'
+	$(BIN)/python tools/lay_out_docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:  ## remove .venv, caches and builds; runs and downloaded teachers stay
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,7 +1,7 @@
 """How long each recipe would take on this machine for a reference teacher and one megabyte of data: estimates, not runs.
 
-Prints the rows of the table in docs/gallery.md. Operations are counted and one matrix product is timed, as `stillhouse init` does;
-no weights are read and nothing is trained.
+Prints the rows of the table in docs/gallery.md. Operations are counted and one matrix product is timed, as `stillhouse init`
+does; no weights are read and nothing is trained.
 """
 
 import tempfile

@@ -20,14 +20,14 @@ FOR_A_TERMINAL = {"chat", "completion", "watch"}
 def test_every_block_is_run_in_order(teacher_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(teacher_folder, "teacher")
-    texts = (f'{{"text": "the fox number {number} ran over the hill and sang of the sea"}}\n' for number in range(100))
+    texts = (f'{{"text": "the fox number {number} ran over the hill and sang of the sea"}}\n' for number in range(60))
     Path("texts.jsonl").write_text("".join(texts), encoding="utf-8")
     environment, names = dict(os.environ), {}
     for block in BLOCKS:
         exec(compile(block, "docs/python.md", "exec"), names)
     assert dict(os.environ) == environment
     assert len(names["curve"]) > 1 and names["verdict"] == "identical" and "chat" in names["names"]
-    assert names["student"] == Path("runs/mine/student") and names["page"].startswith("<iframe srcdoc=")
+    assert names["folder"] == Path("runs/mine/student") and names["page"].startswith("<iframe srcdoc=")
     assert names["beside"].model("student").metrics["forward_kl"].value > 0
     assert 0 < names["small"].checked.distance < 0.05
     assert "done: " in repr(names["work"]) and "Interval(" in capsys.readouterr().out
