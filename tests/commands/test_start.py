@@ -17,7 +17,7 @@ from stillhouse.core.yaml_text import from_yaml, with_values
 
 from .conftest import CHATS, assert_refused_in_one_line, stillhouse, write_rows
 
-SMALL = Shape(layers=4, parameters=1_000_000, read_flops=2e6, layer_flops=4e5)
+SMALL = Shape(layers=4, parameters=1_000_000, read_flops=2e6, layer_flops=4e5, most_tokens=512)
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ def test_the_depth_is_half_the_teachers_and_the_time_is_what_was_given(quick_loo
     assert stillhouse("init", file, *flags, "--time", "1d").code == 0
     whole = from_yaml(file.read_text(encoding="utf-8"))
     assert whole["student"]["keep"] == 2 and whole["training"]["epochs"] == 2
+    assert whole["data"]["sequence_tokens"] == 512  # the recipe says 1024, and this teacher reads no more
     assert_refused_in_one_line(stillhouse("init", file, *flags, "--time", "1d"), "is there already", "--force")
     assert_refused_in_one_line(
         stillhouse("init", file, *flags, "--time", "61s", "--force"), "is too short", "Give it more time"

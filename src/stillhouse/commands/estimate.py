@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from stillhouse.commands.recipe import Recipe
 from stillhouse.data.config import RagDataConfig
-from stillhouse.models.anatomy import layers_of, num_layers, parameter_count
+from stillhouse.models.anatomy import layers_of, most_tokens, num_layers, parameter_count
 from stillhouse.models.flops import forward_flops
 from stillhouse.models.load import device, load_config, untrained, without_weights
 from stillhouse.students.config import FromLayersConfig
@@ -36,6 +36,8 @@ class Shape:
     read_flops: float
     """To read one token."""
     layer_flops: float
+    most_tokens: int | None = None
+    """The longest text that it reads; None where nothing bounds it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def shape_of(source: str, recipe: Recipe) -> Shape:
     parameters = parameter_count(model)
     flops = forward_flops(model, context_tokens=recipe.data.sequence_tokens // 2) or 2 * parameters
     layer = 2 * sum(weights.numel() for weights in layers_of(model)[0].parameters())
-    return Shape(num_layers(config), parameters, flops, layer)
+    return Shape(num_layers(config), parameters, flops, layer, most_tokens(config))
 
 
 def matmul_speed() -> float:

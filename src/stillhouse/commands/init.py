@@ -241,9 +241,11 @@ def _data(values: dict[str, Any], wish: Wish) -> dict[str, Any]:
 
 
 def _with_depth(text: str, recipe: Recipe, shape: Shape) -> str:
-    """Half of this teacher's layers, and what it is in the comment before it."""
+    """Half of this teacher's layers, rows no longer than it reads, and what it is in the comment before it."""
     said = f"# {shape.layers} layers, {count(shape.parameters / 1e6)} million parameters."
     text = re.sub(r"^#[^\n]*\n(?=teacher:)", f"{said}\n", text, flags=re.MULTILINE)
+    if shape.most_tokens is not None and recipe.data.sequence_tokens > shape.most_tokens:
+        text = with_values(text, {"data.sequence_tokens": shape.most_tokens})
     student = recipe.student
     if isinstance(student, FromLayersConfig) and isinstance(student.keep, int) and student.choose == "greedy":
         return with_values(text, {"student.keep": max(1, shape.layers // 2)})
