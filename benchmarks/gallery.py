@@ -65,8 +65,10 @@ def told(path: Path, places: dict[str, Path], data: Path, *, speed: float) -> st
         epochs = recipe.training.epochs
         return f"{name} | 1 MB, {epochs:g} epochs | {duration(found.total(epochs))}"
     wanted = recipe.synthesis
-    units = getattr(wanted, "tokens", None) or getattr(wanted, "kept", None) or getattr(wanted, "number", 0)
-    return f"{name} | {units:,} written | {duration(found.total(units))}"
+    units = float(
+        getattr(wanted, "tokens", None) or getattr(wanted, "kept", None) or getattr(wanted, "number", None) or 0
+    )
+    return f"{name} | {units:,.0f} written | {duration(found.total(units))}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from stillhouse.cli import _parser
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.+?)^```", PAGE, re.DOTALL | re.MULTILINE)
-FOR_A_TERMINAL = {"chat", "completion", "watch"}
+FOR_A_TERMINAL = {"chat", "completion", "plan", "watch"}
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")
