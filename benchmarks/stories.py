@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["1M", "3M", "8M"])
     parser.add_argument("--epochs", nargs="+", type=float, default=[3, 3, 4], help="for each size")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--rows-per-step", type=int, default=4, help=f"of {ROW_TOKENS} tokens: few, as stories are few")
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--stories", type=int, default=10**6, help="to learn from, at most")
     parser.add_argument("--held-out", type=int, default=120)
@@ -198,6 +199,8 @@ def learn(
         schedule=Schedule(
             epochs=epochs,
             learning_rate=options.learning_rate,
+            rows_per_step=options.rows_per_step,
+            rows_per_micro_batch=options.rows_per_step,
             weight_decay=0.1,
             save_every_steps=200,
             seed=options.seed,
@@ -442,7 +445,14 @@ def learn_on(
         terms=[Term("next_token")],
         teacher=None,
         vocab_size=len(tokenizer),
-        schedule=Schedule(epochs=2, learning_rate=options.learning_rate, save_every_steps=1000, seed=options.seed),
+        schedule=Schedule(
+            epochs=2,
+            learning_rate=options.learning_rate,
+            rows_per_step=options.rows_per_step,
+            rows_per_micro_batch=options.rows_per_step,
+            save_every_steps=1000,
+            seed=options.seed,
+        ),
         checkpoints=checkpoints,
     )
     remove(checkpoints)
