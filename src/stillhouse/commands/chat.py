@@ -17,8 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from stillhouse.commands.arena import VOTES, Arena
 from stillhouse.commands.local_server import LATER, listen, serve
 from stillhouse.commands.recipe import Recipe
-from stillhouse.commands.speakers import Parting, Speaker, Words, in_turn, partings
-from stillhouse.core.config import load_recipe, parse_recipe
+from stillhouse.commands.speakers import Parting, Speaker, Teller, Words, in_turn, partings
+from stillhouse.commands.stories.kind import is_of_stories
+from stillhouse.commands.stories.recipe import StoryRecipe
+from stillhouse.core.config import load_recipe, parse_recipe, read_recipe
 from stillhouse.core.errors import DataError, ModelError, RunError, StillhouseError
 from stillhouse.core.faults import nearest, said
 from stillhouse.core.run import RunFolder
@@ -75,9 +77,10 @@ def chat(
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     view = SideBySide(Console(highlight=False)) if is_terminal else Plain()
     speakers: list[Speaker] = []
+    kind = Teller if _tells_stories(run) else Speaker
     for role, source in sources.items():
         print(f"loading the {role}, {display_name(source)}", file=sys.stderr)
-        speakers.append(Speaker(role, load_causal_lm(source)))
+        speakers.append(kind(role, load_causal_lm(source)))
     if web:
         file = Path(votes) if votes else (Path(run) if run else Path()) / VOTES
         arena = Arena(speakers, sampling=wanted, seed=seed, system=system, votes=file)
@@ -95,11 +98,11 @@ def _sources(run: str | None, teacher: str | None, student: str | None) -> dict[
     folder = RunFolder(Path(run))
     if not folder.recipe.is_file():
         raise RunError(f"{run!r} is no run folder: it has no recipe.yaml. Name another, or --teacher and --student.")
-    recipe = load_recipe(Recipe, folder.recipe)
-    if recipe.task != "causal_lm":
+    recipe = load_recipe(StoryRecipe if _tells_stories(run) else Recipe, folder.recipe)
+    if isinstance(recipe, Recipe) and recipe.task != "causal_lm":
         raise ModelError(
             f"the student of {run!r} learns data of kind {recipe.data.kind!r} and writes no text. Name a run whose data is of "
-            "kind chat or text."
+            "kind chat, text or stories."
         )
     if student is None and not folder.student.is_dir():
         raise RunError(f"{run!r} has no student yet. First: stillhouse train {folder.recipe}")
@@ -110,6 +113,12 @@ def _sources(run: str | None, teacher: str | None, student: str | None) -> dict[
             f"beside, such as what it was before training: --teacher {folder.path / 'student_before'}"
         )
     return {"teacher": teacher or recipe.teacher.model, "student": student or str(folder.student)}
+
+
+def _tells_stories(run: str | None) -> bool:
+    """Whether it is of kind stories, whose student goes on from what it is given."""
+    file = None if run is None else RunFolder(Path(run)).recipe
+    return file is not None and file.is_file() and is_of_stories(read_recipe(file))
 
 
 class Talk:
@@ -123,7 +132,7 @@ class Talk:
         self._begin(system)
         for speaker in speakers:
             if speaker.template is None:
-                view.say(f"the {speaker.role} has no chat template: it goes on from each line alone")
+                view.say(f"the {speaker.role} {speaker.why_alone}: it goes on from each line alone")
 
     def go_on(self, *, is_terminal: bool) -> None:
         """Answer until there is nothing more to answer. In a terminal, a line that cannot be answered is no end."""
@@ -164,7 +173,9 @@ class Talk:
     def _begin(self, system: str) -> None:
         mute = [speaker.role for speaker in self.speakers if speaker.template is None]
         if system and mute:
-            raise DataError(f"the {mute[0]} has no chat template, so it can be given no system prompt. Leave it out.")
+            raise DataError(
+                f"the {mute[0]} goes on from each line alone, so it can be given no system prompt. Leave it out."
+            )
         self.system = system
         for speaker in self.speakers:
             speaker.forget(system=system)

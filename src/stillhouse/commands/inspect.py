@@ -14,6 +14,7 @@ from stillhouse.commands.checks import tokenizer_source
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
+from stillhouse.commands.stories.kind import is_of_stories
 from stillhouse.core.batch import LabelledBatch, TaggedBatch, as_batch
 from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import RecipeError
@@ -57,7 +58,12 @@ def show(recipe_path: str, overrides: Sequence[str], *, num_examples: int) -> No
     """
     if num_examples < 0:
         raise RecipeError([f"--examples {num_examples}: it should be 0 or more."], source=recipe_path)
-    if is_of_retrieval(read_recipe(Path(recipe_path), overrides)):
+    values = read_recipe(Path(recipe_path), overrides)
+    if is_of_stories(values):
+        looking = importlib.import_module("stillhouse.commands.stories.looking")
+        looking.show(recipe_path, overrides, num_examples=num_examples)
+        return
+    if is_of_retrieval(values):
         check_installed()
         looking = importlib.import_module("stillhouse.commands.retrieval.looking")
         looking.show(recipe_path, overrides, num_examples=num_examples)
@@ -73,7 +79,7 @@ def show(recipe_path: str, overrides: Sequence[str], *, num_examples: int) -> No
     for line in _summary(parts):
         console.print(line, markup=False, soft_wrap=True)
     for number, shown in zip(range(1, num_examples + 1), pieces_of(parts.data.train, parts), strict=False):
-        _show_one(console, shown, number, parts.tokenizer)
+        show_one(console, shown, number, parts.tokenizer)
 
 
 def _summary(parts: Parts) -> Iterator[str]:
@@ -88,18 +94,18 @@ def _summary(parts: Parts) -> Iterator[str]:
         pieces = list(pieces_of(rows, parts))
         num_tokens = sum(len(piece.ids) for piece in pieces)
         unit = "pairs, the chosen side of them" if isinstance(rows, PreferenceRows) else "documents"
-        yield f"{name:<10}{count(num_documents)} {unit}, {count(num_tokens)} tokens{_share(pieces)}"
-        yield f"{'':<10}{_lengths(pieces)}"
+        yield f"{name:<10}{count(num_documents)} {unit}, {count(num_tokens)} tokens{share_of(pieces)}"
+        yield f"{'':<10}{lengths_of(pieces)}"
         yield from (f"{'':<10}{line}" for line in _losses(rows, pieces, num_documents, parts))
 
 
-def _share(pieces: Sequence[Shown]) -> str:
+def share_of(pieces: Sequence[Shown]) -> str:
     """How much is learnt, token by token; nothing for data that is judged as a whole."""
     learnt, read = (sum(counted) for counted in zip(*((sum(p.learnt), len(p.ids)) for p in pieces), strict=True))
     return f", {percent(learnt / read, 1)} supervised ({count(learnt)})" if learnt else ", none supervised one by one"
 
 
-def _lengths(pieces: Sequence[Shown]) -> str:
+def lengths_of(pieces: Sequence[Shown]) -> str:
     """Lengths of whole documents: a piece begins with the last token of the one before."""
     whole: dict[str, int] = {}
     for piece in pieces:
@@ -134,20 +140,21 @@ def pieces_of(rows: RowSet, parts: Parts) -> Iterator[Shown]:
     """Documents in the order of the files, or of their rows."""
     if isinstance(rows, ContextRows):
         for view in rows.views:
-            told = (view.teacher.ids, _learnt(view.teacher)) if view.style is not None else ((), ())
-            yield Shown(view.student.document, view.student.ids, _learnt(view.student), "", *told)
+            told = (view.teacher.ids, learnt_of(view.teacher)) if view.style is not None else ((), ())
+            yield Shown(view.student.document, view.student.ids, learnt_of(view.student), "", *told)
         return
     if isinstance(rows, PreferenceRows):
         for number, pair in enumerate(rows.pairs):
             names = ["", ""] if pair.scores is None else [f"score {score:g}" for score in pair.scores]
             chosen, rejected = (
-                Shown(str(number), side.ids, _learnt(side), name) for side, name in zip(pair.sides, names, strict=True)
+                Shown(str(number), side.ids, learnt_of(side), name)
+                for side, name in zip(pair.sides, names, strict=True)
             )
             yield replace(chosen, rejected=rejected)
         return
     if isinstance(rows, PackedRows):
         for example in rows.examples:
-            yield Shown(example.document, example.ids, _learnt(example))
+            yield Shown(example.document, example.ids, learnt_of(example))
         return
     assert isinstance(rows, PaddedRows)
     for number in range(len(rows)):
@@ -157,7 +164,8 @@ def pieces_of(rows: RowSet, parts: Parts) -> Iterator[Shown]:
         yield Shown(str(number), ids, learnt, _answer(batch, parts))
 
 
-def _learnt(example: Example) -> tuple[bool, ...]:
+def learnt_of(example: Example) -> tuple[bool, ...]:
+    """Which of its tokens are learnt."""
     return (False, *(weight > 0 for weight in example.weights[1:]))
 
 
@@ -172,7 +180,8 @@ def _answer(batch: object, parts: Parts) -> str:
     return ""
 
 
-def _show_one(console: Console, shown: Shown, number: int, tokenizer: PreTrainedTokenizerBase) -> None:
+def show_one(console: Console, shown: Shown, number: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """What is read and what is learnt, told apart by colour, or by brackets where there is none."""
     colours = console.color_system is not None and not console.no_color
     console.print()
     _show_title(console, f"example {number}{', chosen' if shown.rejected else ''}", shown, colours=colours)

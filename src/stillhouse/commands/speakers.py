@@ -30,13 +30,19 @@ class Speaker:
     """A model that answers, and its own memory of the conversation. Without a chat template, it goes on from each line by
     itself."""
 
+    why_alone = "has no chat template"
+    """Said where it goes on from lines."""
+
     def __init__(self, role: Owner, loaded: LoadedModel) -> None:
         self.role, self.model, self.tokenizer = role, loaded.model, loaded.tokenizer
         self.name = display_name(loaded.source)
-        self.template = ChatTemplate(self.tokenizer, owner=role) if self.tokenizer.chat_template else None
+        self.template = self._template()
         ends = end_of_turn(self.tokenizer)
         self.stop_ids = stop_ids_of(self.model) | ({ends} if isinstance(ends, int) else set())
         self.forget(system="")
+
+    def _template(self) -> ChatTemplate | None:
+        return ChatTemplate(self.tokenizer, owner=self.role) if self.tokenizer.chat_template else None
 
     def forget(self, *, system: str) -> None:
         """Begin anew, with this system prompt."""
@@ -95,6 +101,15 @@ class Speaker:
     def is_finished(self) -> bool:
         """Whether the model itself ended its answer."""
         return bool(self.said) and self.said[-1] in self.stop_ids
+
+
+class Teller(Speaker):
+    """A model that goes on from each line, whether or not it could hold a conversation: beside a student that only tells."""
+
+    why_alone = "tells and does not talk"
+
+    def _template(self) -> None:
+        return None
 
 
 def _user(question: str) -> Message:

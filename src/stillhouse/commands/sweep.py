@@ -11,11 +11,14 @@ from typing import Any
 
 import yaml
 
-from stillhouse.commands.pipeline import at_work
+from stillhouse.commands import pipeline
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.runs_report import entry_of
+from stillhouse.commands.stories import pipeline as stories
+from stillhouse.commands.stories.kind import is_of_stories
+from stillhouse.commands.stories.recipe import StoryRecipe
 from stillhouse.core import yaml_text
-from stillhouse.core.config import load_recipe
+from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.files import write_atomic
 from stillhouse.core.progress import SILENT, Progress
@@ -28,7 +31,7 @@ from stillhouse.reporting.runs import RunEntry, grouped
 from stillhouse.reporting.sweeps import FittedLaw, write_sweep
 
 MOST_RUNS = 200
-BUDGETS = ("training.epochs", "synthesis.tokens")
+BUDGETS = ("training.epochs", "synthesis.tokens", "data.number")
 """Keys that say how much is learnt: runs that differ in these and the seed alone are one curve."""
 SEED = "training.seed"
 
@@ -39,7 +42,7 @@ class Trial:
 
     name: str
     settings: Mapping[str, str]
-    recipe: Recipe
+    recipe: Recipe | StoryRecipe
 
 
 def trials(recipe: Path, overrides: Sequence[str], *, grid: Sequence[str], seeds: int, out: Path) -> list[Trial]:
@@ -66,9 +69,14 @@ def trials(recipe: Path, overrides: Sequence[str], *, grid: Sequence[str], seeds
 
     def trial(name: str, settings: Mapping[str, str]) -> Trial:
         changes = [f"{key}={value}" for key, value in settings.items()]
-        return Trial(name, settings, load_recipe(Recipe, recipe, [*overrides, *changes, f"run={out / 'runs' / name}"]))
+        return Trial(name, settings, _read(recipe, [*overrides, *changes, f"run={out / 'runs' / name}"]))
 
     return [trial(name, settings) for name, settings in zip(names, chosen, strict=True)]
+
+
+def _read(recipe: Path, overrides: Sequence[str]) -> Recipe | StoryRecipe:
+    kind = StoryRecipe if is_of_stories(read_recipe(recipe, overrides)) else Recipe
+    return load_recipe(kind, recipe, overrides)
 
 
 def _axis(text: str) -> tuple[str, list[str]]:
@@ -114,12 +122,21 @@ def sweep(
     for number, trial in enumerate(planned, start=1):
         progress.say(f"run {number} of {len(planned)}: {trial.name}")
         lenders = [one.recipe.run for one in planned if one is not trial]
-        with at_work(trial.recipe, progress, lenders=lenders) as pipeline:
-            pipeline.report()
+        _finish(trial.recipe, progress, lenders)
         entries.append(_entry(trial))
         command = command_of(recipe, overrides, grid=grid, seeds=seeds, out=folder)
         _report(folder, planned[:number], entries, planned=len(planned), command=command)
     return entries
+
+
+def _finish(recipe: Recipe | StoryRecipe, progress: Progress, lenders: Sequence[Path]) -> None:
+    """One run from where it is to its report."""
+    if isinstance(recipe, StoryRecipe):
+        with stories.at_work(recipe, progress, lenders=lenders) as telling:
+            telling.report()
+    else:
+        with pipeline.at_work(recipe, progress, lenders=lenders) as work:
+            work.report()
 
 
 def command_of(recipe: str | Path, overrides: Sequence[str], *, grid: Sequence[str], seeds: int, out: Path) -> str:
@@ -130,7 +147,7 @@ def command_of(recipe: str | Path, overrides: Sequence[str], *, grid: Sequence[s
 
 
 def _default_folder(recipe: Path, overrides: Sequence[str]) -> Path:
-    run = load_recipe(Recipe, recipe, overrides).run
+    run = _read(recipe, overrides).run
     return run.with_name(f"{run.name}-sweep")
 
 

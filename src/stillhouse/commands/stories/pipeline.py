@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.remote import remote_teacher
 from stillhouse.commands.stories.asking import Program, about
+from stillhouse.commands.stories.compared import run_result
 from stillhouse.commands.stories.measuring import measured
 from stillhouse.commands.stories.recipe import StoryRecipe, TrimmedTokenizerConfig
 from stillhouse.commands.stories.texts import Story, examples_of, first_round, read_stories, whole_texts
@@ -122,14 +123,19 @@ class StoryPipeline:
             self.progress.stage(name, title)
             return work()
 
-        # The run folder refuses another recipe; what lies outside it is named here.
+        return self.run.stage(name, made_from=self._texts_made_from, work=announced, makes=makes)
+
+    @cached_property
+    def _texts_made_from(self) -> str:
+        """The run folder refuses another recipe; what lies outside it is named here."""
         files = [Path(file) for one in self.recipe.data.filters or () for file in getattr(one, "paths", ())]
-        made_from = [
-            world_fingerprint(self.recipe.data.world),
-            self.teacher_fingerprint,
-            fingerprint_files(file for file in files if file.is_file()),
-        ]
-        return self.run.stage(name, made_from=fingerprint(made_from), work=announced, makes=makes)
+        return fingerprint(
+            [
+                world_fingerprint(self.recipe.data.world),
+                self.teacher_fingerprint,
+                fingerprint_files(file for file in files if file.is_file()),
+            ]
+        )
 
     # Texts.
 
@@ -145,6 +151,8 @@ class StoryPipeline:
         """The texts of one round, in the cells that the round before found weak."""
 
         def work() -> dict[str, Any]:
+            if number == 0:
+                self._borrow_replies()
             writer = self._writer()
             filters = build_filters(self.recipe.data.used_filters, tokenizer=writer.tokenizer)
             cells = [self._cells_asked(before) for before in range(number)]
@@ -165,10 +173,25 @@ class StoryPipeline:
             self.progress.say(f"round {number}: {len(kept):,} kept of {len(of_round):,} texts")
             if number == 0:
                 self._first  # refused now, where there are too few  # noqa: B018
-            return {"asked": len(of_round), "kept": len(kept)}
+            return {"asked": len(of_round), "kept": len(kept), "replies": made.card["replies"]}
 
         name = "synthesize" if number == 0 else f"synthesize_{number}"
         return self._stage(name, "the teacher writes", work=work, makes=[self.texts_of(number)])
+
+    def _borrow_replies(self) -> None:
+        """What the same teacher wrote in another run, so that it is not asked again: as far as the first round went there,
+        as later ones depend on the student."""
+        ledger = self.run.data / LEDGER
+        for lender in map(RunFolder, self.run.lenders if not ledger.exists() else ()):
+            done = lender.stages().get("synthesize")
+            file = lender.data / LEDGER
+            if done is None or done["made_from"] != self._texts_made_from or not file.exists():
+                continue
+            lines = (json_line(line) for line in read_lines(file)[: done["replies"]])
+            ledger.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(ledger, "".join(lines))
+            self.run.event("borrowed", stage="synthesize", lender=lender.path.name)
+            return
 
     @cached_property
     def _first(self) -> tuple[list[Story], list[Story]]:
@@ -196,22 +219,24 @@ class StoryPipeline:
         self.synthesize()
 
         def work() -> dict[str, Any]:
-            seed = self.recipe.data.seed
-            texts = [story.instruction(self.world, seed=seed) + story.text for story in self.learnt(0)]
-            kept: Sequence[int] = ()
-            if isinstance(self.recipe.tokenizer, TrimmedTokenizerConfig):
-                assert self._teacher_tokenizer is not None, "the recipe has been checked"
-                # Words that later rounds ask for are in no text yet.
-                trimmed = trim_tokenizer(self._teacher_tokenizer, [*texts, *self._all_words])
-                tokenizer, kept = trimmed.tokenizer, trimmed.kept
-            else:
-                tokenizer = train_tokenizer(texts, size=self.recipe.tokenizer.size)
+            tokenizer, kept = self.new_tokenizer()
             with atomic_path(self._tokenizer_folder) as part:
                 tokenizer.save_pretrained(str(part))
                 write_atomic(part / "kept.json", json.dumps(list(kept)))
             return {"tokens": len(tokenizer)}
 
         return self._stage("tokenizer", "the tokenizer is made", work=work, makes=[self._tokenizer_folder])
+
+    def new_tokenizer(self) -> tuple[PreTrainedTokenizerBase, Sequence[int]]:
+        """Made from the first round's texts, and which of the teacher's tokens it has, where it is cut out of the teacher's."""
+        seed = self.recipe.data.seed
+        texts = [story.instruction(self.world, seed=seed) + story.text for story in self.learnt(0)]
+        if not isinstance(self.recipe.tokenizer, TrimmedTokenizerConfig):
+            return train_tokenizer(texts, size=self.recipe.tokenizer.size), ()
+        assert self._teacher_tokenizer is not None, "the recipe has been checked"
+        # Words that later rounds ask for are in no text yet.
+        trimmed = trim_tokenizer(self._teacher_tokenizer, [*texts, *self._all_words])
+        return trimmed.tokenizer, trimmed.kept
 
     @property
     def _all_words(self) -> list[str]:
@@ -269,7 +294,8 @@ class StoryPipeline:
         def work() -> dict[str, Any]:
             with atomic_path(self.run.student) as part:
                 shutil.copytree(self.student_of(len(rounds) - 1), part)
-            return {"rounds": len(rounds)}
+            learnt = [self.run.stages()[f"train_{number}"]["tokens"] for number in range(len(rounds))]
+            return {"rounds": len(rounds), "tokens": round(self.recipe.training.epochs * sum(learnt))}
 
         self._stage("train", "the last student is kept", work=work, makes=[self.run.student])
         return rounds
@@ -405,7 +431,7 @@ class StoryPipeline:
                 for metric, interval in one.measures.items():
                     self.run.log(evaluated=one.name, metric=metric, **asdict(interval))
             write_atomic(file, json.dumps(result.to_json(), indent=1, ensure_ascii=False))
-            return {"completions": result.completions}
+            return {"completions": result.completions, "result": run_result(self, result).to_dict()}
 
         self._stage("evaluate", "held-out beginnings are gone on from", work=work, makes=[file])
         return StoryResult.from_json(json.loads(file.read_text(encoding="utf-8")))
@@ -438,13 +464,14 @@ class StoryPipeline:
 
 
 @contextmanager
-def at_work(recipe: StoryRecipe, progress: Progress) -> Iterator[StoryPipeline]:
-    """A recipe of kind stories in its run folder, where no other process works meanwhile.
+def at_work(recipe: StoryRecipe, progress: Progress, *, lenders: Sequence[Path] = ()) -> Iterator[StoryPipeline]:
+    """A recipe of kind stories in its run folder, where no other process works meanwhile. What the teacher has written in the
+    first round of one of the `lenders`, other run folders, it is not asked for again.
 
     Raises:
         StillhouseError: for what the user can mend.
     """
-    run = RunFolder(recipe.run)
+    run = RunFolder(recipe.run, lenders=tuple(lenders))
     kept = Kept(progress, run.path)
     pipeline = StoryPipeline(recipe, run, kept)
     pipeline.check()
