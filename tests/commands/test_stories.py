@@ -1,12 +1,21 @@
 """A recipe of kind stories: the whole way with a teacher that lacks one feature, and what is refused."""
 
 import json
+import multiprocessing
+import os
 import re
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stillhouse.cli import main
+from stillhouse.commands.stories import pipeline as story_pipeline
 from stillhouse.commands.stories.measuring import first_words, starts_of
 from stillhouse.commands.stories.recipe import StoryRecipe
 from stillhouse.commands.stories.texts import Story
@@ -40,18 +49,13 @@ WORLD = {
 }
 
 
-def tells(_path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """A teacher that has no dialogue in its stories until it is asked in a later round."""
+GRADES = "It is told well.\nGrammar: 7\nCreativity: 3\nConsistency: 5\nInstructions: 6"
+
+
+def tells(run: Path, _path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A teacher that has no dialogue in its stories until it is asked in a later round; as a judge it likes what is longer."""
     asked = body["messages"][-1]["content"]
-    found = re.match(r"Write a short story with (\w+) and (\w+)\.", asked)
-    if found is None:
-        said = "They play."
-    else:
-        noun, verb = found.groups()
-        place = body["seed"] % 97
-        said = f"One day a {noun} {place} went to {verb} in the sun number {place}. Then the {noun} was glad and went home."
-        if "dialogue" in asked and body["seed"] in tells.later:  # type: ignore[attr-defined]
-            said += ' "Hello," it said.'
+    said = _story(run, asked, place=body["seed"] % 97) or _judgement(asked) or "They play."
     usage = {"prompt_tokens": 9, "completion_tokens": len(said.split())}
     return {
         "model": body["model"],
@@ -60,14 +64,21 @@ def tells(_path: str, body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class Everything:
-    """Whether a dialogue is written: never in the first round, always from then on."""
+def _story(run: Path, asked: str, *, place: int) -> str:
+    found = re.match(r"Write a short story with (\w+) and (\w+)\.", asked)
+    if found is None:
+        return ""
+    noun, verb = found.groups()
+    said = f"One day a {noun} {place} went to {verb} in the sun number {place}. Then the {noun} was glad and went home."
+    is_later = (run / "rounds" / "0" / "result.json").exists()
+    return f'{said} "Hello," it said.' if "dialogue" in asked and is_later else said
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
 
-    def __contains__(self, _seed: object) -> bool:
-        return (self.run / "rounds" / "0" / "result.json").exists()
+def _judgement(asked: str) -> str:
+    shown = re.search(r"\[Answer A\]\n(.*)\n\n\[Answer B\]\n(.*)\n\nSay", asked, re.DOTALL)
+    if shown is not None:
+        return f"Better: {'A' if len(shown[1]) > len(shown[2]) else 'B'}"
+    return GRADES if "[What followed]" in asked else ""
 
 
 def small(folder: Path, url: str) -> list[str]:
@@ -85,6 +96,7 @@ def small(folder: Path, url: str) -> list[str]:
         "training.epochs": 1,
         "training.rows_per_step": 4,
         "training.rows_per_micro_batch": 4,
+        "training.save_every_steps": 1,
         "rounds.most": 2,
         "rounds.number": 16,
         "rounds.least_gain": 0.0,
@@ -96,17 +108,34 @@ def small(folder: Path, url: str) -> list[str]:
     return [f"{key}={value}" for key, value in changes.items()]
 
 
-def test_a_teacher_that_lacks_one_feature_is_asked_for_it_and_nothing_is_done_twice(tmp_path):
-    run = tmp_path / "run"
-    tells.later = Everything(run)  # type: ignore[attr-defined]
-    with FAULT_SERVER.FaultServer(answer=tells, share=0.1, faults=("500", "drop")) as server:
-        command = ["distill", RECIPE, *small(tmp_path, server.url)]
+@dataclass(frozen=True)
+class Finished:
+    """A run to its end, the same command again, and what was asked in all."""
+
+    run: Path
+    command: list[str]
+    said: Any
+    untouched: bool
+    asked: Counter[str]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    folder = tmp_path_factory.mktemp("stories")
+    run = folder / "run"
+    with FAULT_SERVER.FaultServer(answer=partial(tells, run), share=0.1, faults=("500", "drop")) as server:
+        command = ["distill", str(RECIPE), *small(folder, server.url)]
         said = stillhouse(*command)
-        assert said.code == 0, said.err
         before = files_in(run)
-        assert stillhouse(*command).code == 0
-        assert files_in(run) == before
-        asked = dict(server.answered)
+        again = stillhouse(*command)
+        untouched = again.code == 0 and files_in(run) == before
+        yield Finished(run, command, said, untouched, server.answered)
+
+
+def test_a_teacher_that_lacks_one_feature_is_asked_for_it_and_nothing_is_done_twice(finished):
+    run, said = finished.run, finished.said
+    assert said.code == 0, said.err
+    assert finished.untouched
     first, *later = [
         read_lines(run / "data" / "rounds" / f"{n}.jsonl") for n in range(3) if (run / "rounds" / str(n)).exists()
     ]
@@ -116,18 +145,118 @@ def test_a_teacher_that_lacks_one_feature_is_asked_for_it_and_nothing_is_done_tw
     for line in [*first, *later[0]]:
         for kind, word in line["lineage"]["words"]:
             assert holds(words_of(line["text"]), word, WORLD["parts"][kind]["inflect"])
-    assert max(asked.values()) == 1 or set(asked.values()) == {1}
+    assert set(finished.asked.values()) == {1}
     result = StoryResult.from_json(json.loads((run / "evaluation.json").read_text()))
     assert result.rounds[0].weak[0]["name"] == "dialogue" and result.rounds[1].cells == {"feature dialogue": 16}
     assert not [weak for weak in result.rounds[1].weak if weak["axis"] == "feature"]
     assert result.rounds[1].gain is not None and result.rounds[-1].stop
-    assert result.of("student").copied.words >= 0 and result.comparison["prompts"] == 3
+    assert result.of("student").copied.words >= 0
     student = load_causal_lm(str(run / "student"))
     size = sum(parameter.numel() for parameter in student.model.parameters())
     assert size == SIZES["1M"].parameters(len(student.tokenizer))
     page = (run / "report.html").read_text()
     assert all(word in page for word in ("Memorisation", "feature dialogue", "required_words", "tokens a second"))
     assert "round 1" in said.out and (run / "student" / "README.md").exists()
+
+
+def test_a_judge_grades_every_writer_and_compares_in_both_orders(finished):
+    result = StoryResult.from_json(json.loads((finished.run / "evaluation.json").read_text()))
+    for one in result.writers:
+        assert {name: grade.value for name, grade in one.grades.items()} == {
+            "grammar": 7,
+            "creativity": 3,
+            "consistency": 5,
+            "instructions": 6,
+        }
+        assert one.ungraded == 0
+    assert result.comparison["prompts"] == 3 and result.comparison["losses"] == 3  # originals are longer
+    page = (finished.run / "report.html").read_text()
+    assert "Grades by tiny" in page and "3 losses" in page
+
+
+def test_a_finished_run_can_be_looked_at_and_held_beside_others(finished, tmp_path):
+    seen = stillhouse("inspect", *finished.command[1:], "--examples", "2")
+    assert seen.code == 0, seen.err
+    assert "texts of the world tiny, in 300 tokens (trained)" in seen.out and "[[" in seen.out
+    assert "first round: 40 asked for" in seen.out and "example 2: " in seen.out
+    page = tmp_path / "both.html"
+    assert stillhouse("report", finished.run, finished.run, "--out", page).code == 0
+    assert "bits per byte" in page.read_text(encoding="utf-8")
+    assert_refused_in_one_line(stillhouse("chat", finished.run), "behind an API", "--teacher")
+    assert_refused_in_one_line(stillhouse("inspect", RECIPE, f"run={tmp_path / 'none'}", NO_TEACHER), "synthesize")
+
+
+NO_TEACHER = 'teacher={"kind": "remote", "base_url": "http://127.0.0.1:1/v1", "model": "tiny", "key_env": null}'
+
+
+def test_a_sweep_asks_the_teacher_once_for_what_all_runs_ask(finished, tmp_path):
+    answered = sum(finished.asked.values())
+    changes = [
+        change for change in finished.command[2:] if not change.startswith(("run=", "rounds.most=", "evaluation."))
+    ]
+    little = ["rounds.most=0", "evaluation.completions=2", "evaluation.sampling.max_new_tokens=4"]
+    command = ["sweep", RECIPE, "--grid", "training.epochs=0.5,1", "--out", tmp_path, *changes, *little]
+    said = stillhouse(*command)
+    assert said.code == 0, said.err
+    lines = read_lines(tmp_path / "sweep.jsonl")
+    assert [set(line["student"]) for line in lines] == [{"bits_per_byte"}] * 2
+    assert 1.9 < lines[1]["tokens"] / lines[0]["tokens"] < 2.1
+    runs = [tmp_path / "runs" / f"epochs={epochs}" for epochs in (0.5, 1)]
+    texts = [(run / "data" / "rounds" / "0.jsonl").read_bytes() for run in runs]
+    assert texts[0] == texts[1]
+    asked = len(read_lines(runs[0] / "data" / "ledger.jsonl"))
+    assert sum(finished.asked.values()) == answered + asked
+    assert any(line["event"] == "borrowed" for line in read_lines(runs[1] / "events.jsonl"))
+
+
+def dies(command: list[str], moment: str) -> None:
+    """The command in a process that is killed in its middle."""
+
+    def strike(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def after(calls: int, owner: Any, name: str, *, where: Any = lambda *_: True) -> None:
+        real, left = getattr(owner, name), [calls]
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            found = real(*arguments, **named)
+            left[0] -= where(named)
+            return strike() if left[0] == 0 else found
+
+        setattr(owner, name, counted)
+
+    match moment:
+        case "the teacher writes":
+            after(12, story_pipeline.write_synthetic.__globals__["Ledger"], "_keep")
+        case "the tokenizer is trained":
+            after(1, story_pipeline, "train_tokenizer")
+        case "a round is learnt":
+            after(2, story_pipeline.RunFolder, "log", where=lambda named: named.get("arm") == "round_1")
+    main(command)
+
+
+def test_a_run_killed_in_any_part_of_the_loop_ends_as_if_it_had_not_been(finished, tmp_path):
+    run, context = tmp_path / "run", multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stillhouse.commands.run", "stillhouse.commands.stories.run"])
+    with FAULT_SERVER.FaultServer(answer=partial(tells, run)) as server:
+        command = ["distill", str(RECIPE), *small(tmp_path, server.url)]
+        for moment in ("the teacher writes", "the tokenizer is trained", "a round is learnt"):
+            process = context.Process(target=dies, args=(command, moment))
+            process.start()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL, moment
+        said = stillhouse(*command)
+        assert said.code == 0, said.err
+    for name in ("student/model.safetensors", "tokenizer/tokenizer.json", "data/rounds/0.jsonl", "data/rounds/1.jsonl"):
+        assert (run / name).read_bytes() == (finished.run / name).read_bytes(), name
+    assert len({line["key"] for line in read_lines(run / "data" / "ledger.jsonl")}) == len(
+        read_lines(finished.run / "data" / "ledger.jsonl")
+    )
+    events = [(line["event"], line.get("stage")) for line in read_lines(run / "events.jsonl")]
+    assert {stage for event, stage in events if event == "resumed"} == {"synthesize", "tokenizer", "train_1"}
+    steps = [(line["arm"], line["step"]) for line in read_lines(run / "metrics.jsonl") if "arm" in line]
+    assert set(Counter(steps).values()) == {1}
+    assert not list(run.rglob("*.part"))
 
 
 def recipe_of(**changes: Any) -> dict[str, Any]:
@@ -175,7 +304,7 @@ def test_a_world_that_is_not_there_is_refused_before_anything_is_written(tmp_pat
 
 def test_the_recipe_is_whole_and_its_prompts_can_be_seen_first(capsys):
     recipe = load_recipe(StoryRecipe, RECIPE)
-    assert recipe.data.world == "stories" and not recipe.reads_teacher
+    assert recipe.data.world == "beginnings" and not recipe.reads_teacher
     said = stillhouse("synthesize", RECIPE, "--dry-run")
     assert said.code == 0 and said.out.count("Write a short story") == 5 and "Nothing was asked" in said.out
 

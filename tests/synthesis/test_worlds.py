@@ -22,6 +22,7 @@ from stillhouse.synthesis.worlds import (
     draw_wishes,
     instruction_of,
     load_world,
+    opening_of,
     prompt_of,
     shared_out,
     summarised,
@@ -31,6 +32,7 @@ from stillhouse.synthesis.worlds import (
 from stillhouse.synthesis.worlds.cells import NO_FEATURE, Asked, Judged, binomial_tail
 from stillhouse.synthesis.worlds.drawing import cells_of
 from stillhouse.synthesis.worlds.instruct import asked_in
+from stillhouse.teachers.writer import Reply
 
 from .scripted import Killed, ask_of
 from .scripted import prompt_of as said_to
@@ -53,10 +55,55 @@ def test_a_world_that_is_shipped_fills_its_prompts(name):
     world = load_world(name)
     for wish in draw_wishes(world, 40, seed=3):
         prompt = prompt_of(world, wish)
-        assert all(word in prompt for _, word in wish.words) and "{" not in prompt
+        assert all(word in prompt + opening_of(world, wish) for _, word in wish.words) and "{" not in prompt
         assert all(world.features[feature].ask in prompt for feature in wish.features)
         assert world.lengths[wish.length].ask in prompt
         assert len(wish.features) <= world.most_features
+
+
+def test_a_weak_teacher_goes_on_from_a_beginning_that_has_the_words():
+    world = load_world("beginnings")
+    assert world.parts == STORIES.parts and not world.features
+    wishes = draw_wishes(world, 30, seed=1)
+    openings = [opening_of(world, wish) for wish in wishes]
+    assert len({text.split()[0] for text in openings}) > 3  # not all alike
+    replies = iter([(" It was fun. They went ho", False), (" It was fun.", True), (" and so on and", False)] * 10)
+
+    def ask(requests, title):
+        assert all(request.prefix.endswith(opening) for request, opening in zip(requests, openings, strict=True))
+        assert requests[0].prefix.startswith("<user>Write")
+        said = (next(replies) for _ in requests)
+        return [Reply(text=text, finished=done, tokens=5, prompt_tokens=9) for text, done in said]
+
+    settings = {"sampling": SAMPLING, "render": lambda prompt: f"<user>{prompt}<assistant>", "ends": "sentence"}
+    cut, whole, going_on = world_texts(ask, world, wishes, **settings)[:3]
+    assert cut.text == f"{openings[0]} It was fun." and cut.finished and cut.lineage["cut"]
+    assert whole.text == f"{openings[1]} It was fun." and "cut" not in whole.lineage
+    assert going_on.finished and openings[2].startswith(going_on.text)  # only the beginning has a whole sentence
+    for record in (cut, whole):
+        assert not RequiredWordsConfig(world="beginnings").build()([record])[0]
+
+
+def test_openings_are_for_a_server_a_part_of_the_prompt():
+    world = load_world("beginnings")
+    (wish,) = draw_wishes(world, 1, seed=1)
+    asked = []
+
+    def ask(requests, title):
+        asked.extend(requests)
+        return [Reply(text="Hello.", finished=True, tokens=1, prompt_tokens=1)]
+
+    (record,) = world_texts(ask, world, [wish], sampling=SAMPLING)
+    assert record.text == "Hello." and asked[0].messages[0]["content"].endswith(opening_of(world, wish))
+
+
+def test_a_world_that_is_like_no_other_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\nlike: storries\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="like is 'storries'"):
+        load_world(str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").write_text("name: mine\nlike: stories\nopenings: ['A {nuon}.']\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="openings has the slot {nuon}"):
+        load_world(str(tmp_path / "mine.yaml"))
 
 
 def test_the_stories_have_about_fifteen_hundred_basic_words_by_part_of_speech():

@@ -1,6 +1,6 @@
 """The first stage: the teacher writes the texts of all rounds by now."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +44,29 @@ class Program:
     def _round(self, ask: Ask, number: int, texts: int, cells: Sequence[Cell]) -> list[Record]:
         data = self.recipe.data
         wishes = draw_wishes(self.world, texts, seed=data.seed, round=number, cells=cells)
-        return world_texts(ask, self.world, wishes, sampling=data.sampling, round=number, talks=self.talks)
+        return world_texts(
+            ask,
+            self.world,
+            wishes,
+            sampling=data.sampling,
+            round=number,
+            talks=self.talks,
+            render=self._render,
+            ends=data.ends,
+        )
+
+    @property
+    def _render(self) -> Callable[[str], str] | None:
+        """None of a teacher behind an API: what it reads in the end is not written here."""
+        tokenizer = self.writer.tokenizer
+        if tokenizer is None or isinstance(self.recipe.teacher, RemoteTeacherConfig):
+            return None
+
+        def rendered(prompt: str) -> str:
+            asked = [{"role": "user", "content": prompt}]
+            return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+
+        return rendered
 
     def account(self, records: Sequence[Record]) -> dict[str, Any]:
         """What became of all texts, how much of the world they cover, and how varied they are, for the card."""

@@ -12,6 +12,7 @@ from stillhouse.models.generate import Sampling
 from stillhouse.objectives import Objective, objective
 from stillhouse.students.table import Size
 from stillhouse.synthesis.filters.config import FilterConfig, world_filters
+from stillhouse.synthesis.worlds.writing import Ends
 from stillhouse.teachers import RemoteTeacherConfig, TeacherConfig
 from stillhouse.teachers.own import SelfTeacherConfig
 from stillhouse.training.config import ObjectiveConfig
@@ -25,7 +26,8 @@ class StoryDataConfig(Config):
 
     kind: Literal["stories"]
     world: str = "stories"
-    """`stories`, `support`, or a YAML file of your own: see docs/stories.md."""
+    """`stories`, `beginnings` (for a weak teacher, who goes on with them), `support`, or a YAML file of your own: see
+    docs/stories.md."""
     number: Annotated[int, Field(ge=2)]
     """Texts that are asked for in the first round. Filters leave fewer."""
     instruct: Annotated[float, Field(ge=0, le=1)] = 0.25
@@ -36,6 +38,9 @@ class StoryDataConfig(Config):
     """Tokens that the student reads at once; longer texts are cut into pieces."""
     sampling: Sampling = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=320)
     """How the teacher's texts are drawn."""
+    ends: Ends = "whole"
+    """What counts as finished: `whole`, the teacher's own end alone, or `sentence`, also a text that the limit cut off, up to
+    its last whole sentence."""
     batch_size: PositiveInt = 32
     """Texts that a teacher of this process writes at once."""
     filters: tuple[FilterConfig, ...] | None = None

@@ -13,7 +13,7 @@ from stillhouse.core.errors import RecipeError
 from stillhouse.reporting import terminal_progress, written_summary
 from stillhouse.reporting.stories import story_lines
 from stillhouse.synthesis import CARD
-from stillhouse.synthesis.worlds import draw_wishes, load_world, prompt_of
+from stillhouse.synthesis.worlds import draw_wishes, load_world, opening_of, prompt_of
 
 SHOWN = 5
 
@@ -56,7 +56,8 @@ def dry_run(recipe_path: str, overrides: Sequence[str]) -> None:
     world = load_world(recipe.data.world)
     console = Console(highlight=False, soft_wrap=True)
     for wish in draw_wishes(world, SHOWN, seed=recipe.data.seed):
-        console.print(f"{prompt_of(world, wish)}\n", markup=False)
+        opening = opening_of(world, wish)
+        console.print(f"{prompt_of(world, wish)}\n" + (f"  {opening} ...\n" if opening else ""), markup=False)
     tokens = recipe.data.number * recipe.data.sampling.max_new_tokens
     console.print(
         f"{recipe.data.number:,} texts of at most {recipe.data.sampling.max_new_tokens} tokens: {tokens:,} at most, and up to "

@@ -2,7 +2,7 @@
 
 from stillhouse.synthesis.worlds.cells import Cell, Weak, shared_out, weak_cells
 from stillhouse.synthesis.worlds.coverage import coverage_of
-from stillhouse.synthesis.worlds.drawing import Wish, draw_wishes, prompt_of
+from stillhouse.synthesis.worlds.drawing import Wish, draw_wishes, opening_of, prompt_of
 from stillhouse.synthesis.worlds.instruct import instruction_of
 from stillhouse.synthesis.worlds.world import WORLDS, World, load_world
 from stillhouse.synthesis.worlds.writing import summarised, world_texts
@@ -17,6 +17,7 @@ __all__ = [
     "draw_wishes",
     "instruction_of",
     "load_world",
+    "opening_of",
     "prompt_of",
     "shared_out",
     "summarised",

@@ -79,7 +79,18 @@ def _bound(world: World, wish: Wish, cell: Cell | None) -> Wish:
 
 def prompt_of(world: World, wish: Wish) -> str:
     """What the teacher is asked."""
-    slots = {kind: ", ".join(word for one, word in wish.words if one == kind) for kind in world.drawn}
+    slots = _words_of(world, wish)
     asked = [world.features[name].ask for name in wish.features]
     features = world.features_phrase.format(features=" and ".join(asked)) if asked else ""
     return world.prompt.format(**slots, features=features, length=world.lengths[wish.length].ask)
+
+
+def opening_of(world: World, wish: Wish) -> str:
+    """How the text begins; empty where the world leaves that to the teacher."""
+    if not world.openings:
+        return ""
+    return Random(f"{wish.seed}, opening").choice(world.openings).format(**_words_of(world, wish))
+
+
+def _words_of(world: World, wish: Wish) -> dict[str, str]:
+    return {kind: ", ".join(word for one, word in wish.words if one == kind) for kind in world.drawn}

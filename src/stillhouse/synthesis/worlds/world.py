@@ -5,7 +5,7 @@ import string
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
@@ -13,11 +13,11 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 from stillhouse.core import yaml_text
 from stillhouse.core.config import Config, parse_recipe
 from stillhouse.core.errors import DataError, RecipeError
-from stillhouse.core.files import sha256_of
+from stillhouse.core.files import fingerprint
 from stillhouse.core.word_forms import Inflection, forms
 
 SHIPPED = Path(__file__).parent
-WORLDS = ("stories", "support")
+WORLDS = ("stories", "beginnings", "support")
 """Those that come with the package, by name."""
 
 Text = Annotated[str, Field(min_length=1)]
@@ -83,6 +83,8 @@ class World(Config):
     """Words, features, lengths and prompts."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    like: str = ""
+    """A world that comes with the package and has what this file leaves out, such as its words."""
     text: Text = "text"
     """What one text is called: a story, a dialogue."""
     parts: dict[str, PartConfig]
@@ -92,7 +94,10 @@ class World(Config):
     """A text is asked to have none to so many."""
     lengths: Annotated[dict[str, LengthConfig], Field(min_length=1)]
     prompt: Text
-    """With a slot in braces for each kind of word that is drawn, and for `length` and `features`."""
+    """With a slot in braces for each kind of word that is drawn, and for `length` and `features` where there are several."""
+    openings: tuple[Text, ...] = ()
+    """How a text begins, one of them by chance, with slots for words, which then need no slot in the prompt. A teacher of this
+    process goes on from it: the words are there, however weak it is. One behind an API is asked to begin so."""
     features_phrase: str = " {features}."
     """What stands in the slot `features` where any are asked for."""
     summary: Text
@@ -104,9 +109,16 @@ class World(Config):
             raise ValueError(
                 "no part has a draw above 0, so every text would be asked for in the same words. Give one."
             )
-        wanted = {*self.drawn, "length", "features"}
+        opened = set.intersection(*map(_slots, self.openings)) if self.openings else set[str]()
+        needed = {*self.drawn, "length", "features"} - opened
+        if self.openings and len(self.lengths) == 1:
+            needed -= {"length"}
+        if self.openings and not self.features:
+            needed -= {"features"}
+        known = {*self.drawn, "length", "features"}
         faults = [
-            *_slot_faults("prompt", self.prompt, wanted, needed=wanted),
+            *(fault for one in self.openings for fault in _slot_faults("openings", one, {*self.drawn}, needed=set())),
+            *_slot_faults("prompt", self.prompt, known, needed=needed),
             *_slot_faults("features_phrase", self.features_phrase, {"features"}, needed={"features"}),
             *_slot_faults("summary", self.summary, {"text"}, needed={"text"}),
         ]
@@ -131,6 +143,14 @@ class World(Config):
             for word in phrase.lower().split()
             for form in forms(word, part.inflect)
         )
+
+
+def _slots(template: str) -> set[str]:
+    """The slots of a template; none of one that cannot be read, of which `_slot_faults` tells."""
+    try:
+        return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError:
+        return set()
 
 
 def _slot_faults(key: str, template: str, known: set[str], *, needed: set[str]) -> Iterator[str]:
@@ -161,7 +181,24 @@ def load_world(source: str, *, key: str = "data.world") -> World:
         raise RecipeError([f"{yaml_text.problem(error)}."], source=str(file)) from None
     if not isinstance(values, dict):
         raise RecipeError(["a world is a mapping of keys to values."], source=str(file))
-    return parse_recipe(World, values, source=str(file))
+    return parse_recipe(World, _with_what_it_is_like(values, file), source=str(file))
+
+
+def _with_what_it_is_like(values: dict[str, Any], file: Path) -> dict[str, Any]:
+    """What the world that it is `like` says wherever this one says nothing.
+
+    Raises:
+        RecipeError: where no such world comes with the package.
+    """
+    like = values.get("like")
+    if not like:
+        return values
+    others = [name for name in WORLDS if name != file.stem]
+    if like not in others:
+        raise RecipeError(
+            [f"like is {like!r}; worlds that come with stillhouse are {', '.join(others)}."], source=str(file)
+        )
+    return {**yaml_text.from_yaml((SHIPPED / f"{like}.yaml").read_text(encoding="utf-8")), **values}
 
 
 def world_file(source: str, *, key: str = "data.world") -> Path:
@@ -182,5 +219,5 @@ def world_file(source: str, *, key: str = "data.world") -> Path:
 
 
 def world_fingerprint(source: str) -> str:
-    """Hash of its file."""
-    return sha256_of(world_file(source))
+    """Hash of all that it says."""
+    return fingerprint(load_world(source).model_dump(mode="json"))
