@@ -24,6 +24,9 @@ from stillhouse.commands.parts import Parts
 from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import NEEDED, check_installed, is_of_retrieval
+from stillhouse.commands.stories.kind import is_of_stories
+from stillhouse.commands.stories.pipeline import StoryPipeline
+from stillhouse.commands.stories.recipe import StoryRecipe
 from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.progress import Silent
@@ -96,6 +99,9 @@ def all_lines(recipe: str | None, overrides: Sequence[str]) -> Iterator[Line]:
         return
     if is_of_retrieval(read_recipe(Path(recipe), overrides)):
         yield from _retrieval_lines(recipe, overrides)
+        return
+    if is_of_stories(read_recipe(Path(recipe), overrides)):
+        yield from _story_lines(load_recipe(StoryRecipe, Path(recipe), overrides))
         return
     yield from recipe_lines(load_recipe(Recipe, Path(recipe), overrides))
 
@@ -289,7 +295,7 @@ def _mask_lines(parts: Parts) -> Iterator[Line]:
             yield Line("ok", "masks", f"{name}: {count(len(pieces))} rows, each learnt as a whole")
 
 
-def _run_line(recipe: Recipe) -> Line:
+def _run_line(recipe: Recipe | StoryRecipe) -> Line:
     folder = RunFolder(recipe.run)
     if not recipe.run.exists():
         return Line("ok", "run", f"{recipe.run} will be made")
@@ -297,6 +303,17 @@ def _run_line(recipe: Recipe) -> Line:
     if fault:
         return Line("fix", "run", fault)
     return Line("ok", "run", f"{recipe.run} goes on: {', '.join(folder.stages()) or 'nothing'} is done")
+
+
+def _story_lines(recipe: StoryRecipe) -> Iterator[Line]:
+    """World, filters and teacher of a story model, which are looked at together."""
+    heard = _Listening()
+    pipeline = StoryPipeline(recipe, RunFolder(recipe.run), heard)
+    yield Line("ok", "recipe", f"teaches {recipe.data.kind}, by {', '.join(one.name for one in recipe.objectives)}")
+    line = _tried("world", "world, filters and teacher are there", pipeline.check, heard)
+    yield line
+    if line.level == "ok":
+        yield _run_line(recipe)
 
 
 def _retrieval_lines(path: str, overrides: Sequence[str]) -> Iterator[Line]:

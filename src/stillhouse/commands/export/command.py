@@ -20,7 +20,8 @@ from stillhouse.commands.export.formats import FORMATS, Format, asking
 from stillhouse.commands.inspect import pieces_of
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.recipe import Recipe
-from stillhouse.core.config import load_recipe
+from stillhouse.commands.stories.kind import is_of_stories
+from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import ModelError, StillhouseError
 from stillhouse.core.faults import nearest
 from stillhouse.core.files import atomic_path, remove, size_on_disk
@@ -187,6 +188,8 @@ def task_of_folder(student: Path, run: Path | None) -> Task:
     Raises:
         ModelError: for a model without logits.
     """
+    if run is not None and is_of_stories(read_recipe(run / "recipe.yaml")):
+        return "causal_lm"
     if run is not None:
         try:
             task = load_recipe(Recipe, run / "recipe.yaml").task
@@ -220,7 +223,9 @@ def texts_for(loaded: LoadedModel, run: Path | None, data: str) -> list[list[int
 
 
 def _held_out(run: Path) -> list[list[int]]:
-    """What the run held out, if its data still lies where it was."""
+    """What the run held out, if its data still lies where it was; nothing of a story model, for which other text serves."""
+    if is_of_stories(read_recipe(run / "recipe.yaml")):
+        return []
     parts = Parts(load_recipe(Recipe, run / "recipe.yaml"), RunFolder(run), SILENT)
     if not parts.data_path.exists() or parts.answers_first or parts.recipe.history is not None:
         return []
