@@ -2,8 +2,8 @@
 
 import json
 import multiprocessing
-import os
 import re
+import runpy
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-from stillhouse.cli import main
-from stillhouse.commands.stories import pipeline as story_pipeline
 from stillhouse.commands.stories.measuring import first_words, starts_of
 from stillhouse.commands.stories.recipe import StoryRecipe
 from stillhouse.commands.stories.texts import Story
@@ -29,10 +27,11 @@ from stillhouse.models.load import load_causal_lm
 from stillhouse.students.table import SIZES
 from stillhouse.synthesis.worlds import load_world
 
-from .conftest import FAULT_SERVER, assert_refused_in_one_line, files_in, stillhouse
+from .conftest import FAULT_SERVER, assert_refused, assert_refused_in_one_line, files_in, stillhouse
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "stories.yaml"
+DYING = Path(__file__).with_name("dying.py")
 WORLD = {
     "name": "tiny",
     "text": "story",
@@ -183,7 +182,7 @@ def test_a_finished_run_can_be_looked_at_and_held_beside_others(finished, tmp_pa
     assert stillhouse("report", finished.run, finished.run, "--out", page).code == 0
     assert "bits per byte" in page.read_text(encoding="utf-8")
     assert_refused_in_one_line(stillhouse("chat", finished.run), "behind an API", "--teacher")
-    assert_refused_in_one_line(stillhouse("inspect", RECIPE, f"run={tmp_path / 'none'}", NO_TEACHER), "synthesize")
+    assert_refused(stillhouse("inspect", RECIPE, f"run={tmp_path / 'none'}", NO_TEACHER), "is not written yet")
 
 
 NO_TEACHER = 'teacher={"kind": "remote", "base_url": "http://127.0.0.1:1/v1", "model": "tiny", "key_env": null}'
@@ -209,39 +208,14 @@ def test_a_sweep_asks_the_teacher_once_for_what_all_runs_ask(finished, tmp_path)
     assert any(line["event"] == "borrowed" for line in read_lines(runs[1] / "events.jsonl"))
 
 
-def dies(command: list[str], moment: str) -> None:
-    """The command in a process that is killed in its middle."""
-
-    def strike(*_: object, **__: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def after(calls: int, owner: Any, name: str, *, where: Any = lambda *_: True) -> None:
-        real, left = getattr(owner, name), [calls]
-
-        def counted(*arguments: Any, **named: Any) -> Any:
-            found = real(*arguments, **named)
-            left[0] -= where(named)
-            return strike() if left[0] == 0 else found
-
-        setattr(owner, name, counted)
-
-    match moment:
-        case "the teacher writes":
-            after(12, story_pipeline.write_synthetic.__globals__["Ledger"], "_keep")
-        case "the tokenizer is trained":
-            after(1, story_pipeline, "train_tokenizer")
-        case "a round is learnt":
-            after(2, story_pipeline.RunFolder, "log", where=lambda named: named.get("arm") == "round_1")
-    main(command)
-
-
 def test_a_run_killed_in_any_part_of_the_loop_ends_as_if_it_had_not_been(finished, tmp_path):
     run, context = tmp_path / "run", multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["stillhouse.commands.run", "stillhouse.commands.stories.run"])
     with FAULT_SERVER.FaultServer(answer=partial(tells, run)) as server:
         command = ["distill", str(RECIPE), *small(tmp_path, server.url)]
         for moment in ("the teacher writes", "the tokenizer is trained", "a round is learnt"):
-            process = context.Process(target=dies, args=(command, moment))
+            given = {"COMMAND": command, "MOMENT": moment}
+            process = context.Process(target=runpy.run_path, args=(str(DYING), given, "dying"))
             process.start()
             process.join()
             assert process.exitcode == -signal.SIGKILL, moment

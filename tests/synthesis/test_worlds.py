@@ -301,5 +301,5 @@ def test_a_broken_world_is_refused_with_its_key(case, tmp_path):
 
 
 def test_a_world_that_is_not_there_is_named():
-    with pytest.raises(DataError, match="'storries'.*stories, support"):
+    with pytest.raises(DataError, match="'storries'.*stories, beginnings, support"):
         load_world("storries")
