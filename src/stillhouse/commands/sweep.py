@@ -75,8 +75,9 @@ def trials(recipe: Path, overrides: Sequence[str], *, grid: Sequence[str], seeds
 
 
 def _read(recipe: Path, overrides: Sequence[str]) -> Recipe | StoryRecipe:
-    kind = StoryRecipe if is_of_stories(read_recipe(recipe, overrides)) else Recipe
-    return load_recipe(kind, recipe, overrides)
+    if is_of_stories(read_recipe(recipe, overrides)):
+        return load_recipe(StoryRecipe, recipe, overrides)
+    return load_recipe(Recipe, recipe, overrides)
 
 
 def _axis(text: str) -> tuple[str, list[str]]:
