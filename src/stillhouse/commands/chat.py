@@ -98,11 +98,9 @@ def _sources(run: str | None, teacher: str | None, student: str | None) -> dict[
     folder = RunFolder(Path(run))
     if not folder.recipe.is_file():
         raise RunError(f"{run!r} is no run folder: it has no recipe.yaml. Name another, or --teacher and --student.")
-    recipe: Recipe | StoryRecipe
-    if _tells_stories(run):
-        recipe = load_recipe(StoryRecipe, folder.recipe)
-    else:
-        recipe = load_recipe(Recipe, folder.recipe)
+    recipe: Recipe | StoryRecipe = (
+        load_recipe(StoryRecipe, folder.recipe) if _tells_stories(run) else load_recipe(Recipe, folder.recipe)
+    )
     if isinstance(recipe, Recipe) and recipe.task != "causal_lm":
         raise ModelError(
             f"the student of {run!r} learns data of kind {recipe.data.kind!r} and writes no text. Name a run whose data is of "
