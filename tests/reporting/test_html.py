@@ -303,6 +303,16 @@ def test_terms_come_first_and_the_learning_rate_last(inputs):
     ]
 
 
+def test_only_the_first_values_of_a_curve_are_cut_off():
+    falling = [9.0, 5.0, *[1.0 + 0.001 * step for step in range(60)]]
+    peak = [1.2, 1.3, 9.0, 0.8, 0.7, 0.6]
+    notes = {
+        name: curve_panels({"student": [{"step": step, "forward_kl": y} for step, y in enumerate(values)]})[0].note
+        for name, values in {"falling": falling, "peak": peak}.items()
+    }
+    assert notes == {"falling": "the first values lie above the chart", "peak": ""}
+
+
 def test_layers_are_listed_in_runs():
     assert ranges([8, 0, 1, 2, 3, 5, 7]) == "0-3, 5, 7-8"
     assert ranges([]) == ""

@@ -63,8 +63,13 @@ def _models(folder: RunFolder) -> tuple[str, str]:
     except StillhouseError:
         return "", ""
     teacher, student = (recipe.get(who) or {} for who in ("teacher", "student"))
-    asked = [f"{name} {student[name]}" for name in ("keep", "model", "layers") if student.get(name)]
-    name = str(teacher.get("model", ""))
-    # A hub id is a name; of a path, only its end is.
-    name = Path(name).name if Path(name).is_absolute() or name.startswith(".") or Path(name).exists() else name
-    return name, ", ".join([str(student.get("kind", "")).replace("_", " "), *asked]).strip(", ")
+    asked = [f"{name} {student[name]}" for name in ("keep", "layers") if student.get(name)]
+    asked += [_called(str(student["model"]))] if student.get("model") else []
+    return _called(str(teacher.get("model", ""))), ", ".join(
+        [str(student.get("kind", "")).replace("_", " "), *asked]
+    ).strip(", ")
+
+
+def _called(name: str) -> str:
+    """A hub id is a name; of a path, only its end is."""
+    return Path(name).name if Path(name).is_absolute() or name.startswith(".") or Path(name).exists() else name

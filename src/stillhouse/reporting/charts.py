@@ -284,7 +284,9 @@ def _curve_axis(trends: Mapping[str, Sequence[Point]]) -> tuple[Axis, bool]:
     """The range of the trends; the first few points are cut off where they would flatten all the rest."""
     values = sorted(y for line in trends.values() for _, y in line)
     usual_top = values[int(0.96 * (len(values) - 1))]
-    is_cut = values[-1] - values[0] > 2 * (usual_top - values[0]) > 0
+    flattens = values[-1] - values[0] > 2 * (usual_top - values[0]) > 0
+    later = (y for line in trends.values() for _, y in line[max(1, len(line) // 10) :])
+    is_cut = flattens and max(later, default=usual_top) <= usual_top
     return axis_over([values[0], usual_top if is_cut else values[-1]]), is_cut
 
 

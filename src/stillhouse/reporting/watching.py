@@ -120,7 +120,9 @@ def _bar(work: Counted | None) -> str:
 
 
 def _tiles(known: Followed) -> list[LiveTile]:
-    steps = known.curves.get(known.arm, [])
+    done = known.now.state != "working" and "student" in known.curves
+    arm = "student" if done else known.arm
+    steps = known.curves.get(arm, [])
     found: list[LiveTile] = []
     for name in [name for name in shown_terms({"": steps}) if name != "learning_rate"][:1]:
         smooth = [y for _, y in trend(series(steps, name))]
@@ -128,7 +130,7 @@ def _tiles(known: Followed) -> list[LiveTile]:
             title, _, unit = term_title(name).partition(", ")
             first = f"{formatting.significant(smooth[0])} at first"
             value = formatting.significant(smooth[-1]) if abs(smooth[-1]) >= 1e-3 else formatting.short(smooth[-1])
-            found.append(LiveTile("learning", value, unit, title, f"{_who(known.arm)}; {first}"))
+            found.append(LiveTile("learning", value, unit, title, f"{_who(arm)}; {first}"))
     if speed := known.tokens_per_second:
         found.append(LiveTile("speed", formatting.significant(speed), "tokens/s", "learnt from, of late"))
     if steps and "tokens" in steps[-1]:
