@@ -1,6 +1,7 @@
 """Writing each format, and reading it back as something that can be asked: all by libraries that are kept for that."""
 
 import json
+import logging
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -113,6 +114,19 @@ class _LogitsOnly(nn.Module):
 
 
 @contextmanager
+def _unheard() -> Iterator[None]:
+    """What exporters warn of is their own: what came of it is measured here."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+@contextmanager
 def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
     """Attention as its formula, which every exporter can follow."""
     before = model.config._attn_implementation
@@ -129,8 +143,7 @@ def _write_graph(loaded: LoadedModel, file: Path) -> None:
     given = (ids, torch.ones_like(ids), *([torch.zeros_like(ids)] if _reads_pairs(loaded) else []))
     names = [*INPUTS, SECOND_TEXT][: len(given)]
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    with _plain_attention(loaded.model), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, about itself
+    with _plain_attention(loaded.model), _unheard():
         torch.onnx.export(
             _LogitsOnly(loaded.model),
             given,
@@ -158,7 +171,8 @@ def _write_onnx(loaded: LoadedModel, folder: Path, quantise: str) -> None:
         whole = folder / "whole"
         whole.mkdir()
         _write_graph(loaded, whole / GRAPH)
-        quantize_dynamic(whole / GRAPH, folder / GRAPH, weight_type=QuantType.QInt8)
+        with _unheard():
+            quantize_dynamic(whole / GRAPH, folder / GRAPH, weight_type=QuantType.QInt8)
         shutil.rmtree(whole)
     _save_beside(loaded, folder)
 
