@@ -46,7 +46,7 @@ demo: setup  ## distil a real model on this machine and write a report (about te
 test: setup  ## run the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
-faults: setup  ## kill, starve, damage and fuzz it at length, and print what came of it (about ten minutes)
+faults: setup  ## kill, starve, damage and fuzz it at length, and print what came of it (up to an hour)
 	STILLHOUSE_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults $(ARGS)
 
 audit: setup  ## ask whether a pinned version is known to be weak; says so where there is no network
