@@ -229,7 +229,10 @@ def test_an_override_of_an_unknown_key_is_refused_like_one_in_the_file(read):
         read("name: a", "heet=3")
 
 
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(["2e-4", "no", "5", "~", ""])
+# A zero byte is refused: see tests/faults.
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8) | st.sampled_from(
+    ["2e-4", "no", "5", "~", ""]
+)
 
 
 @settings(deadline=None)
