@@ -43,11 +43,14 @@ demo: setup  ## distil a real model on this machine and write a report (about te
 	@teacher=$$($(BIN)/python tools/fetch_demo_teacher.py) || exit $$?; \
 	$(BIN)/stillhouse distill recipes/demo.yaml "teacher.model=$$teacher" $(if $(RUN),'run=$(RUN)') $(ARGS)
 
+# One thread a worker. Compiled modules are kept, wherever that is switched off: many tests start a process of their own.
+TESTED := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
+
 test: setup  ## run the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+	$(TESTED) $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 faults: setup  ## kill, starve, damage and fuzz it at length, and print what came of it (up to an hour)
-	STILLHOUSE_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults $(ARGS)
+	STILLHOUSE_FAULTS=full $(TESTED) $(BIN)/pytest tests/faults $(ARGS)
 
 audit: setup  ## ask whether a pinned version is known to be weak; says so where there is no network
 	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || $(BIN)/python -m pip install --quiet pip-audit || true
