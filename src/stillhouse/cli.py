@@ -352,9 +352,15 @@ def _add_shipping(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     exported.add_argument("source", metavar="RUN|STUDENT", help="a run folder, or a folder with a model")
-    exported.add_argument("--to", metavar="FORMAT", required=True, help="safetensors, merged-lora, onnx or openvino")
     exported.add_argument(
-        "--quantise", metavar="HOW", default="", help="float32, float16, bfloat16, int8 or int4, as the format has them"
+        "--to", metavar="FORMAT", required=True, help="gguf, onnx, openvino, safetensors or merged-lora"
+    )
+    exported.add_argument(
+        "--quantise",
+        "--quantize",
+        metavar="HOW",
+        default="",
+        help="float32, float16, bfloat16, int8 or int4, as the format has them; for gguf q8_0, q4_1 and others",
     )
     exported.add_argument(
         "--data", metavar="FILE", default="", help="texts to compare on (default: what the run held out)"

@@ -78,7 +78,7 @@ def test_a_run_is_exported_from_the_command_line_and_compared_on_what_it_held_ou
     )  # behind the bars of transformers, which is here already
     assert list(tmp_path.iterdir()) == [out]
     assert_refused_in_one_line(stillhouse("export", run, "--to", "onyx"), "Did you mean 'onnx'?")
-    assert_refused_in_one_line(stillhouse("export", run, "--to", "gguf"), "convert_hf_to_gguf.py")
+    assert_refused_in_one_line(stillhouse("export", run, "--to", "gguf", "--quantize", "q3"), "q8_0, q5_1")
     assert_refused_in_one_line(stillhouse("export", run, "--to", "onnx", "--quantise", "int3"), "float32, int8")
     assert_refused_in_one_line(stillhouse("export", tmp_path, "--to", "onnx"), "neither a run folder")
 

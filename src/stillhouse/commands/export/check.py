@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from stillhouse.commands.export.formats import Ask
 from stillhouse.core.task import Task
 
-MOST_KL_NATS = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.02, "int8": 0.1, "int4": 0.5}
+MOST_KL_NATS = {
+    **{"float32": 1e-4, "float16": 0.01, "bfloat16": 0.02, "int8": 0.1, "int4": 0.5},
+    **{"f32": 1e-4, "f16": 0.01, "bf16": 0.02, "q8_0": 0.1, "q5_1": 0.3, "q5_0": 0.3, "q4_1": 0.5, "q4_0": 0.5},
+}
 """Mean KL from the original above which an export is refused, by what its weights became."""
 MOST_DIFFERENCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.05, "int8": 0.1, "int4": 0.3}
 """The same for numbers that are no distribution, as a share of how far the original's spread."""
@@ -34,6 +37,8 @@ class Checked:
     seconds_before: float
     seconds_after: float
     """To read all texts, one by one; the fastest of a few rounds that took turns."""
+    notes: tuple[str, ...] = ()
+    """What one should know of what was written."""
 
     @property
     def passes(self) -> bool:

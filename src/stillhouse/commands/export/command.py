@@ -147,11 +147,6 @@ def chosen(to: str) -> Format:
     Raises:
         StillhouseError: for one that is not known.
     """
-    if to == "gguf":
-        raise StillhouseError(
-            "--to gguf is not here: llama.cpp's converter is no library that can be installed. It reads a student as it is: "
-            "`python convert_hf_to_gguf.py STUDENT` in a checkout of llama.cpp. docs/export.md says more."
-        )
     if to not in FORMATS:
         raise StillhouseError(f"--to {to}: there is no such format.{nearest(to, [*FORMATS, MERGED])}")
     return FORMATS[to]
@@ -252,7 +247,7 @@ def export(
     with atomic_path(folder) as part:
         part.mkdir()
         try:
-            wanted.write(loaded, part, quantise)
+            notes = wanted.write(loaded, part, quantise)
         except StillhouseError:
             raise
         except Exception as error:  # whatever these libraries raise is about this model
@@ -273,6 +268,7 @@ def export(
                 f"the export was written, run and refused: {checked.measure} is {short(checked.distance)}, at most "
                 f"{short(checked.most)} was wanted. Choose a finer --quantise, or say --most to allow more."
             )
+        checked = replace(checked, notes=tuple(notes))
         account = {"format": wanted.name, "quantise": quantise, "bytes": size_on_disk(part), **asdict(checked)}
         (part / ACCOUNT).write_text(json.dumps(account, indent=1), encoding="utf-8")
         if folder.exists():
@@ -287,11 +283,15 @@ def _show(done: Exported) -> None:
         table.add_column(title, justify="left" if not title else "right")
     table.add_row("on disk", si(size_on_disk(done.original), "B"), si(size_on_disk(done.folder), "B"))
     before, after = checked.seconds_before, checked.seconds_after
-    table.add_row("seconds for all texts", short(before), f"{short(after)} ({ratio(before / after)} as fast)")
+    if done.format.is_timed:
+        table.add_row("seconds for all texts", short(before), f"{short(after)} ({ratio(before / after)} as fast)")
     table.add_row(checked.measure, "0", short(checked.distance))
     if checked.agreement is not None:
         table.add_row("same answer", "100 %", percent(checked.agreement, 1))
     console = Console(highlight=False)
     console.print(table)
     console.print(f"\nover {checked.answers} answers to {checked.texts} texts; for {done.format.serves}", markup=False)
-    console.print(f"export   {done.folder}", markup=False, soft_wrap=True)
+    for note in checked.notes:
+        console.print(note, markup=False)
+    files = list(done.folder.glob("*.gguf"))
+    console.print(f"export   {files[0] if files else done.folder}", markup=False, soft_wrap=True)

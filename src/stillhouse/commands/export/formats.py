@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from stillhouse.commands.export.gguf_file import STORED, read_gguf, write_gguf
 from stillhouse.core.errors import ModelError
 from stillhouse.models.load import LoadedModel, load_model
+from stillhouse.synthesis.licence import licence_of
 
 Ask = Callable[[Sequence[int]], NDArray[np.float32]]
 """What a model answers to the tokens of one text: logits of every position, or of the text."""
@@ -38,9 +40,12 @@ class Format:
     extra: str
     quantise: tuple[str, ...]
     """What its weights can be; the first is the default."""
-    write: Callable[[LoadedModel, Path, str], None]
+    write: Callable[[LoadedModel, Path, str], Sequence[str]]
+    """Returns what one should know of what was written."""
     read: Callable[[LoadedModel, Path], Ask]
     serves: str
+    is_timed: bool = True
+    """Whether what reads it back here is what serves it there."""
 
     def check_installed(self) -> None:
         """Refuse to begin what will miss a library.
@@ -73,7 +78,7 @@ def asking(model: nn.Module) -> Ask:
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def _write_safetensors(loaded: LoadedModel, folder: Path, quantise: str) -> None:
+def _write_safetensors(loaded: LoadedModel, folder: Path, quantise: str) -> Sequence[str]:
     """A plain Hugging Face folder in another precision."""
     before = loaded.model.dtype
     _cast(loaded.model, DTYPES[quantise])
@@ -82,6 +87,7 @@ def _write_safetensors(loaded: LoadedModel, folder: Path, quantise: str) -> None
     finally:
         _cast(loaded.model, before)
     loaded.tokenizer.save_pretrained(folder)
+    return ()
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
@@ -162,7 +168,7 @@ def _reads_pairs(loaded: LoadedModel) -> bool:
     return SECOND_TEXT in loaded.tokenizer.model_input_names and getattr(loaded.model.config, "type_vocab_size", 0) > 1
 
 
-def _write_onnx(loaded: LoadedModel, folder: Path, quantise: str) -> None:
+def _write_onnx(loaded: LoadedModel, folder: Path, quantise: str) -> Sequence[str]:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     if quantise == "float32":
@@ -175,6 +181,7 @@ def _write_onnx(loaded: LoadedModel, folder: Path, quantise: str) -> None:
             quantize_dynamic(whole / GRAPH, folder / GRAPH, weight_type=QuantType.QInt8)
         shutil.rmtree(whole)
     _save_beside(loaded, folder)
+    return ()
 
 
 def _save_beside(loaded: LoadedModel, folder: Path) -> None:
@@ -203,7 +210,7 @@ def _read_onnx(_loaded: LoadedModel, folder: Path) -> Ask:
 # OpenVINO, by way of ONNX.
 
 
-def _write_openvino(loaded: LoadedModel, folder: Path, quantise: str) -> None:
+def _write_openvino(loaded: LoadedModel, folder: Path, quantise: str) -> Sequence[str]:
     import openvino
 
     whole = folder / "whole"
@@ -216,6 +223,7 @@ def _write_openvino(loaded: LoadedModel, folder: Path, quantise: str) -> None:
     del model  # which still reads the graph
     shutil.rmtree(whole)
     _save_beside(loaded, folder)
+    return ()
 
 
 def _compressed(model: Any, quantise: str) -> Any:
@@ -233,6 +241,25 @@ def _read_openvino(_loaded: LoadedModel, folder: Path) -> Ask:
     compiled = openvino.compile_model(folder / "openvino_model.xml", "CPU", settings)
     names = [one.get_any_name() for one in compiled.inputs]
     return lambda ids: np.asarray(next(iter(compiled(_as_arrays(ids, names)).values()))[0], dtype=np.float32)
+
+
+# GGUF.
+
+
+def _write_gguf(loaded: LoadedModel, folder: Path, quantise: str) -> Sequence[str]:
+    name = called(Path(loaded.source))
+    licence = str(licence_of(loaded.source)["licence"])
+    return write_gguf(loaded, folder / f"{name}-{quantise.upper()}.gguf", quantise=quantise, name=name, licence=licence)
+
+
+def called(student: Path) -> str:
+    """A run's student is called as the run is."""
+    whole = student.expanduser().resolve()
+    return whole.parent.name if whole.name == "student" else whole.name
+
+
+def _read_gguf(loaded: LoadedModel, folder: Path) -> Ask:
+    return asking(read_gguf(loaded, next(folder.glob("*.gguf"))))
 
 
 FORMATS = {
@@ -264,6 +291,16 @@ FORMATS = {
             _write_openvino,
             _read_openvino,
             "OpenVINO's runtime",
+        ),
+        Format(
+            "gguf",
+            {},  # the library comes with stillhouse
+            "",
+            tuple(STORED),
+            _write_gguf,
+            _read_gguf,
+            "llama.cpp, Ollama, LM Studio, stillhouse serve",
+            is_timed=False,
         ),
     )
 }
