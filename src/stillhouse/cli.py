@@ -234,6 +234,7 @@ def _run(chosen: argparse.Namespace) -> int:
             shared = {
                 "num_ranks": getattr(chosen, "launch", None),
                 "launch_config": getattr(chosen, "launch_config", None),
+                "held": "sharded" if getattr(chosen, "sharded", False) else "whole",
             }
             command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until, **shared)
     return 0
@@ -415,6 +416,11 @@ def _add_start(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def _add_launch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--launch", metavar="N", type=int, help="train in N processes that share each step, by `accelerate launch`"
+    )
+    parser.add_argument(
+        "--sharded",
+        action="store_true",
+        help="with --launch: share the student's weights, gradients and optimiser state among the processes (FSDP2)",
     )
     parser.add_argument(
         "--launch-config",

@@ -1,9 +1,13 @@
 """An arm that several processes train."""
 
+import json
+
 import pytest
 import yaml
+from safetensors.torch import load_file
+from torch.testing import assert_close
 
-from stillhouse.commands.launch.config import check_launch, share_of, write_config
+from stillhouse.commands.launch.config import check_launch, held_by, share_of, write_config
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.config import parse_recipe
 from stillhouse.core.errors import StillhouseError
@@ -31,10 +35,28 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
     written = write_config(tmp_path / "accelerate.json", 2, config=None)
     check_launch(made, 2, config=str(written))
     assert yaml.safe_load(written.read_text())["num_processes"] == 2
-    written.write_text("distributed_type: FSDP\n")
-    with pytest.raises(StillhouseError, match=r"FSDP.*student\.lora"):
-        check_launch(made, 2, config=str(written))
+    assert held_by(written) == "whole"
+    refused = {
+        "distributed_type: DEEPSPEED": "DEEPSPEED.*MULTI_GPU.*FSDP2.*--sharded",
+        "distributed_type: FSDP": r"fsdp_version 1.*FSDP2.*fsdp_version: 2",
+        "distributed_type: FSDP\nfsdp_config: {fsdp_version: 2, fsdp_offload_params: true}": "fsdp_offload_params",
+        "distributed_type: FSDP\nmixed_precision: fp16\nfsdp_config: {fsdp_version: 2}": "mixed_precision fp16",
+        "num_processes: 2": "no distributed_type",
+    }
+    for text, words in refused.items():
+        written.write_text(text)
+        with pytest.raises(StillhouseError, match=words):
+            check_launch(made, 2, config=str(written))
+    written.write_text("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}")
+    assert held_by(written) == "sharded"
+    adapted = parse_recipe(Recipe, recipe_values(teacher_folder, {"run": "runs/x", "student.lora": {}}))
+    for options in ({"config": str(written)}, {"config": None, "held": "sharded"}):
+        with pytest.raises(StillhouseError, match=r"student\.lora.*--sharded"):
+            check_launch(adapted, 2, **options)
     assert_refused_in_one_line(stillhouse("train", recipe(), "--launch-config", written), "--launch N")
+    assert_refused_in_one_line(stillhouse("train", recipe(), "--sharded"), "--launch N")
+    both = stillhouse("train", recipe(), "--launch", "2", "--sharded", "--launch-config", written)
+    assert_refused_in_one_line(both, "distributed_type: FSDP")
 
 
 def test_two_processes_make_the_student_that_one_makes(recipe, texts_file, tmp_path, monkeypatch):
@@ -48,14 +70,19 @@ def test_two_processes_make_the_student_that_one_makes(recipe, texts_file, tmp_p
     path = recipe(changes)
     alone = stillhouse("train", path, f"run={tmp_path / 'alone'}")
     assert alone.code == 0, alone.err
-    shared = stillhouse("train", path, "--launch", "2")
+    shared = stillhouse("train", path, "--launch", "2", "--sharded")
     assert shared.code == 0, shared.err
-    assert "training in 2 processes" in shared.err + shared.out
+    assert "training in 2 processes that share the student's weights" in shared.err + shared.out
     ours, theirs = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("run", "alone"))
     assert len(ours) == len(theirs) == 4
     for one, other in zip(ours, theirs, strict=True):
         assert one.pop("arm") == other.pop("arm") == "student"
         assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
-    assert (tmp_path / "run" / "student" / "model.safetensors").exists()
+    found, expected = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("run", "alone"))
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert_close(found[name], weight, rtol=1e-3, atol=1e-5)
+    configs = [json.loads((tmp_path / name / "student" / "config.json").read_text()) for name in ("run", "alone")]
+    assert configs[0] == configs[1]
     again = stillhouse("train", path)  # which finds it done, in one process
     assert again.code == 0, again.err

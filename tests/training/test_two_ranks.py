@@ -11,14 +11,19 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
+from stillhouse.data.paired import PairedRows
+from stillhouse.models.token_bytes import common_outcomes
+
+from .test_paired_loss import TEXTS, other_tokenizer, pairs_of  # noqa: F401
 from .two_ranks import learnt, steps
 
 
 @pytest.fixture(scope="module")
-def folder(build_model, build_example, tmp_path_factory):
+def folder(build_model, build_example, tokenizer, other_tokenizer, tmp_path_factory):  # noqa: F811
     """A student, a teacher, and documents of which a step's rows weigh differently."""
     tmp_path = tmp_path_factory.mktemp("two")
     build_model(layers=2, seed=1, hidden_size=16, intermediate_size=24).save_pretrained(tmp_path / "student")
+    build_model("mistral", layers=2, seed=1, hidden_size=16, intermediate_size=24).save_pretrained(tmp_path / "untied")
     build_model(layers=2, seed=2).save_pretrained(tmp_path / "teacher")
     prompts = (
         1,
@@ -38,6 +43,10 @@ def folder(build_model, build_example, tmp_path_factory):
     )  # 7 rows, so that every other step has fewer rows than ranks share
     examples = [build_example(seed, 11, prompt=prompt) for seed, prompt in enumerate(prompts)]  # two to a row
     torch.save([(e.ids, e.weights, e.num_bytes) for e in examples], tmp_path / "examples.pt")
+    texts = [TEXTS[first] + TEXTS[second] for first, second in ((3, 2), (1, 2), (0, 4), (3, 0), (1, 0), (3, 4), (1, 4))]
+    pairs = pairs_of(tokenizer, other_tokenizer, texts)
+    assert len(PairedRows(pairs, row_tokens=64)) == 7
+    torch.save((pairs, common_outcomes(tokenizer, other_tokenizer)), tmp_path / "spans.pt")
     return tmp_path
 
 
@@ -50,7 +59,8 @@ def _free_port():
 @pytest.fixture(scope="module")
 def of_two(folder):
     """What each of two processes found, of texts and of pairs: to start them is what takes time."""
-    assert learnt(folder, folder / "begun-by-one", num_ranks=1, stops_at=3) is None
+    for held in ("whole", "sharded"):
+        assert learnt(folder, folder / f"begun-by-one-{held}", num_ranks=1, stops_at=3) is None
     shared = os.environ | {
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
@@ -71,41 +81,54 @@ def of_two(folder):
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
-def test_two_processes_that_share_a_step_give_the_gradient_and_the_log_of_one(folder, of_two):
-    alone, lines = steps(folder, num_ranks=1, rows_per_micro_batch=4)
-    (first, first_lines), (second, second_lines) = (rank[False] for rank in of_two)
-    assert len(alone) == len(first) == len(second) == 4
-    for one, mine, other in zip(alone, first, second, strict=True):
+def assert_the_same(alone, of_two):
+    """Gradients and log lines of each step, and what is remembered."""
+    (gradients, lines, state), (first, first_lines, first_state), (second, second_lines, second_state) = alone, *of_two
+    assert len(gradients) == len(first) == len(second) == 4
+    for one, mine, other in zip(gradients, first, second, strict=True):
         for name, gradient in one.items():
             assert torch.equal(mine[name], other[name])
             assert_close(mine[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
-    assert {name.partition(".")[0] for name in alone[0]} == {"module", "projections"}
-    assert second_lines == []
-    shares = [line["taid_t"] for line in first_lines]
+    assert second_lines == [] and len(first_lines) == len(lines) == 4
+    for together, line in zip(first_lines, lines, strict=True):
+        assert together == pytest.approx(line, rel=1e-4)
+    assert first_state == second_state
+    assert first_state.get("kept") == state.get("kept")
+
+
+@pytest.mark.parametrize("held", ["whole", "sharded"])
+def test_two_processes_that_share_a_step_give_the_gradient_and_the_log_of_one(folder, of_two, held):
+    alone = steps(folder, num_ranks=1, rows_per_micro_batch=4)
+    assert_the_same(alone, [rank["texts", held] for rank in of_two])
+    assert {name.partition(".")[0] for name in alone[0][0]} == {"module", "projections"}
+    shares = [line["taid_t"] for line in of_two[0]["texts", held][1]]
     assert shares[0] < shares[1] < shares[2] < shares[3] < 1 and shares[2] > 0.5 + 0.5 * 2 / 4  # ahead of the linear
-    for together, line in zip(first_lines, lines, strict=True):
-        assert together == pytest.approx(line, rel=1e-4)
 
 
-def test_two_processes_that_share_pairs_of_answers_give_the_gradient_and_the_log_of_one(folder, of_two):
-    alone, lines = steps(folder, num_ranks=1, rows_per_micro_batch=4, in_pairs=True)
-    (first, first_lines), (second, _) = (rank[True] for rank in of_two)
-    assert len(alone) == len(first) == len(second) == 4
-    for one, mine, other in zip(alone, first, second, strict=True):
-        for name, gradient in one.items():
-            assert torch.equal(mine[name], other[name])
-            assert_close(mine[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
-    for together, line in zip(first_lines, lines, strict=True):
-        assert together == pytest.approx(line, rel=1e-4)
+@pytest.mark.parametrize(("held", "student"), [("whole", "student"), ("sharded", "untied")])
+def test_two_processes_that_share_pairs_of_answers_give_the_gradient_and_the_log_of_one(folder, of_two, held, student):
+    alone = steps(folder, num_ranks=1, rows_per_micro_batch=4, kind="pairs", student=student)
+    assert_the_same(alone, [rank["pairs", held] for rank in of_two])
+
+
+@pytest.mark.parametrize(("kind", "held"), [("spans", "sharded"), ("written", "sharded"), ("replayed", "whole")])
+def test_across_tokenizers_and_on_what_the_student_writes_two_processes_do_what_one_does(folder, of_two, kind, held):
+    alone = steps(folder, num_ranks=1, rows_per_micro_batch=4, kind=kind)
+    assert_the_same(alone, [rank[kind, held] for rank in of_two])
+    if kind == "replayed":
+        assert sum(line.get("replayed", 0) for line in alone[1]) > 1 and len(alone[2]["kept"]) == 3
+    if kind == "written":
+        assert all(line["answer_tokens"] > 1 for line in alone[1])
 
 
 def test_what_two_processes_have_begun_one_ends_and_the_other_way_round(folder, of_two):
     alone = learnt(folder, folder / "alone", num_ranks=1)
-    ended_by_one = learnt(folder, folder / "begun-by-two", num_ranks=1)
-    first, second = (rank["begun by one"] for rank in of_two)
     start = AutoModelForCausalLM.from_pretrained(folder / "student")
     assert any((alone[name] - weight).abs().max() > 1e-2 for name, weight in start.named_parameters())
-    for name, weight in alone.items():
-        assert torch.equal(first[name], second[name])
-        for other in (ended_by_one, first):
-            assert_close(other[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+    for held in ("whole", "sharded"):
+        ended_by_one = learnt(folder, folder / f"begun-by-two-{held}", num_ranks=1)
+        first, second = (rank[f"begun by one, {held}"] for rank in of_two)
+        for name, weight in alone.items():
+            assert held == "sharded" or torch.equal(first[name], second[name])  # else the first alone has the whole
+            for other in (ended_by_one, first):
+                assert_close(other[name], weight, rtol=1e-3, atol=1e-4, msg=name)

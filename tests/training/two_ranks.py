@@ -7,17 +7,26 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
+from stillhouse.data.asked import Asked
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows
+from stillhouse.data.paired import PairedRows
 from stillhouse.data.preferences import AnswerPair, PreferenceRows, Weighed
+from stillhouse.kernels.policy import PolicyTerm
 from stillhouse.kernels.preference import PreferenceTerm
+from stillhouse.kernels.spans import SpanTerm
 from stillhouse.kernels.terms import Term
+from stillhouse.models.generate import Sampling
 from stillhouse.objectives import AdaptiveRamp
 from stillhouse.students.projections import Projections
 from stillhouse.teachers import LocalTeacher
 from stillhouse.training.features import FeatureTerm, projection_widths
+from stillhouse.training.replay import ReplayRows
+from stillhouse.training.rollouts import AskedRows
+from stillhouse.training.sharding import is_sharded, whole_tensors
 from stillhouse.training.terms import Scheduled
 from stillhouse.training.trainer import DistillationTrainer, Schedule, _arguments, train
+from stillhouse.training.watch import Watch
 
 ROWS_PER_STEP = 4
 STATES = FeatureTerm("hidden_mse", weight=0.1, pairs=((1, 1), (2, 2)))
@@ -32,6 +41,8 @@ TERMS = [
 """Of every unit, with projections, and with a number that follows what all ranks have seen."""
 
 
+SPAN_TERMS = [SpanTerm("span_forward_kl", weight=0.7, temperature=2.0), Term("next_token", weight=0.3)]
+DRAWN_TERMS = [PolicyTerm("sampled_reverse_kl"), PolicyTerm("minillm", 2.0), Term("forward_kl", 0.5)]
 PAIR_TERMS = [PreferenceTerm("dpo"), PreferenceTerm("reward_mse", 0.1), Term("next_token", 0.1), Term("forward_kl")]
 
 
@@ -43,7 +54,15 @@ class KeepGradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         learning = [pair for pair in model.named_parameters() if pair[1].requires_grad]
-        self.steps.append({name: parameter.grad.clone() for name, parameter in learning})
+        found = whole_tensors({name: parameter.grad for name, parameter in learning}, keeps=True)
+        self.steps.append({name: gradient.clone() for name, gradient in found.items()})
+
+
+@torch.no_grad()
+def likeliest(student, *, step, steps):
+    """What one of several processes finds when it alone looks at the student."""
+    ids = torch.arange(5 + step)[None]  # as long in each step as in no other
+    return {"likeliest": float(student(input_ids=ids).logits[0, -1].argmax())}
 
 
 def pairs_of(examples):
@@ -54,11 +73,36 @@ def pairs_of(examples):
     return PreferenceRows(pairs).with_weighed(known)
 
 
-def steps(folder, *, num_ranks, rows_per_micro_batch, in_pairs=False):
-    """The gradients and the log lines of two epochs over the examples in `folder`; the student hardly moves."""
-    student, teacher = (AutoModelForCausalLM.from_pretrained(folder / name) for name in ("student", "teacher"))
+def learning(kind, folder, student, teacher):
+    """The rows of this kind over the examples in `folder`, the terms, and what else a trainer is given."""
     examples = [Example(*example) for example in torch.load(folder / "examples.pt")]
-    widths = {f"{side}_width": model.config.hidden_size for side, model in (("student", student), ("teacher", teacher))}
+    if kind == "pairs":
+        return pairs_of(examples[:12]), PAIR_TERMS, {}
+    if kind == "spans":
+        pairs, common = torch.load(folder / "spans.pt", weights_only=False)
+        return PairedRows(pairs, row_tokens=64), SPAN_TERMS, {"common": common}
+    if kind == "texts":
+        widths = {
+            f"{side}_width": model.config.hidden_size for side, model in (("student", student), ("teacher", teacher))
+        }
+        maps = Projections(projection_widths([STATES], **widths), seed=0)
+        return PackedRows(examples, row_tokens=24), TERMS, {"projections": maps}
+    asked = [Asked(one.ids[:prompt], (one,)) for one, prompt in zip(examples[:7], (3, 2, 5, 1, 3, 7, 2), strict=True)]
+    settings = {"sampling": Sampling(max_new_tokens=6), "seed": 7, "stop_ids": {1}, "vocab_size": 300, "max_tokens": 20}
+    if kind == "written":
+        watch = Watch()
+        rows = AskedRows(asked, student, student_share=1.0, tell=watch.hear, batch_size=3, **settings)
+        return rows, DRAWN_TERMS, {"watch": watch}
+    assert kind == "replayed"
+    keeping = {"capacity": 3, "fresh_share": 0.5, "share_step": 0.1, "tolerance_nats": -1.0, "check_every_steps": 1}
+    held_out = PackedRows(examples[7:], row_tokens=24)
+    rows = ReplayRows(asked, student, student_share=0.6, held_out=held_out, **settings, **keeping)
+    return rows, [Term("forward_kl"), Term("reverse_kl", 0.5, answers="student")], {}
+
+
+def steps(folder, *, num_ranks, rows_per_micro_batch, kind="texts", student="student", held="whole"):
+    """The gradients and the log lines of two epochs of these rows, and what they remember; the student hardly moves."""
+    student, teacher = (AutoModelForCausalLM.from_pretrained(folder / name) for name in (student, "teacher"))
     schedule = Schedule(
         epochs=2.0,
         learning_rate=1e-30,
@@ -66,21 +110,23 @@ def steps(folder, *, num_ranks, rows_per_micro_batch, in_pairs=False):
         rows_per_step=ROWS_PER_STEP // num_ranks,
         rows_per_micro_batch=rows_per_micro_batch,
     )
-    rows = pairs_of(examples[:12]) if in_pairs else PackedRows(examples, row_tokens=24)
+    rows, terms, options = learning(kind, folder, student, teacher)
     keeper, lines = KeepGradients(), []
     DistillationTrainer(
         model=student,
-        args=_arguments(schedule, folder / f"of-{num_ranks}"),
+        args=_arguments(schedule, folder / f"of-{num_ranks}-{kind}-{held}"),
         train_dataset=rows,
         data_collator=rows.collate,
         callbacks=[keeper],
-        terms=PAIR_TERMS if in_pairs else TERMS,
+        terms=terms,
         teacher=LocalTeacher(teacher),
         vocab_size=300,
-        projections=None if in_pairs else Projections(projection_widths([STATES], **widths), seed=0),
         log_line=lines.append,
+        inspect=likeliest,
+        held=held,
+        **options,
     ).train()
-    return keeper.steps, lines
+    return keeper.steps, lines, rows.state()
 
 
 class Stopped(Exception):
@@ -98,7 +144,7 @@ class StoppingRows(PackedRows):
         return super().at_step(batches, step=step, progress=progress)
 
 
-def learnt(folder, checkpoints, *, num_ranks, stops_at=0):
+def learnt(folder, checkpoints, *, num_ranks, stops_at=0, held="whole"):
     """The student after four steps, saved every two; None where it was stopped before the third."""
     student = AutoModelForCausalLM.from_pretrained(folder / "student")
     examples = [Example(*example) for example in torch.load(folder / "examples.pt")]
@@ -112,19 +158,24 @@ def learnt(folder, checkpoints, *, num_ranks, stops_at=0):
         save_every_steps=2,
     )
     teacher = LocalTeacher(AutoModelForCausalLM.from_pretrained(folder / "teacher"))
-    options = {"terms": TERMS[:4], "teacher": teacher, "vocab_size": 300, "schedule": schedule}
+    options = {"terms": TERMS[:4], "teacher": teacher, "vocab_size": 300, "schedule": schedule, "held": held}
     try:
         trained = train(student, rows, checkpoints=checkpoints, **options)
     except Stopped:
         return None
+    if is_sharded(trained):
+        return {}  # another has the whole
     return {name: weight.detach().clone() for name, weight in trained.named_parameters()}
 
 
 if __name__ == "__main__":
     where, rank = Path(sys.argv[1]), os.environ["RANK"]
-    found = {
-        in_pairs: steps(where, num_ranks=2, rows_per_micro_batch=1, in_pairs=in_pairs) for in_pairs in (False, True)
-    }
-    assert learnt(where, where / "begun-by-two", num_ranks=2, stops_at=3) is None
-    found["begun by one"] = learnt(where, where / "begun-by-one", num_ranks=2)
+    shared = {"num_ranks": 2, "rows_per_micro_batch": 1}
+    found = {(kind, "whole"): steps(where, **shared, kind=kind) for kind in ("texts", "pairs", "replayed")}
+    for kind in ("texts", "spans", "written"):
+        found[kind, "sharded"] = steps(where, **shared, kind=kind, held="sharded")
+    found["pairs", "sharded"] = steps(where, **shared, kind="pairs", student="untied", held="sharded")
+    for held in ("whole", "sharded"):
+        assert learnt(where, where / f"begun-by-two-{held}", num_ranks=2, stops_at=3, held=held) is None
+        found[f"begun by one, {held}"] = learnt(where, where / f"begun-by-one-{held}", num_ranks=2, held=held)
     torch.save(found, where / f"rank-{rank}.pt")

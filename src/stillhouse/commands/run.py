@@ -25,6 +25,7 @@ from stillhouse.reporting import results_table, reward_lines, terminal_progress,
 from stillhouse.reporting.grounded import grounded_lines
 from stillhouse.reporting.plans import plan_lines
 from stillhouse.synthesis import CARD
+from stillhouse.training.sharding import Held
 
 
 def run(
@@ -34,9 +35,10 @@ def run(
     until: str,
     num_ranks: int | None = None,
     launch_config: str | None = None,
+    held: Held = "whole",
 ) -> None:
     """Read the recipe, then do what is not done yet, with progress in the terminal; arms are trained by `num_ranks` processes,
-    if a number is given."""
+    if a number is given, each of which holds the student whole or `sharded`."""
     values = read_recipe(Path(recipe_path), overrides)
     if num_ranks is not None and (is_of_stories(values) or is_of_retrieval(values)):
         raise RecipeError(
@@ -44,6 +46,8 @@ def run(
         )
     if launch_config is not None and num_ranks is None:
         raise StillhouseError("--launch-config says how --launch N shares the work. Give both.")
+    if held == "sharded":
+        _check_held(num_ranks, launch_config)
     if is_of_stories(values):
         importlib.import_module("stillhouse.commands.stories.run").run(recipe_path, overrides, until=until)
         return
@@ -55,8 +59,8 @@ def run(
     refuse_an_idle_verb(recipe, until, source=recipe_path)
     launch = None
     if num_ranks is not None:
-        check_launch(recipe, num_ranks, config=launch_config)
-        launch = Launcher(num_ranks, launch_config)
+        check_launch(recipe, num_ranks, config=launch_config, held=held)
+        launch = Launcher(num_ranks, launch_config, held)
     with at_work(recipe, terminal_progress(), launch=launch) as pipeline:
         match until:
             case "report":
@@ -68,6 +72,16 @@ def run(
                 _show_written(pipeline.run)
             case stage:
                 getattr(pipeline, stage)()
+
+
+def _check_held(num_ranks: int | None, launch_config: str | None) -> None:
+    if num_ranks is None:
+        raise StillhouseError("--sharded shares the student among the processes of --launch N. Give both.")
+    if launch_config is not None:
+        raise StillhouseError(
+            "--launch-config says itself whether weights are shared, by distributed_type: FSDP. Leave --sharded "
+            "out, or the file."
+        )
 
 
 def refuse_an_idle_verb(recipe: Recipe, until: str, *, source: str) -> None:

@@ -33,6 +33,11 @@ class RowSet(Dataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Become the rows of this epoch; most are the same in all."""
 
+    @property
+    def run_the_student(self) -> bool:
+        """Whether a step's rows come from running the student as it then is."""
+        return False
+
     def at_step(
         self, batches: Sequence[dict[str, Tensor]], *, step: int, progress: float = 0.0
     ) -> list[dict[str, Tensor]]:

@@ -130,7 +130,7 @@ def _inputs(bare: PreTrainedModel, batch: Batch, *, positions: bool) -> dict[str
 def _hear(model: nn.Module, batch: Batch, wanted: Wanted, inputs: Mapping[str, Any]) -> _Heard:
     bare, heard = unwrapped(model), _Heard()
     if wanted.logits and bare.get_output_embeddings() is not None and bare not in _HEAD_KNOWN:
-        _check_head(bare, inputs)
+        _check_head(model, inputs)
         _HEAD_KNOWN.add(bare)
     needs_states = bool(wanted.hidden_states or wanted.pooling)
     with ExitStack() as stack:
@@ -161,7 +161,7 @@ def _head_at_rest(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
     def keep(hidden: Tensor, *_args: Any, **_options: Any) -> Tensor:
         given.append(hidden)
-        return hidden[..., :1]
+        return hidden[..., :1].clone()  # a view would not tell FSDP's hooks when its gradient comes
 
     head.forward = keep  # on the instance, where hooks and wrappers still find it
     try:
@@ -178,14 +178,15 @@ def _logits(bare: PreTrainedModel, heard: _Heard, in_place: Callable[[Tensor], T
 
 
 @torch.no_grad()
-def _check_head(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
+def _check_head(wrapped: nn.Module, inputs: Mapping[str, Any]) -> None:
     """Refuse a model whose own logits are not what `head_of` would make of what its head is given."""
     given: list[Tensor] = []
+    model = unwrapped(wrapped)
     few = {name: value[:1, :CHECKED_TOKENS] for name, value in inputs.items()}
     listening = model.get_output_embeddings().register_forward_pre_hook(lambda _head, args: given.append(args[0]))
     try:
         with evaluating(model):
-            own = model(**few, **understood(model, use_cache=False)).logits.float()
+            own = wrapped(**few, **understood(model, use_cache=False)).logits.float()
     finally:
         listening.remove()
     name = type(model).__name__

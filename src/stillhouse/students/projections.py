@@ -1,7 +1,7 @@
 """Linear maps between a student's width and its teacher's: trained with the student, kept beside it, never inside it."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,9 +39,10 @@ class Projections(nn.Module):
             return states
         return nn.functional.linear(states, self.maps[self.numbers[name]].to(states.dtype))
 
-    def save(self, folder: Path) -> None:
-        """Write all maps, by name, to `projections.safetensors` in this folder."""
-        tensors = {name: self.maps[number].detach().contiguous() for name, number in self.numbers.items()}
+    def save(self, folder: Path, *, maps: Sequence[Tensor] | None = None) -> None:
+        """Write all maps, by name, to `projections.safetensors` in this folder; `maps` stand in where they are elsewhere."""
+        found = self.maps if maps is None else maps
+        tensors = {name: found[number].detach().contiguous() for name, number in self.numbers.items()}
         with atomic_path(folder / FILE_NAME) as part:
             # One entry: of several, safetensors writes any one first, and the same maps would not be the same bytes.
             save_file(tensors, part, metadata={"maps": json.dumps({"widths": self.widths, "always": self.always})})

@@ -22,6 +22,7 @@ from stillhouse.models.signals import read_signals
 from stillhouse.students.projections import Projections
 from stillhouse.training.dual_space import dual_space_total
 from stillhouse.training.features import FeatureTerm
+from stillhouse.training.sharding import is_sharded
 from stillhouse.training.terms import UNITS, AnyTerm, shares_of, unit_of, wanted_of
 
 NO_PROJECTIONS = Projections({}, seed=0)
@@ -82,10 +83,19 @@ def distillation_loss(
 
 def _nothing(student: nn.Module, batch: Batch, *, terms: Sequence[AnyTerm], projections: nn.Module) -> Sums:
     """No loss, and a gradient of zeros: who trains together must all take part in every step, also with nothing to learn."""
-    _ = read_signals(student, batch, Wanted(logits=True))
-    learning = [weight for owner in (student, projections) for weight in owner.parameters() if weight.requires_grad]
+    said = read_signals(student, batch, Wanted(logits=True)).logits
+    learning: list[Tensor] = [weight for weight in projections.parameters() if weight.requires_grad]
+    if is_sharded(student):  # whose blocks are with others by now: what they said leads back to them
+        learning += [said.values] if isinstance(said, DenseLogits) else _factors(said)
+    else:
+        learning += [weight for weight in student.parameters() if weight.requires_grad]
     loss = torch.stack([0.0 * weight.sum() for weight in learning]).sum()
     return loss, batch.weights.new_zeros(len(terms))
+
+
+def _factors(said: object) -> list[Tensor]:
+    assert isinstance(said, FactoredLogits)
+    return [factor for factor in (said.hidden, said.weight, said.bias) if factor is not None]
 
 
 def _said(teacher: Teacher | None, batch: Batch, terms: Sequence[AnyTerm], pooling: Pooling | None) -> Signals:

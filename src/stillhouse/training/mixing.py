@@ -96,6 +96,11 @@ class MixedRows(RowSet):
         self.new.set_epoch(epoch)
         self.old.set_epoch(epoch)
 
+    @property
+    def run_the_student(self) -> bool:
+        """Where the new rows do."""
+        return self.new.run_the_student
+
     def collate(self, items: Sequence[tuple[bool, Any]]) -> dict[str, Tensor]:
         """The tensors of both sides, apart from each other: what is in them, the step decides."""
         found: dict[str, Tensor] = {}

@@ -15,6 +15,7 @@ from stillhouse.kernels.terms import Term
 from stillhouse.models.generate import in_use
 from stillhouse.objectives import Ramp
 from stillhouse.training.loss import distillation_loss
+from stillhouse.training.ranks import in_order, of_all_ranks
 from stillhouse.training.rollouts import AskedRows, Written
 
 HELD_OUT_ROWS = 8
@@ -28,7 +29,7 @@ class ReplayRows(AskedRows):
     drawn from what is kept, whatever their prompt. The oldest is forgotten first. Every `check_every_steps` the held-out
     loss, in nats a token, is compared with what it was when the student's share last grew, or at first: where it has risen by
     `tolerance_nats`, the share grows by `share_step`. What is kept, the share and that loss are state, which a checkpoint
-    has.
+    has. Of several processes all keep the answers of all, as one would.
 
     Source: Ko et al., 2024, arXiv:2402.03898, section 3.2; the decisions are those of its code, row by row instead of batch
     by batch.
@@ -56,18 +57,19 @@ class ReplayRows(AskedRows):
         """The held-out loss when the share last grew, or at first."""
         self._seen: dict[str, float] = {}
 
-    def _written(self, rows: Sequence[int], step: int, progress: float) -> dict[int, Written]:
+    def _written(self, dealt: Sequence[Sequence[int]], step: int, progress: float) -> dict[int, Written]:
         """What the student says now in some rows, and what it said before in others."""
         if self.share_step and self.share < 1 and (step - 1) % self.check_every_steps == 0:
             self._let_the_share_follow(self._held_out_nats())
         fresh = self.fresh_share.at(progress) if isinstance(self.fresh_share, Ramp) else self.fresh_share
-        owed = [row for row in rows if self._is_the_students(row, step)]
+        owed = self._owed(dealt, step)
         is_full = 0 < self.capacity == len(self.kept)
         again = [row for row in owed if is_full and self._point(row, step) >= self.share * fresh]
         found = {row: Written(self._drawn(row, step)) for row in again}
         written = self._answers([row for row in owed if row not in found], step)
-        self.kept.extend(one.answered for one in written.values())
-        self._seen["replayed"] = len(again)
+        fresh_of = [[written[row].answered for row in rows if row in written] for rows in dealt]
+        self.kept.extend(in_order(fresh_of))
+        self._seen["replayed"] = sum(of_all_ranks(len(again)))
         return found | written
 
     def _drawn(self, row: int, step: int) -> Asked:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from random import Random
 
 import torch
@@ -19,6 +20,9 @@ from stillhouse.data.paired import collated_pairs, share_compared
 from stillhouse.data.rowset import RowSet
 from stillhouse.models.generate import Engine, Sampling, sample
 from stillhouse.objectives import Ramp
+
+ASKED = "rows"
+"""What a collated batch calls the numbers of rows of which the step decides what is in them."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +101,27 @@ class AskedRows(RowSet):
         """Tokens of each prompt with the data's own answer, on its longer side: the student's has yet to be written."""
         return [max(sum(len(piece.ids) for piece in side) for side in row.sides) for row in self.asked]
 
+    @property
+    def run_the_student(self) -> bool:
+        """It answers."""
+        return True
+
     def collate(self, items: Sequence[int]) -> dict[str, Tensor]:
         """Which rows these are: what is in them, the step decides."""
-        return {"rows": torch.tensor(items)}
+        return {ASKED: torch.tensor(items)}
 
     def at_step(
         self, batches: Sequence[dict[str, Tensor]], *, step: int, progress: float = 0.0
     ) -> list[dict[str, Tensor]]:
-        """Each batch with the answers that this step learns from, a document a row."""
+        """Each batch with the answers that this step learns from, a document a row; of no row, anything."""
         if isinstance(self.student_share, Ramp):
             self.share = self.student_share.at(progress)
         self._across = {}
-        rows = [row for batch in batches for row in batch["rows"].tolist()]
-        written = self._written(list(dict.fromkeys(rows)), step, progress)
-        return [self._learnt(batch["rows"].tolist(), written, batch["rows"].device) for batch in batches]
+        dealt = [batch[ASKED].tolist() for batch in batches]
+        written = self._written(dealt, step, progress)
+        return [
+            self._learnt(rows or [0], written, batch[ASKED].device) for rows, batch in zip(dealt, batches, strict=True)
+        ]
 
     def _learnt(self, rows: Sequence[int], written: Mapping[int, Written], device: torch.device) -> dict[str, Tensor]:
         """The answers of these rows as both sides read them, each piece in a row of its own, and how they were drawn."""
@@ -135,9 +146,13 @@ class AskedRows(RowSet):
         moves = {"student_share": self.share} if isinstance(self.student_share, Ramp) else {}
         return moves | self._across
 
-    def _written(self, rows: Sequence[int], step: int, progress: float) -> dict[int, Written]:
-        """What the student says in those of the rows that it answers in this step."""
-        return self._answers([row for row in rows if self._is_the_students(row, step)], step)
+    def _written(self, dealt: Sequence[Sequence[int]], step: int, progress: float) -> dict[int, Written]:
+        """What the student says in those of the rows, batch by batch, that it answers in this step."""
+        return self._answers(self._owed(dealt, step), step)
+
+    def _owed(self, dealt: Sequence[Sequence[int]], step: int) -> list[int]:
+        """The rows that the student answers in this step, each once."""
+        return [row for row in dict.fromkeys(chain.from_iterable(dealt)) if self._is_the_students(row, step)]
 
     def _is_the_students(self, row: int, step: int) -> bool:
         return self._point(row, step) < self.share

@@ -2,8 +2,10 @@
 
 import json
 import math
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -13,13 +15,16 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from stillhouse.core.alignment import CommonOutcomes
-from stillhouse.core.batch import Batch, TaggedBatch, as_batch
+from stillhouse.core.batch import Batch, ContextBatch, PairedBatch, TaggedBatch, as_batch
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import flush_folder, remove, write_atomic
@@ -38,6 +43,18 @@ from stillhouse.training.mixing import MixedRows
 from stillhouse.training.odd_batch import keep_batch
 from stillhouse.training.order import ByLength
 from stillhouse.training.rescue import HalvingTrainer, OddSteps, Tell, rows_together, tell_nobody
+from stillhouse.training.rollouts import ASKED
+from stillhouse.training.sharding import (
+    Held,
+    Sharded,
+    gathered,
+    shard,
+    take,
+    take_optimizer,
+    whole_optimizer,
+    whole_student,
+    whole_tensors,
+)
 from stillhouse.training.terms import MAY_BE_NONE, UNITS, AnyTerm, Paces, Scheduled, counts_apart, scheduled, unit_of
 from stillhouse.training.watch import Inspector, Watch
 
@@ -45,6 +62,14 @@ LogLine = Callable[[Mapping[str, float]], None]
 
 PACES = "paces"
 """Under which the trainer's own state, and so a checkpoint, keeps where adaptive ramps stand."""
+
+
+ROWS_FILE = "rows_{}.json"
+"""In a checkpoint, what the rows of a process remember."""
+
+NUMBERED = frozenset({"documents", "spans", "teacher_documents", "teacher_spans"})
+WEIGHED = frozenset({"weights", "teacher_weights"})
+"""Which of a batch's tensors say what a token belongs to, and what it counts for."""
 
 
 class Schedule(Config):
@@ -138,10 +163,14 @@ class DistillationTrainer(HalvingTrainer):
         inspect: Inspector | None = None,
         skip_at_most: int = 0,
         tell: Tell = tell_nobody,
+        held: Held = "whole",
         **kwargs: Any,
     ) -> None:
         self.projections = projections or NO_PROJECTIONS
         pupil = Pupil(model, self.projections) if len(self.projections.maps) else model
+        self.is_sharded = held == "sharded" and kwargs["args"].world_size > 1
+        if self.is_sharded:
+            shard(pupil, num_ranks=kwargs["args"].world_size)
         super().__init__(model=pupil, **kwargs)
         # The loss below is already divided over the whole step: the Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
@@ -179,16 +208,15 @@ class DistillationTrainer(HalvingTrainer):
         """Of all micro-batches and ranks."""
         return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
-    def _each_row_once(self, batches: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """An epoch's last rows may be too few for all ranks: accelerate then deals the first ones again, which are left out
-        here. A rank that has none left takes part with a row that counts for nothing, save of batches of answers or pairs."""
+    def _rows_left(self, num_batches: int) -> list[int]:
+        """How many rows each of this process's batches has of an epoch's own. Its last rows may be too few for all ranks:
+        accelerate then deals the first ones again. A rank that has none left takes part with a row that counts for nothing,
+        save of pairs, and of documents that are judged as wholes."""
         ranks, at_once = self.args.world_size, self._train_batch_size
         steps = math.ceil(self._rows_per_epoch / self._rows_per_step)
         first = self.state.global_step % steps * self._rows_per_step
-        known = [
-            self._rows_per_epoch - first - at_once * (n * ranks + self.args.process_index) for n in range(len(batches))
-        ]
-        return [first_rows(batch, left) for batch, left in zip(batches, known, strict=True)]
+        places = (n * ranks + self.args.process_index for n in range(num_batches))
+        return [self._rows_per_epoch - first - at_once * place for place in places]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The Trainer's own warm-up spends its first step at 0: a training of one step would learn nothing."""
@@ -239,9 +267,14 @@ class DistillationTrainer(HalvingTrainer):
     ) -> tuple[list[Any], Any]:
         """The batches of one step. Loaders read ahead; what depends on the student's weights is made now, and not before."""
         collated, done = list(islice(epoch_iterator, num_batches)), self.state.global_step
-        batches = self._rows.at_step(collated, step=done + 1, progress=self._share_done(done))
-        if self.args.world_size > 1:
-            batches = self._each_row_once(batches)
+        left = self._rows_left(len(collated)) if self.args.world_size > 1 else [sys.maxsize] * len(collated)
+        collated = [first_asked(batch, number) for batch, number in zip(collated, left, strict=True)]
+        with self._all_weights(wanted=self._rows.run_the_student):
+            made = self._rows.at_step(collated, step=done + 1, progress=self._share_done(done))
+        batches = [
+            first_rows(batch, number, counts_pieces=ASKED not in asked)
+            for batch, number, asked in zip(made, left, collated, strict=True)
+        ]
         self.read = batches
         return super().get_batch_samples(iter(batches), num_batches, device)
 
@@ -265,7 +298,7 @@ class DistillationTrainer(HalvingTrainer):
     ) -> Tensor:
         """The step's share of the loss from this micro-batch."""
         batch = as_batch(inputs)
-        if self.watch is not None:
+        if self.watch is not None and batch.real.any():
             self.watch.read(batch)
         loss, term_sums = distillation_loss(
             model,
@@ -320,10 +353,10 @@ class DistillationTrainer(HalvingTrainer):
             return
         super().log({**logs, **means, **replayed}, start_time)
         rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
+        found, watched = self.inspected(), {} if self.watch is None else self.watch.numbers()
         if self.log_line is not None and self.is_world_process_zero():
             line = {"step": self.state.global_step, "tokens": self._tokens(counts.sum(0))}
-            watched = {} if self.watch is None else self.watch.numbers()
-            self.log_line({**line, **means, **replayed, **self._numbers(), **watched, **self.inspected(), **rates})
+            self.log_line({**line, **means, **replayed, **self._numbers(), **watched, **found, **rates})
         self._move_on(means)
 
     def _keep_step(self, step: int) -> str:
@@ -333,11 +366,29 @@ class DistillationTrainer(HalvingTrainer):
         return str(file)
 
     def inspected(self) -> Mapping[str, float]:
-        """What whoever looks at the student finds now."""
+        """What whoever looks at the student finds now: the first process looks, and others lend it their weights."""
         if self.inspect is None:
             return {}
         pupil: Any = self.model
-        return self.inspect(unwrapped(pupil), step=self.state.global_step, steps=self.state.max_steps)
+        with self._all_weights(wanted=True):
+            if not self.is_world_process_zero() or self.log_line is None:
+                return {}
+            return self.inspect(unwrapped(pupil), step=self.state.global_step, steps=self.state.max_steps)
+
+    def _all_weights(self, *, wanted: bool) -> AbstractContextManager[None]:
+        """Where the student may be run outside of a step."""
+        pupil: Any = self.model
+        return gathered(pupil) if wanted and self.is_sharded else nullcontext()
+
+    def _wrap_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """A student whose weights are shared sees to its gradients itself."""
+        if self.is_sharded:
+            return model if isinstance(model, Sharded) else Sharded(model)
+        return super()._wrap_model(model, *args, **kwargs)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm: Any = super()._clip_grad_norm(model)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # each process knows of its own part
 
     def _means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
         terms = [scheduled_term.term for scheduled_term in self.terms]
@@ -353,6 +404,42 @@ class DistillationTrainer(HalvingTrainer):
         """What this step learnt from: weighted targets, or all tokens where nothing is to be predicted."""
         targets, tokens = counts.tolist()[:2]
         return float(targets or tokens)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As one process would, also where several share the weights."""
+        if not self.is_sharded:
+            super().save_model(output_dir, _internal_call)
+            return
+        assert output_dir is not None
+        pupil: Any = self.model
+        student, keeps = unwrapped(pupil), self.args.should_save
+        state = whole_tensors(student.state_dict(keep_vars=True), keeps=keeps)
+        maps = whole_tensors(self.projections.state_dict(keep_vars=True), keeps=keeps)
+        if not keeps:
+            return
+        student.save_pretrained(output_dir, state_dict=state)
+        if maps:
+            self.projections.save(Path(output_dir), maps=list(maps.values()))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        chosen: Any = self.optimizer
+        state = whole_optimizer(chosen, keeps=self.args.should_save)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            pace: Any = self.lr_scheduler
+            torch.save(pace.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer: Any = self.optimizer
+        pace: Any = self.lr_scheduler
+        take_optimizer(optimizer, torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True))
+        pace.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The student as a plain folder, or what it learns of an adapter alone, and its projections beside it."""
@@ -382,32 +469,57 @@ class DistillationTrainer(HalvingTrainer):
         )  # so that a state, which is written next, says also after a power cut that all is there
 
     def _rows_file(self, checkpoint: str) -> Path:
-        return Path(checkpoint) / f"rows_{self.args.process_index}.json"
+        return Path(checkpoint) / ROWS_FILE.format(self.args.process_index)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if (rows := self._rows_file(resume_from_checkpoint)).exists():
+        own = self._rows_file(resume_from_checkpoint)
+        rows = (
+            own if own.exists() else own.with_name(ROWS_FILE.format(0))
+        )  # all remember the same, and there may be more now
+        if rows.exists():
             self._rows.restore(json.loads(rows.read_text(encoding="utf-8")))
         pupil: Any = self.model
         student = unwrapped(pupil)
-        if adapter_config(student) is None:
+        if self.is_sharded:
+            take(student, load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME))
+        elif adapter_config(student) is None:
             super()._load_from_checkpoint(resume_from_checkpoint, student if isinstance(pupil, Pupil) else model)
         else:
             load_adapter(student, Path(resume_from_checkpoint))
         if isinstance(pupil, Pupil):
-            pupil.projections.load_state_dict(Projections.load(Path(resume_from_checkpoint)).state_dict())
+            take(pupil.projections, Projections.load(Path(resume_from_checkpoint)).state_dict())
+
+    def learnt(self, kind: type[PreTrainedModel]) -> PreTrainedModel:
+        """The student as it is now, its weights in one place: of several processes that share them, the first has them all."""
+        pupil: Any = self.model
+        student = unwrapped(pupil)
+        if not self.is_sharded:
+            return student
+        maps = whole_tensors(self.projections.state_dict(keep_vars=True), keeps=True)
+        for place, (name, weights) in enumerate(maps.items()):
+            assert name == f"maps.{place}"
+            self.projections.maps[place] = nn.Parameter(weights)
+        return whole_student(student, kind, keeps=self.is_world_process_zero())
 
 
-def first_rows(inputs: dict[str, Tensor], number: int) -> dict[str, Tensor]:
-    """A batch's first so many rows; of none, one of which nothing is learnt or counted, where the batch is one of tokens."""
+def first_asked(collated: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+    """A batch's first so many rows, where it has yet to be said what is in them: it may be none."""
+    return {ASKED: collated[ASKED][: max(number, 0)]} if ASKED in collated else collated
+
+
+def first_rows(inputs: dict[str, Tensor], number: int, *, counts_pieces: bool = True) -> dict[str, Tensor]:
+    """A batch's first so many rows; of none, one of which nothing is learnt or counted, where the batch is one of tokens. What
+    answers a row may be several pieces, which then say nothing of its number."""
     rows = len(inputs["ids"]) // rows_together(inputs)
-    if number >= rows:
+    if number >= rows or (number > 0 and not counts_pieces):
         return inputs
     if number > 0:
         return {name: tensor[: len(tensor) * number // rows] for name, tensor in inputs.items()}
-    if type(as_batch(inputs)) not in (Batch, TaggedBatch):
+    if type(as_batch(inputs)) not in (Batch, TaggedBatch, ContextBatch, PairedBatch):
         return inputs
     one = {name: tensor[:1] for name, tensor in inputs.items()}
-    return {**one, "documents": torch.full_like(one["documents"], -1), "weights": torch.zeros_like(one["weights"])}
+    nowhere = {name: torch.full_like(one[name], -1) for name in NUMBERED & one.keys()}
+    return {**one, **nowhere, **{name: torch.zeros_like(one[name]) for name in WEIGHED & one.keys()}}
 
 
 def rate_share(step: int, *, warmup: int, total: int) -> float:
@@ -444,14 +556,17 @@ def train(
     tell: Tell = tell_nobody,
     progress: Progress = SILENT,
     title: str = "the student learns",
+    held: Held = "whole",
 ) -> PreTrainedModel:
     """Train `student` (and its `projections`, where there are any) in place and return it. Started again after a kill, it
     goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit. Objectives
     across tokenizers need what both vocabularies have in `common`. What a `watch` counts is logged beside the terms, and so is
     what whoever may `inspect` the student finds, before the first step too. Rows that `MixedRows` replay learn the terms, too,
     or `replay_terms` in their place, where there are any. What is logged goes to the trackers of `report_to`, too. Where memory
-    runs out, micro-batches are halved, and `tell` is told; of a skipped step, too.
+    runs out, micro-batches are halved, and `tell` is told; of a skipped step, too. Processes that train together may each hold
+    a part of the student alone (`sharded`): the first of them then returns the whole, in place of what was given.
     """
+    kind = type(student)
     trainer = DistillationTrainer(
         model=student,
         args=_arguments(schedule, checkpoints, report_to=report_to, title=title),
@@ -469,6 +584,7 @@ def train(
         inspect=inspect,
         skip_at_most=schedule.skip_at_most if schedule.odd_steps == "skip" else 0,
         tell=tell,
+        held=held,
         callbacks=[TellEpoch(rows), _Steps(progress, title)],
     )
     at_first = _AtFirst(trainer)
@@ -476,12 +592,13 @@ def train(
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
+        learnt = trainer.learnt(kind)
     finally:
         for knows_the_trainer in (at_first, trainer.odd_steps):
             trainer.remove_callback(knows_the_trainer)  # the two would keep the student's memory from being freed
         del trainer.odd_steps
         progress.finish()
-    return student.eval()
+    return learnt.eval()
 
 
 def _arguments(
@@ -540,9 +657,8 @@ class _AtFirst(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        log_line = self.trainer.log_line if state.is_world_process_zero else None
-        if state.global_step == 0 and log_line is not None and (found := self.trainer.inspected()):
-            log_line({"step": 0, "tokens": 0.0, **found})
+        if state.global_step == 0 and (found := self.trainer.inspected()) and self.trainer.log_line is not None:
+            self.trainer.log_line({"step": 0, "tokens": 0.0, **found})
 
 
 class _Steps(TrainerCallback):

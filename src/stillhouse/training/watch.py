@@ -1,7 +1,8 @@
 """What is counted of a step in which the student learns from its own answers, beside its loss."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 
 from stillhouse.core.batch import Batch
 from stillhouse.core.signals import FactoredLogits
+from stillhouse.training.ranks import of_all_ranks
 from stillhouse.training.rollouts import Rollout
 
 COMPARED_TOKENS = 64
@@ -29,7 +31,7 @@ class Inspector(Protocol):
 class Watch:
     """Hears answers, reads batches, and compares likeliest tokens; its numbers are those since they were last asked for.
 
-    On several ranks each watches its own rows.
+    On several ranks each watches its own rows, and all have the numbers of all.
     """
 
     rollouts: list[Rollout] = field(default_factory=list)
@@ -37,6 +39,8 @@ class Watch:
     """Whether each row carries weight."""
     agreeing: list[bool] = field(default_factory=list)
     """Whether both name the same likeliest token, token by token."""
+    tell: Callable[[Rollout], None] = field(default=lambda rollout: None)
+    """Told of what is heard, by all ranks, when numbers are asked for."""
 
     def hear(self, rollout: Rollout) -> None:
         """The student has written this."""
@@ -48,7 +52,7 @@ class Watch:
 
     def copy(self) -> "Watch":
         """What was counted so far."""
-        return Watch([*self.rollouts], [*self.rows], [*self.agreeing])
+        return Watch([*self.rollouts], [*self.rows], [*self.agreeing], self.tell)
 
     def restore(self, before: "Watch") -> None:
         """Go back to what `copy` gave."""
@@ -63,8 +67,18 @@ class Watch:
         ours, theirs = (said.at(chosen).dense().argmax(-1) for said in (student, teacher))
         self.agreeing += (ours == theirs).tolist()
 
+    def _join(self) -> None:
+        """Add what other ranks have."""
+        of_all = of_all_ranks((self.rollouts, self.rows, self.agreeing))
+        self.rollouts, self.rows, self.agreeing = ([*chain.from_iterable(side)] for side in zip(*of_all, strict=True))
+        self.rollouts.sort(key=lambda rollout: (rollout.step, rollout.turn))  # as one process hears them
+        for rollout in self.rollouts:
+            self.tell(rollout)
+
     def numbers(self) -> dict[str, float]:
-        """Those of this step, by what `metrics.jsonl` calls them; without those that nothing was counted for."""
+        """Those of this step, by what `metrics.jsonl` calls them; without those that nothing was counted for. All ranks ask at
+        once."""
+        self._join()
         found: dict[str, float] = {}
         if self.rollouts:
             num_tokens = sum(len(rollout.answer) for rollout in self.rollouts)

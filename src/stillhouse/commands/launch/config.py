@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,15 +11,16 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.core import yaml_text
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import write_atomic
-from stillhouse.training.sources import OfflineConfig, TeacherSourceConfig
+from stillhouse.training.sharding import Held
+from stillhouse.training.sources import OfflineConfig, ReplayConfig, TeacherSourceConfig
 from stillhouse.training.trainer import Schedule
 
-SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
-"""Ways that share a student's weights among processes. The losses here multiply the head themselves, outside of the model's
-forward pass, where such a head is not whole; nobody has shown yet that what comes of it is right."""
+OTHER_WAYS = ("DEEPSPEED", "MEGATRON_LM")
+"""Ways of `accelerate` that share a student's weights by a library of their own. The losses here multiply the head
+themselves, and find it whole where torch shares the weights (FSDP2); nobody has shown what comes of it with these."""
 
 
-def check_launch(recipe: Recipe, num_ranks: int, *, config: str | None) -> None:
+def check_launch(recipe: Recipe, num_ranks: int, *, config: str | None, held: Held = "whole") -> None:
     """Refuse what so many processes cannot do together, before anything is loaded.
 
     Raises:
@@ -31,26 +33,74 @@ def check_launch(recipe: Recipe, num_ranks: int, *, config: str | None) -> None:
         raise StillhouseError(
             f"--launch {num_ranks} shares training.rows_per_step, which is {rows}: it must be a multiple of {num_ranks}."
         )
-    if not isinstance(recipe.source, OfflineConfig | TeacherSourceConfig):
+    _check_source(recipe)
+    if "sharded" in (held, None if config is None else held_by(Path(config))):
+        _check_sharded(recipe)
+
+
+def _check_source(recipe: Recipe) -> None:
+    source = recipe.source
+    if isinstance(source, OfflineConfig | TeacherSourceConfig):
+        return
+    if source.engine == "vllm":
         raise StillhouseError(
-            f"source.kind is {recipe.source.kind!r}, where the student writes as it learns; --launch is for what was "
-            "written before. Leave it out."
+            "source.engine is vllm, which writes for one process alone; with --launch each writes its own share. Leave one out."
         )
-    if config is not None:
-        _check_config(Path(config))
+    if isinstance(source, ReplayConfig) and recipe.replay is not None:
+        raise StillhouseError(
+            "source.kind is 'replay' and other data is mixed in (replay): with --launch it is not known which answers are to "
+            "be kept. Leave one of the three out."
+        )
 
 
-def _check_config(file: Path) -> None:
+def _check_sharded(recipe: Recipe) -> None:
+    if recipe.student.lora is not None:
+        raise StillhouseError(
+            "student.lora learns an adapter on weights that stay as they are; --sharded takes apart what learns. Leave one out."
+        )
+
+
+def held_by(file: Path) -> Held:
+    """Whether processes hold a student whole, by a configuration of the user's.
+
+    Raises:
+        StillhouseError: for a way of sharing it that is none of ours.
+    """
     if not file.is_file():
         raise StillhouseError(f"--launch-config {str(file)!r}: there is no such file. `accelerate config` writes one.")
     values = yaml_text.from_yaml(file.read_text(encoding="utf-8"))
     kind = values.get("distributed_type") if isinstance(values, dict) else None
     if not isinstance(kind, str):
         raise StillhouseError(f"--launch-config {str(file)!r} has no distributed_type. `accelerate config` writes one.")
-    if kind in SHARDED:
+    if kind in OTHER_WAYS:
         raise StillhouseError(
-            f"--launch-config {str(file)!r} has distributed_type {kind}, which shares a student's weights among processes. "
-            "Only whole copies learn here: MULTI_GPU. What does not fit on one device may as an adapter: student.lora."
+            f"--launch-config {str(file)!r} has distributed_type {kind}, which shares a student's weights among processes by a "
+            "library of its own. Here they are whole (MULTI_GPU), or shared by FSDP2: distributed_type: FSDP with "
+            "fsdp_config: {fsdp_version: 2}, which is what --sharded does."
+        )
+    if kind != "FSDP":
+        return "whole"
+    _check_fsdp(file, values)
+    return "sharded"
+
+
+def _check_fsdp(file: Path, values: dict[str, Any]) -> None:
+    chosen, precision = values.get("fsdp_config"), values.get("mixed_precision", "no")
+    if precision not in ("no", "bf16"):
+        raise StillhouseError(
+            f"--launch-config {str(file)!r} has mixed_precision {precision}. With FSDP2 it can be no or bf16."
+        )
+    settings = chosen if isinstance(chosen, dict) else {}
+    version = settings.get("fsdp_version", 1)
+    if version != 2:
+        raise StillhouseError(
+            f"--launch-config {str(file)!r} has fsdp_config.fsdp_version {version}, the FSDP that torch gives up. FSDP2 is "
+            "known: set fsdp_version: 2 (`accelerate to-fsdp2` rewrites the file), or leave the file out for --sharded."
+        )
+    if settings.get("fsdp_offload_params"):
+        raise StillhouseError(
+            f"--launch-config {str(file)!r} has fsdp_config.fsdp_offload_params, which keeps weights in the processor's "
+            "memory. They stay on the GPUs here: set it to false, and start more processes."
         )
 
 
@@ -82,7 +132,7 @@ def write_config(file: Path, num_ranks: int, *, config: str | None) -> Path:
 
 
 def environment(num_ranks: int) -> dict[str, str]:
-    """What the processes find in their environment besides what this one does."""
+    """What the processes find in their environment besides what this one does, until `accelerate launch` adds to it."""
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks) if hasattr(os, "sched_getaffinity") else 1
     own = {"OMP_NUM_THREADS": str(threads)} if num_ranks > 1 else {}
     on = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stillhouse.commands.launch.config import environment, write_config
+from stillhouse.commands.launch.config import environment, held_by, write_config
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import read_lines
 from stillhouse.core.plugins import plugins_allowed
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
+from stillhouse.training.sharding import Held
 from stillhouse.training.trainer import latest_checkpoint
 
 POLL_SECONDS = 0.2
@@ -68,6 +69,7 @@ class Launcher:
 
     num_ranks: int
     config: str | None = None
+    held: Held = "whole"
 
     def __call__(self, shop: Workshop, role: str) -> dict[str, Any]:
         """What training took, as one process would have said it.
@@ -81,7 +83,8 @@ class Launcher:
             left.unlink(missing_ok=True)
         latest_checkpoint(shop.run.path / "checkpoints" / role)  # removes what is not whole, which none of many may do
         config = write_config(place.config, self.num_ranks, config=self.config)
-        shop.progress.say(f"training in {self.num_ranks} processes, by {config}")
+        together = " that share the student's weights" if self._held == "sharded" else ""
+        shop.progress.say(f"training in {self.num_ranks} processes{together}, by {config}")
         with (
             place.log.open("w", encoding="utf-8") as log,
             _ending_together(self._start(shop, role, config, log)) as one,
@@ -92,13 +95,17 @@ class Launcher:
         outcome: dict[str, Any] = json.loads(place.outcome.read_text(encoding="utf-8"))
         return outcome
 
+    @property
+    def _held(self) -> Held:
+        return self.held if self.config is None else held_by(Path(self.config))
+
     def _start(self, shop: Workshop, role: str, config: Path, log: Any) -> subprocess.Popen[bytes]:
         worker = ["-m", "stillhouse.commands.launch.worker", str(shop.run.path), role]
-        allowed = ["--allow-plugins"] if plugins_allowed() else []
+        options = ["--held", self._held, *(["--allow-plugins"] if plugins_allowed() else [])]
         accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
         # What is inherited holds the lock of the run folder: nobody else works there while these live.
         return subprocess.Popen(
-            [*accelerate, "--num_processes", str(self.num_ranks), *worker, *allowed],
+            [*accelerate, "--num_processes", str(self.num_ranks), *worker, *options],
             stdout=log,
             stderr=subprocess.STDOUT,
             close_fds=False,

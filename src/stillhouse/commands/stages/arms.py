@@ -76,6 +76,7 @@ def train_arm(
         tell=telling(shop.run, shop.progress, arm=arm) if shop.rank == 0 else tell_nobody,
         progress=shop.progress,
         title=arm.replace("_", " ") + " learns",
+        held=shop.held,
     )
     assert frozen is None or frozen == frozen_hash(trained), "what is frozen has changed"
     if shop.rank > 0:
@@ -93,11 +94,14 @@ def _keeps_positions(recipe: Recipe) -> bool:
 
 def _watched(shop: Workshop, arm: Role, checkpoints: Path) -> tuple[LogLine, Watch | None]:
     """Where its numbers go; a student that writes its own answers is listened to, and its alarms are said."""
+    source = shop.recipe.source
+    is_listened_to = arm == "student" and not isinstance(source, OfflineConfig | TeacherSourceConfig)
     if shop.rank > 0:
-        return _unheard, None
-    log_line, source = shop.metrics.arm(arm, checkpoints), shop.recipe.source
-    if arm != "student" or isinstance(source, OfflineConfig | TeacherSourceConfig):
+        return _unheard, Watch() if is_listened_to else None
+    log_line = shop.metrics.arm(arm, checkpoints)
+    if not is_listened_to:
         return log_line, None
+    assert not isinstance(source, OfflineConfig | TeacherSourceConfig)
     most_tokens = source.sampling.max_new_tokens
     return alarming(log_line, shop.run, shop.progress, arm=arm, most_tokens=most_tokens), Watch()
 

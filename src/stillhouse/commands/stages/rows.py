@@ -1,5 +1,6 @@
 """What an arm learns from, row by row: the data, the teacher's answers, or what the student says while it trains."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from stillhouse.models.generate import Engine
 from stillhouse.models.together import sample_together
 from stillhouse.models.vllm_engine import VllmEngine
 from stillhouse.training.replay import ReplayRows
-from stillhouse.training.rollouts import AskedRows
+from stillhouse.training.rollouts import AskedRows, Rollout
 from stillhouse.training.sources import OfflineConfig, ReplayConfig, TeacherSourceConfig, share_of
 from stillhouse.training.watch import Watch
 
@@ -29,9 +30,7 @@ def rows_of_arm(
         return weighed_rows(shop)
     if isinstance(source, OfflineConfig | TeacherSourceConfig):
         return parts.learnt if is_student else parts.data.train
-    tell = told_to()
-    if watch is not None:
-        tell = told_to(rollout_log(shop.run.path / ROLLOUTS, checkpoints, parts.tokenizer), watch.hear)
+    tell = told_to() if watch is None else _heard(shop, watch, checkpoints)
     answering: dict[str, Any] = {
         "student_share": source.share if is_student else 0.0,
         "sampling": source.sampling,
@@ -56,6 +55,17 @@ def rows_of_arm(
             **answering,
         )
     return AskedRows(parts.answered if is_student else parts.asked, student, **answering)
+
+
+def _heard(shop: Workshop, watch: Watch, checkpoints: Path) -> Callable[[Rollout], None]:
+    """Who hears the answers of this process: of several, the first writes down those of all when the step is done."""
+    if shop.rank > 0:
+        return watch.hear
+    log = rollout_log(shop.run.path / ROLLOUTS, checkpoints, shop.parts.tokenizer)
+    if shop.num_ranks == 1:
+        return told_to(log, watch.hear)
+    watch.tell = log
+    return watch.hear
 
 
 def _writer(shop: Workshop, student: PreTrainedModel) -> Engine | None:

@@ -11,6 +11,7 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.core.files import fingerprint
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
+from stillhouse.training.sharding import Held
 
 Launch = Callable[["Workshop", str], dict[str, Any]]
 """Trains an arm elsewhere, and says what it took."""
@@ -25,6 +26,8 @@ class Workshop:
         self.launch: Launch | None = None
         self.rank, self.num_ranks = 0, 1
         """Of the processes that train together, which this is, and how many there are."""
+        self.held: Held = "whole"
+        """Whether each of them holds the student whole."""
 
     def once(
         self,
