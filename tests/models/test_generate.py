@@ -9,7 +9,16 @@ from torch.testing import assert_close
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from stillhouse.core.errors import ModelError
-from stillhouse.models.generate import Sampling, drawn_at, generate, probabilities, sample, stop_ids_of, stream
+from stillhouse.models.generate import (
+    NUCLEUS_TOKENS,
+    Sampling,
+    drawn_at,
+    generate,
+    probabilities,
+    sample,
+    stop_ids_of,
+    stream,
+)
 
 GREEDY = Sampling(temperature=0, max_new_tokens=16)
 LENGTHS = (3, 14, 7, 1)
@@ -153,6 +162,16 @@ def test_successive_tokens_of_a_row_are_drawn_independently(build_model):
     texts = generate(model, [[2]] * 3000, sampling=Sampling(max_new_tokens=2), seed=0, stop_ids=set())
     pairs = torch.tensor(texts)[:, 0] * 12 + torch.tensor(texts)[:, 1]
     assert chisquare(torch.bincount(pairs, minlength=144).tolist()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+def test_a_nucleus_wider_than_is_looked_for_first_is_found_too(spread):
+    logits = spread * torch.randn(3, 2 * NUCLEUS_TOKENS, generator=torch.Generator().manual_seed(1)).double()
+    logits[1] *= 10
+    sampling = Sampling(top_p=0.9)
+    found = probabilities(logits, sampling)
+    torch.testing.assert_close(found, torch.stack([_by_transformers(row, sampling) for row in logits]))
+    assert (found[0] > 0).sum() > (found[1] > 0).sum()
 
 
 @settings(max_examples=50, deadline=None)

@@ -21,7 +21,8 @@ from stillhouse.models.slots import Slots, can_take_turns
 
 DRAW_BITS = 24
 """As many as a float32 below 1 can have: with more, a draw could round to 1."""
-
+NUCLEUS_TOKENS = 1024
+"""Among which a nucleus is looked for first: to find so many takes a seventh of the time that sorting 50,000 does."""
 
 PADDING_SHARE = 0.25
 """Of the tokens of prompts that are read at once. Where one is long, padding all to its width is most of the work."""
@@ -372,9 +373,18 @@ def _likeliest(logits: Float[Tensor, "batch vocab"], top_k: int) -> Float[Tensor
     return logits.masked_fill(logits < last, -torch.inf)
 
 
-def _nucleus(probs: Float[Tensor, "batch vocab"], top_p: float) -> Float[Tensor, "batch vocab"]:
-    """Zero for all but the likeliest tokens that together reach `top_p`; those sum to 1 again."""
-    ranked, order = probs.sort(dim=-1, descending=True)
-    outside = ranked.cumsum(-1) - ranked >= top_p
-    inside = probs.masked_fill(outside.gather(-1, order.argsort(-1)), 0.0)
-    return inside / inside.sum(-1, keepdim=True)
+def _nucleus(
+    probs: Float[Tensor, "batch vocab"], top_p: float, among: int = NUCLEUS_TOKENS
+) -> Float[Tensor, "batch vocab"]:
+    """Zero for all but the likeliest tokens that together reach `top_p`; those sum to 1 again.
+
+    The vocabulary is sorted only for rows in which the first `among` do not reach it.
+    """
+    vocab_size = probs.shape[-1]
+    ranked, order = probs.topk(min(among, vocab_size), dim=-1)
+    inside = ranked.cumsum(-1) - ranked < top_p
+    kept = torch.zeros_like(probs).scatter_(-1, order, ranked * inside)
+    kept /= kept.sum(-1, keepdim=True)
+    if among < vocab_size and (wide := inside[:, -1]).any():
+        kept[wide] = _nucleus(probs[wide], top_p, among=vocab_size)
+    return kept
