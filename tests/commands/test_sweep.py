@@ -54,9 +54,18 @@ def test_a_sweep_shares_what_is_the_same_and_is_done_once(tmp_path: Path, teache
     assert said.code == 0, said.err
     first, second = (tmp_path / "out" / "runs" / f"weight={weight}" for weight in (0.9, 0.5))
     events = read_lines(second / "events.jsonl")
-    assert {line["stage"] for line in events if line["event"] == "borrowed"} == {"synthesize", "control_hard_labels"}
+    assert {line["stage"] for line in events if line["event"] == "borrowed"} == {
+        "synthesize",
+        "student",
+        "control_hard_labels",
+    }
     control = "control_hard_labels/model.safetensors"
     assert (first / control).read_bytes() == (second / control).read_bytes()
+    steps = [
+        [line["step"] for line in read_lines(run / "metrics.jsonl") if line.get("arm") == "student"]
+        for run in (first, second)
+    ]
+    assert steps[0] == steps[1] == sorted(set(steps[1]))  # its own, and not the other's too
     arms = [{line["arm"] for line in read_lines(run / "metrics.jsonl") if "arm" in line} for run in (first, second)]
     assert arms == [{"student", "control_hard_labels", "control_hard_labels_flops"}] * 2
     stages = RunFolder(first).stages()

@@ -40,13 +40,13 @@ LENT = {
     "history": "data",
     "answer": "answers",
     "label": "labels",
+    "student": "student_before",
     "control_hard_labels": "control_hard_labels",
     "control_from_scratch": "control_from_scratch",
     "control_hard_labels_flops": "control_hard_labels_flops",
     "control_from_scratch_flops": "control_from_scratch_flops",
 }
-"""Stages that one run may take over from another, and the folder in which lies what they make. The student before training is
-none of them: what it is made from does not name the seed."""
+"""Stages that one run may take over from another, and the folder in which lies what they make."""
 
 PLAN = "plan.json"
 """What was expected of the run before it began."""
@@ -229,7 +229,7 @@ class RunFolder:
             with atomic_path(self.path / LENT[name]) as part:
                 shutil.copytree(lender.path / LENT[name], part)
             for line in lender.metric_lines():
-                if line.get("arm") == name:
+                if line.get("arm") == LENT[name]:
                     self.log(**line)
             done = {**done, "seconds": 0.0, "borrowed_from": lender.path.name}
             _write_record(self._record(name), done)
