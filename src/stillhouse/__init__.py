@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stillhouse.commands.ask import ask
     from stillhouse.commands.distillation import Distillation
     from stillhouse.commands.export.command import export_student as export
+    from stillhouse.commands.export.hub import push
     from stillhouse.commands.runs_report import report_runs
     from stillhouse.commands.shipped import shipped as recipes
     from stillhouse.commands.sweep import sweep
@@ -44,6 +45,7 @@ __all__ = [
     "init",
     "inspect",
     "label",
+    "push",
     "recipes",
     "report",
     "report_runs",
@@ -60,6 +62,7 @@ _HOMES = {
     "ask": "commands.ask",
     "evaluate_models": "commands.any_models",
     "export": "commands.export.command:export_student",
+    "push": "commands.export.hub",
     "recipes": "commands.shipped:shipped",
     "report_runs": "commands.runs_report",
     "sweep": "commands.sweep",

@@ -100,7 +100,8 @@ EXPORT = """After it was written the export is run and held beside the student: 
 One that is too far is refused, and nothing of it stays.
 
 examples: stillhouse export runs/mine --to onnx --quantise int8
-          stillhouse export ./student --to openvino --data texts.jsonl --out ./student-openvino"""
+          stillhouse export ./student --to openvino --data texts.jsonl --out ./student-openvino
+          stillhouse export runs/mine --to hub --repo me/student"""
 SERVE = """Finds a server that is installed, and becomes it: transformers' own (pip install 'stillhouse[serve]'), vLLM where it
 is installed, or llama.cpp's for a GGUF file.
 
@@ -180,6 +181,10 @@ def _run(chosen: argparse.Namespace) -> int:
             importlib.import_module("stillhouse.commands.init").show(chosen.file, answers, force=chosen.force)
         case "doctor":
             return int(importlib.import_module("stillhouse.commands.doctor").show(chosen.recipe, chosen.overrides))
+        case "export" if chosen.to == "hub":
+            importlib.import_module("stillhouse.commands.export.hub").show(
+                chosen.source, repo=chosen.repo, public=chosen.public
+            )
         case "export":
             importlib.import_module("stillhouse.commands.export.command").show(
                 chosen.source,
@@ -370,6 +375,8 @@ def _add_shipping(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     exported.add_argument(
         "--most", metavar="X", type=float, help="the distance up to which an export is taken (default: by --quantise)"
     )
+    exported.add_argument("--repo", metavar="OWNER/NAME", default="", help="of hub: where the student and its card go")
+    exported.add_argument("--public", action="store_true", help="of hub: everybody may read it (default: private)")
     summary = "serve a student behind an OpenAI-compatible endpoint"
     served = verbs.add_parser(
         "serve",

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from huggingface_hub import constants
+
 from stillhouse.core.errors import ModelError, StillhouseError
 from stillhouse.core.run import RunFolder
 from stillhouse.models.load import check_weights
@@ -27,6 +29,8 @@ def show(source: str, *, engine: str, host: str, port: int) -> NoReturn:
     engine = engine or default_engine(model)
     command = command_of(engine, model, host=host, port=port)
     check_port(host, port)
+    if engine == "transformers":  # its list of models fails where nothing was ever fetched from the hub
+        Path(constants.HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
     print(f"{engine} serves {model} at http://{_in_address(host)}:{port}/v1 once it has loaded; Ctrl-C ends it.")
     if not _is_loopback(host):
         print(f"--host {host}: whoever reaches this machine can ask it, without a key.", file=sys.stderr)

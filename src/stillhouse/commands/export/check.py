@@ -55,7 +55,7 @@ def compare(
     if ours.shape != theirs.shape:
         raise ValueError(f"the export answers {theirs.shape}, the original {ours.shape}")
     numbers = task in ("regression", "reward")
-    distance = _share_of_spread(ours, theirs) if numbers else float(_kl(ours, theirs).mean())
+    distance = _share_of_spread(ours, theirs) if numbers else float(kl_of_rows(ours, theirs).mean())
     limits = MOST_DIFFERENCE if numbers else MOST_KL_NATS
     seconds = [
         min(times)
@@ -77,7 +77,7 @@ def _rows(answered: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.atleast_2d(answered).astype(np.float64)
 
 
-def _kl(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+def kl_of_rows(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
     """KL(original || export) of each row of logits."""
     one, other = _logprobs(ours), _logprobs(theirs)
     return np.asarray((np.exp(one) * (one - other)).sum(-1))

@@ -17,6 +17,7 @@ from torch import nn
 from stillhouse.commands.adapters import ADAPTER_FOLDER
 from stillhouse.commands.export.check import Checked, compare
 from stillhouse.commands.export.formats import FORMATS, Format, asking
+from stillhouse.commands.export.place import HUB, MERGED, place_of
 from stillhouse.commands.inspect import pieces_of
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.recipe import Recipe
@@ -36,7 +37,6 @@ from stillhouse.reporting.formatting import percent, ratio, short, si
 TEXTS, TEXT_TOKENS = 8, 128
 """What is asked of both: enough to find what went wrong, little enough for a moment."""
 ACCOUNT = "export.json"
-MERGED = "merged-lora"
 SOME_TEXT = (
     "The old harbour lies behind the market, and on most mornings the fog stays until nine. Boats come in one by one.",
     "To make bread you need flour, water, salt and time. Mix the first three, wait for an hour, and shape the dough.",
@@ -147,30 +147,11 @@ def chosen(to: str) -> Format:
     Raises:
         StillhouseError: for one that is not known.
     """
+    if to == HUB:
+        raise StillhouseError("the hub is no format: from Python it is stillhouse.push(run, repo='me/student').")
     if to not in FORMATS:
-        raise StillhouseError(f"--to {to}: there is no such format.{nearest(to, [*FORMATS, MERGED])}")
+        raise StillhouseError(f"--to {to}: there is no such format.{nearest(to, [*FORMATS, MERGED, HUB])}")
     return FORMATS[to]
-
-
-def place_of(source: str) -> tuple[Path, Path | None]:
-    """The student's folder, and the run that it is of, if it is.
-
-    Raises:
-        StillhouseError: if there is no student yet, or neither.
-    """
-    path = Path(source)
-    if (path / "recipe.yaml").exists():
-        student = RunFolder(path).student
-        if not student.exists():
-            raise StillhouseError(f"{source} has no student yet. First: stillhouse distill {path / 'recipe.yaml'}")
-        return student, path
-    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-        raise StillhouseError(
-            f"{source} is an adapter, and this format takes a whole model. First: stillhouse export {source} --to {MERGED}"
-        )
-    if not (path / "config.json").exists():
-        raise StillhouseError(f"{source} is neither a run folder nor a folder with a Hugging Face model.")
-    return path, None
 
 
 def _default_folder(student: Path, run: Path | None, name: str) -> Path:
