@@ -9,12 +9,12 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HTTPError as NoAnswer  # type: ignore[attr-defined]  # whichever client the hub's is made of
+from huggingface_hub.utils._validators import validate_repo_id
 
 from stillhouse.commands.export.place import place_of
 from stillhouse.core.errors import StillhouseError
@@ -110,7 +110,7 @@ def _in_words(repo: str) -> Iterator[None]:
         raise StillhouseError(f"--repo {repo!r}: {error}") from None
     except HfHubHTTPError as error:
         raise StillhouseError(f"--repo {repo}: the hub refused: {str(error).strip().splitlines()[0]}") from None
-    except (OfflineModeIsEnabled, HTTPError, ConnectionError) as error:
+    except (OfflineModeIsEnabled, NoAnswer, ConnectionError) as error:
         raise StillhouseError(
             f"the hub cannot be reached: {str(error).strip() or type(error).__name__}. The same command tries again; what was "
             "uploaded before is not uploaded twice."
