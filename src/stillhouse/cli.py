@@ -240,6 +240,7 @@ def _run(chosen: argparse.Namespace) -> int:
                 "num_ranks": getattr(chosen, "launch", None),
                 "launch_config": getattr(chosen, "launch_config", None),
                 "held": "sharded" if getattr(chosen, "sharded", False) else "whole",
+                "teacher_held": "sharded" if getattr(chosen, "sharded_teacher", False) else "whole",
             }
             command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until, **shared)
     return 0
@@ -428,6 +429,11 @@ def _add_launch(parser: argparse.ArgumentParser) -> None:
         "--sharded",
         action="store_true",
         help="with --launch: share the student's weights, gradients and optimiser state among the processes (FSDP2)",
+    )
+    parser.add_argument(
+        "--sharded-teacher",
+        action="store_true",
+        help="with --launch: share the weights of a teacher that answers as the student learns",
     )
     parser.add_argument(
         "--launch-config",

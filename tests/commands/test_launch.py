@@ -54,6 +54,14 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
         with pytest.raises(StillhouseError, match=r"student\.lora.*--sharded"):
             check_launch(adapted, 2, **options)
     assert_refused_in_one_line(stillhouse("train", recipe(), "--launch-config", written), "--launch N")
+    assert_refused_in_one_line(stillhouse("train", recipe(), "--sharded-teacher"), "--launch N")
+    for changes, words in (({"labels": {"signal": "sparse"}}, "labels"), ({"labels": None}, "")):
+        made = parse_recipe(Recipe, recipe_values(teacher_folder, {"run": "runs/x", **changes}))
+        if words:
+            with pytest.raises(StillhouseError, match=words):
+                check_launch(made, 2, config=None, teacher_held="sharded")
+        else:
+            check_launch(made, 2, config=None, teacher_held="sharded")
     assert_refused_in_one_line(stillhouse("train", recipe(), "--sharded"), "--launch N")
     both = stillhouse("train", recipe(), "--launch", "2", "--sharded", "--launch-config", written)
     assert_refused_in_one_line(both, "distributed_type: FSDP")

@@ -124,6 +124,7 @@ def steps(folder, *, num_ranks, rows_per_micro_batch, kind="texts", student="stu
         log_line=lines.append,
         inspect=likeliest,
         held=held,
+        teacher_held=held,
         **options,
     ).train()
     return keeper.steps, lines, rows.state()

@@ -36,9 +36,10 @@ def run(
     num_ranks: int | None = None,
     launch_config: str | None = None,
     held: Held = "whole",
+    teacher_held: Held = "whole",
 ) -> None:
     """Read the recipe, then do what is not done yet, with progress in the terminal; arms are trained by `num_ranks` processes,
-    if a number is given, each of which holds the student whole or `sharded`."""
+    if a number is given, each of which holds the student whole or `sharded`, and so the teacher."""
     values = read_recipe(Path(recipe_path), overrides)
     if num_ranks is not None and (is_of_stories(values) or is_of_retrieval(values)):
         raise RecipeError(
@@ -46,6 +47,8 @@ def run(
         )
     if launch_config is not None and num_ranks is None:
         raise StillhouseError("--launch-config says how --launch N shares the work. Give both.")
+    if teacher_held == "sharded" and num_ranks is None:
+        raise StillhouseError("--sharded-teacher shares the teacher among the processes of --launch N. Give both.")
     if held == "sharded":
         _check_held(num_ranks, launch_config)
     if is_of_stories(values):
@@ -59,8 +62,8 @@ def run(
     refuse_an_idle_verb(recipe, until, source=recipe_path)
     launch = None
     if num_ranks is not None:
-        check_launch(recipe, num_ranks, config=launch_config, held=held)
-        launch = Launcher(num_ranks, launch_config, held)
+        check_launch(recipe, num_ranks, config=launch_config, held=held, teacher_held=teacher_held)
+        launch = Launcher(num_ranks, launch_config, held, teacher_held)
     with at_work(recipe, terminal_progress(), launch=launch) as pipeline:
         match until:
             case "report":

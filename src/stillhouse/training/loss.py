@@ -20,6 +20,7 @@ from stillhouse.kernels.spans import Side, SpanTerm, span_losses
 from stillhouse.kernels.terms import Term, plain_losses
 from stillhouse.models.signals import read_signals
 from stillhouse.students.projections import Projections
+from stillhouse.teachers import LocalTeacher
 from stillhouse.training.dual_space import dual_space_total
 from stillhouse.training.features import FeatureTerm
 from stillhouse.training.sharding import is_sharded
@@ -66,7 +67,12 @@ def distillation_loss(
     if any(isinstance(term, FeatureTerm) and term.needs_documents_alone for term in terms):
         batch = one_document_a_row(batch)
     if not batch.real.any():
-        return _nothing(student, batch, terms=[*terms, *replay_terms], projections=projections or NO_PROJECTIONS)
+        asked = teacher if isinstance(teacher, LocalTeacher) and is_sharded(teacher.model) else None
+        told = _said(asked, batch, terms, pooling)  # one that processes share is asked by all, at the same places
+        loss, sums = _nothing(student, batch, [*terms, *replay_terms], projections=projections or NO_PROJECTIONS)
+        if asked is not None:
+            _ = _said_of_spans(asked, told, batch, terms)
+        return loss, sums
     apart = batch.replayed if replay_terms else None
     new = batch if apart is None else batch.of_rows(~apart)
     said = _said(teacher, new, terms, pooling)
@@ -81,7 +87,7 @@ def distillation_loss(
     return loss + replay_loss, torch.cat([sums, replay_sums.to(sums.dtype)])
 
 
-def _nothing(student: nn.Module, batch: Batch, *, terms: Sequence[AnyTerm], projections: nn.Module) -> Sums:
+def _nothing(student: nn.Module, batch: Batch, terms: Sequence[AnyTerm], *, projections: nn.Module) -> Sums:
     """No loss, and a gradient of zeros: who trains together must all take part in every step, also with nothing to learn."""
     said = read_signals(student, batch, Wanted(logits=True)).logits
     learning: list[Tensor] = [weight for weight in projections.parameters() if weight.requires_grad]
@@ -104,6 +110,13 @@ def _said(teacher: Teacher | None, batch: Batch, terms: Sequence[AnyTerm], pooli
     if teacher is None or wanted == Wanted() or not len(batch.ids):
         return Signals()
     return teacher.signals(_read_by_the_teacher(batch, in_own_tokens=_in_own_tokens(batch, terms)), wanted)
+
+
+def _said_of_spans(teacher: Teacher, said: Signals, batch: Batch, terms: Sequence[AnyTerm]) -> Signals:
+    """What the teacher says of its own tokens, where spans are compared; that it may have said already."""
+    if not isinstance(batch, PairedBatch) or not any(isinstance(term, SpanTerm) for term in terms):
+        return Signals()
+    return said if _in_own_tokens(batch, terms) else teacher.signals(batch.teacher, Wanted(logits=True))
 
 
 def _in_own_tokens(batch: Batch, terms: Sequence[AnyTerm]) -> bool:
@@ -142,7 +155,7 @@ def _compared(
     on_spans = {index: (term, shares[index]) for index, term in enumerate(terms) if isinstance(term, SpanTerm)}
     if on_spans:
         assert isinstance(batch, PairedBatch) and teacher is not None and common is not None
-        in_spans = said if in_own_tokens else teacher.signals(batch.teacher, Wanted(logits=True))
+        in_spans = _said_of_spans(teacher, said, batch, terms)
         part, found = _on_spans(answer, in_spans, batch, list(on_spans.values()), common)
         loss = loss + part
         for index, total in zip(on_spans, found, strict=True):

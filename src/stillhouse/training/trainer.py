@@ -38,6 +38,7 @@ from stillhouse.models.adapters import adapter_config, load_adapter, save_adapte
 from stillhouse.models.signals import unwrapped
 from stillhouse.objectives import Pace
 from stillhouse.students.projections import Projections
+from stillhouse.teachers import LocalTeacher
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.mixing import MixedRows
 from stillhouse.training.odd_batch import keep_batch
@@ -48,6 +49,7 @@ from stillhouse.training.sharding import (
     Held,
     Sharded,
     gathered,
+    is_sharded,
     shard,
     take,
     take_optimizer,
@@ -164,6 +166,7 @@ class DistillationTrainer(HalvingTrainer):
         skip_at_most: int = 0,
         tell: Tell = tell_nobody,
         held: Held = "whole",
+        teacher_held: Held = "whole",
         **kwargs: Any,
     ) -> None:
         self.projections = projections or NO_PROJECTIONS
@@ -171,6 +174,8 @@ class DistillationTrainer(HalvingTrainer):
         self.is_sharded = held == "sharded" and kwargs["args"].world_size > 1
         if self.is_sharded:
             shard(pupil, num_ranks=kwargs["args"].world_size)
+        if teacher_held == "sharded" and isinstance(teacher, LocalTeacher) and kwargs["args"].world_size > 1:
+            shard(teacher.model, num_ranks=kwargs["args"].world_size)
         super().__init__(model=pupil, **kwargs)
         # The loss below is already divided over the whole step: the Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
@@ -269,7 +274,8 @@ class DistillationTrainer(HalvingTrainer):
         collated, done = list(islice(epoch_iterator, num_batches)), self.state.global_step
         left = self._rows_left(len(collated)) if self.args.world_size > 1 else [sys.maxsize] * len(collated)
         collated = [first_asked(batch, number) for batch, number in zip(collated, left, strict=True)]
-        with self._all_weights(wanted=self._rows.run_the_student):
+        writes = self._rows.run_the_student
+        with self._all_weights(wanted=writes), self._all_weights_of_the_teacher(wanted=writes):
             made = self._rows.at_step(collated, step=done + 1, progress=self._share_done(done))
         batches = [
             first_rows(batch, number, counts_pieces=ASKED not in asked)
@@ -370,7 +376,7 @@ class DistillationTrainer(HalvingTrainer):
         if self.inspect is None:
             return {}
         pupil: Any = self.model
-        with self._all_weights(wanted=True):
+        with self._all_weights(wanted=True), self._all_weights_of_the_teacher(wanted=True):
             if not self.is_world_process_zero() or self.log_line is None:
                 return {}
             return self.inspect(unwrapped(pupil), step=self.state.global_step, steps=self.state.max_steps)
@@ -379,6 +385,12 @@ class DistillationTrainer(HalvingTrainer):
         """Where the student may be run outside of a step."""
         pupil: Any = self.model
         return gathered(pupil) if wanted and self.is_sharded else nullcontext()
+
+    def _all_weights_of_the_teacher(self, *, wanted: bool) -> AbstractContextManager[None]:
+        """Where it may help to write."""
+        if not wanted or not isinstance(self.teacher, LocalTeacher) or not is_sharded(self.teacher.model):
+            return nullcontext()
+        return gathered(self.teacher.model)
 
     def _wrap_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """A student whose weights are shared sees to its gradients itself."""
@@ -557,6 +569,7 @@ def train(
     progress: Progress = SILENT,
     title: str = "the student learns",
     held: Held = "whole",
+    teacher_held: Held = "whole",
 ) -> PreTrainedModel:
     """Train `student` (and its `projections`, where there are any) in place and return it. Started again after a kill, it
     goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit. Objectives
@@ -564,7 +577,8 @@ def train(
     what whoever may `inspect` the student finds, before the first step too. Rows that `MixedRows` replay learn the terms, too,
     or `replay_terms` in their place, where there are any. What is logged goes to the trackers of `report_to`, too. Where memory
     runs out, micro-batches are halved, and `tell` is told; of a skipped step, too. Processes that train together may each hold
-    a part of the student alone (`sharded`): the first of them then returns the whole, in place of what was given.
+    a part of the student alone (`sharded`): the first of them then returns the whole, in place of what was given. So they may
+    of the teacher, which is not put together again.
     """
     kind = type(student)
     trainer = DistillationTrainer(
@@ -585,6 +599,7 @@ def train(
         skip_at_most=schedule.skip_at_most if schedule.odd_steps == "skip" else 0,
         tell=tell,
         held=held,
+        teacher_held=teacher_held,
         callbacks=[TellEpoch(rows), _Steps(progress, title)],
     )
     at_first = _AtFirst(trainer)

@@ -11,6 +11,7 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.core import yaml_text
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import write_atomic
+from stillhouse.teachers import LocalTeacherConfig
 from stillhouse.training.sharding import Held
 from stillhouse.training.sources import OfflineConfig, ReplayConfig, TeacherSourceConfig
 from stillhouse.training.trainer import Schedule
@@ -20,7 +21,9 @@ OTHER_WAYS = ("DEEPSPEED", "MEGATRON_LM")
 themselves, and find it whole where torch shares the weights (FSDP2); nobody has shown what comes of it with these."""
 
 
-def check_launch(recipe: Recipe, num_ranks: int, *, config: str | None, held: Held = "whole") -> None:
+def check_launch(
+    recipe: Recipe, num_ranks: int, *, config: str | None, held: Held = "whole", teacher_held: Held = "whole"
+) -> None:
     """Refuse what so many processes cannot do together, before anything is loaded.
 
     Raises:
@@ -36,6 +39,8 @@ def check_launch(recipe: Recipe, num_ranks: int, *, config: str | None, held: He
     _check_source(recipe)
     if "sharded" in (held, None if config is None else held_by(Path(config))):
         _check_sharded(recipe)
+    if teacher_held == "sharded":
+        _check_sharded_teacher(recipe)
 
 
 def _check_source(recipe: Recipe) -> None:
@@ -57,6 +62,18 @@ def _check_sharded(recipe: Recipe) -> None:
     if recipe.student.lora is not None:
         raise StillhouseError(
             "student.lora learns an adapter on weights that stay as they are; --sharded takes apart what learns. Leave one out."
+        )
+
+
+def _check_sharded_teacher(recipe: Recipe) -> None:
+    mend = "Leave --sharded-teacher out."
+    if recipe.labels is not None:
+        raise StillhouseError(f"labels keep what the teacher says, so no process asks it. {mend}")
+    if not isinstance(recipe.teacher, LocalTeacherConfig):
+        raise StillhouseError(f"teacher.kind is {recipe.teacher.kind!r}, of which there is nothing to share. {mend}")
+    if recipe.replay is not None:
+        raise StillhouseError(
+            f"replay leaves some processes without a question now and then, but all ask as often. {mend}"
         )
 
 

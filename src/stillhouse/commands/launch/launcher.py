@@ -70,6 +70,7 @@ class Launcher:
     num_ranks: int
     config: str | None = None
     held: Held = "whole"
+    teacher_held: Held = "whole"
 
     def __call__(self, shop: Workshop, role: str) -> dict[str, Any]:
         """What training took, as one process would have said it.
@@ -101,7 +102,13 @@ class Launcher:
 
     def _start(self, shop: Workshop, role: str, config: Path, log: Any) -> subprocess.Popen[bytes]:
         worker = ["-m", "stillhouse.commands.launch.worker", str(shop.run.path), role]
-        options = ["--held", self._held, *(["--allow-plugins"] if plugins_allowed() else [])]
+        options = [
+            "--held",
+            self._held,
+            "--teacher-held",
+            self.teacher_held,
+            *(["--allow-plugins"] if plugins_allowed() else []),
+        ]
         accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
         # What is inherited holds the lock of the run folder: nobody else works there while these live.
         return subprocess.Popen(

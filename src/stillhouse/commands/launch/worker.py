@@ -53,13 +53,14 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("arm")
     parser.add_argument("--held", choices=get_args(Held), default="whole")
+    parser.add_argument("--teacher-held", choices=get_args(Held), default="whole")
     parser.add_argument("--allow-plugins", action="store_true")
     chosen = parser.parse_args()
     run = RunFolder(chosen.run)
     place, rank = place_of(run, chosen.arm), int(os.environ.get("RANK", "0"))
     try:
         with plugins(allowed=chosen.allow_plugins):
-            _work(run, cast(Role, chosen.arm), place, rank=rank, held=chosen.held)
+            _work(run, cast(Role, chosen.arm), place, rank=rank, held=(chosen.held, chosen.teacher_held))
     except StillhouseError as error:
         if not place.fault.exists():
             write_atomic(place.fault, str(error))
@@ -67,12 +68,13 @@ def main() -> int:
     return 0
 
 
-def _work(run: RunFolder, arm: Role, place: Place, *, rank: int, held: Held) -> None:
+def _work(run: RunFolder, arm: Role, place: Place, *, rank: int, held: tuple[Held, Held]) -> None:
     # What a file of `accelerate config` says of FSDP is done by our trainer: accelerate would take the head apart, too.
     os.environ.pop("ACCELERATE_USE_FSDP", None)
     recipe = load_recipe(Recipe, run.recipe)
     shop = Workshop(recipe, run, Telling(place.told) if rank == 0 else SILENT)
-    shop.rank, shop.num_ranks, shop.held = rank, int(os.environ.get("WORLD_SIZE", "1")), held
+    shop.rank, shop.num_ranks = rank, int(os.environ.get("WORLD_SIZE", "1"))
+    shop.held, shop.teacher_held = held
     outcome = learn(shop) if arm == "student" else learn_without_teacher(shop, arm)
     if rank == 0:
         write_atomic(place.outcome, json.dumps(outcome))

@@ -77,6 +77,7 @@ def train_arm(
         progress=shop.progress,
         title=arm.replace("_", " ") + " learns",
         held=shop.held,
+        teacher_held=shop.teacher_held,
     )
     assert frozen is None or frozen == frozen_hash(trained), "what is frozen has changed"
     if shop.rank > 0:

@@ -27,7 +27,8 @@ class Workshop:
         self.rank, self.num_ranks = 0, 1
         """Of the processes that train together, which this is, and how many there are."""
         self.held: Held = "whole"
-        """Whether each of them holds the student whole."""
+        self.teacher_held: Held = "whole"
+        """Whether each of them holds the student whole, and the teacher."""
 
     def once(
         self,
