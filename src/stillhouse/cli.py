@@ -241,6 +241,8 @@ def _run(chosen: argparse.Namespace) -> int:
                 "launch_config": getattr(chosen, "launch_config", None),
                 "held": "sharded" if getattr(chosen, "sharded", False) else "whole",
                 "teacher_held": "sharded" if getattr(chosen, "sharded_teacher", False) else "whole",
+                "ray": getattr(chosen, "ray", None),
+                "actors": getattr(chosen, "actors", None),
             }
             command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until, **shared)
     return 0
@@ -315,6 +317,8 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--out", metavar="FILE", default="comparison.html", help=help_text)
         if name in ("distill", "train"):
             _add_launch(added)
+        if name in ("distill", "train", "label"):
+            _add_ray(added)
         if name == "synthesize":
             added.add_argument(
                 "--dry-run", action="store_true", help="show five examples and what the whole would take; keep nothing"
@@ -439,6 +443,20 @@ def _add_launch(parser: argparse.ArgumentParser) -> None:
         "--launch-config",
         metavar="FILE",
         help="with --launch: a file of `accelerate config` in the place of the one that is written",
+    )
+
+
+def _add_ray(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="label on a Ray cluster: local begins one here, auto takes the one that runs here, or HOST:PORT",
+    )
+    parser.add_argument(
+        "--actors",
+        metavar="N",
+        type=int,
+        help="with --ray: how many load the teacher (default: one a GPU, or one a node)",
     )
 
 

@@ -28,6 +28,7 @@ from stillhouse.commands.trackers import check_trackers
 from stillhouse.core.life import Kept
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
+from stillhouse.labelling.cluster import Cluster
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
 from stillhouse.synthesis.rewards import check_reward
 from stillhouse.teachers import RemoteTeacherConfig, RemoteWriter
@@ -92,11 +93,16 @@ class Pipeline(Workshop):
 
 @contextmanager
 def at_work(
-    recipe: Recipe, progress: Progress, *, lenders: Sequence[Path] = (), launch: Launch | None = None
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    lenders: Sequence[Path] = (),
+    launch: Launch | None = None,
+    cluster: Cluster | None = None,
 ) -> Iterator[Pipeline]:
     """A recipe in its run folder, where no other process works meanwhile. Nothing is written before what can be known to
     be wrong without a model has been said. A stage that one of the `lenders`, other run folders, has done from the same is
-    taken over from it. With a `launch`, arms are trained by it.
+    taken over from it. With a `launch`, arms are trained by it; with a `cluster`, the teacher labels there.
 
     Raises:
         StillhouseError: for what the user can mend.
@@ -104,7 +110,7 @@ def at_work(
     run = RunFolder(recipe.run, lenders=tuple(lenders))
     kept = Kept(progress, run.path)
     pipeline = Pipeline(recipe, run, kept)
-    pipeline.launch = launch
+    pipeline.launch, pipeline.cluster = launch, cluster
     pipeline.check()
     with run.open(recipe), kept:
         yield pipeline

@@ -15,12 +15,14 @@ from stillhouse.commands.plan.saved import errors_of
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
 from stillhouse.commands.stages.grounded_answers import grounded_account
+from stillhouse.commands.stages.labelling import check_labelled_elsewhere
 from stillhouse.commands.stories.kind import is_of_stories
 from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import RecipeError, StillhouseError
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
 from stillhouse.data.config import RagDataConfig
+from stillhouse.labelling.cluster import Cluster
 from stillhouse.reporting import results_table, reward_lines, terminal_progress, written_summary
 from stillhouse.reporting.grounded import grounded_lines
 from stillhouse.reporting.plans import plan_lines
@@ -37,9 +39,12 @@ def run(
     launch_config: str | None = None,
     held: Held = "whole",
     teacher_held: Held = "whole",
+    ray: str | None = None,
+    actors: int | None = None,
 ) -> None:
     """Read the recipe, then do what is not done yet, with progress in the terminal; arms are trained by `num_ranks` processes,
-    if a number is given, each of which holds the student whole or `sharded`, and so the teacher."""
+    if a number is given, each of which holds the student whole or `sharded`, and so the teacher, which labels as `actors` of a
+    `ray` cluster, if one is named."""
     values = read_recipe(Path(recipe_path), overrides)
     if num_ranks is not None and (is_of_stories(values) or is_of_retrieval(values)):
         raise RecipeError(
@@ -51,6 +56,12 @@ def run(
         raise StillhouseError("--sharded-teacher shares the teacher among the processes of --launch N. Give both.")
     if held == "sharded":
         _check_held(num_ranks, launch_config)
+    if ray is not None and (is_of_stories(values) or is_of_retrieval(values)):
+        raise RecipeError(
+            [f"data.kind: {values['data']['kind']} is labelled in one process. Leave --ray out."], source=recipe_path
+        )
+    if actors is not None and ray is None:
+        raise StillhouseError("--actors says how many label on the cluster of --ray ADDRESS. Give both.")
     if is_of_stories(values):
         importlib.import_module("stillhouse.commands.stories.run").run(recipe_path, overrides, until=until)
         return
@@ -64,7 +75,11 @@ def run(
     if num_ranks is not None:
         check_launch(recipe, num_ranks, config=launch_config, held=held, teacher_held=teacher_held)
         launch = Launcher(num_ranks, launch_config, held, teacher_held)
-    with at_work(recipe, terminal_progress(), launch=launch) as pipeline:
+    cluster = None
+    if ray is not None:
+        cluster = Cluster(ray, actors)
+        check_labelled_elsewhere(recipe, cluster)
+    with at_work(recipe, terminal_progress(), launch=launch, cluster=cluster) as pipeline:
         match until:
             case "report":
                 _show(pipeline.report(), pipeline.run, planned=_said_of_plan(pipeline))

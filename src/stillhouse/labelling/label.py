@@ -1,7 +1,7 @@
 """Ask the teacher about every example, shard by shard, and write its answers down."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,9 @@ from stillhouse.labelling.recorders import Recorder, States
 
 ROWS_PER_BATCH = 8
 LAST_HIDDEN = States()
+HEAD = -1
+"""Among the numbers of shards it stands for the teacher's head."""
+Factors = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,58 @@ class LabelOutcome:
     bytes: int
     bytes_per_token: float
     """Of the shards alone: the teacher's head, where it is kept, does not grow with the text."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One store in the making: all that its shards have in common, wherever they are made."""
+
+    folder: Path
+    recorder: Recorder
+    row_tokens: int
+    seal: str
+
+    def do(self, teacher: Teacher, number: int, examples: Sequence[Example]) -> Factors:
+        """Write the shard of this number, or, as number `HEAD`, the teacher's head: what is to be done with its product."""
+        if number == HEAD:
+            return self._keep_head(teacher, examples[0])
+        records, keys = _records(teacher, examples, self.recorder, self.row_tokens), [one.key for one in examples]
+        write_shard(self.folder / shard_name(number), keys, records, tokens=_tokens(examples), seal=self.seal)
+        return {}
+
+    def is_done(self, number: int, examples: Sequence[Example]) -> bool:
+        """Whether the shard is there, whole, of these records, and made from this. Of a head that is never known."""
+        try:
+            found = open_shard(self.folder / shard_name(number))
+        except DataError:
+            return False
+        return found.seal == self.seal and found.keys() == [example.key for example in examples]
+
+    def _keep_head(self, teacher: Teacher, example: Example) -> Factors:
+        logits = teacher.signals(to_batch([[example]]), Wanted(logits=True)).logits
+        assert isinstance(logits, FactoredLogits), "labels are of a language model"
+        write_head(self.folder, logits, seal=self.seal)
+        return {"scale": logits.scale, "softcap": logits.softcap}
+
+
+Tasks = Mapping[int, Sequence[Example]]
+"""The examples of each shard that is to be made; of `HEAD` any one."""
+Crew = Callable[[Job, Tasks], Iterator[tuple[int, Factors]]]
+"""Whoever does a job's tasks, in any order: the number of each when it is done, and what `do` said of it."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A crew of one: this process."""
+
+    teacher: Teacher
+    progress: Progress = SILENT
+
+    def __call__(self, job: Job, tasks: Tasks) -> Iterator[tuple[int, Factors]]:
+        """Says what it will take, then does one task after another."""
+        shards = [shard for number, shard in tasks.items() if number != HEAD]
+        _announce(self.teacher, shards, job.recorder, job.row_tokens, self.progress)
+        return ((number, job.do(self.teacher, number, shard)) for number, shard in tasks.items())
 
 
 def label(
@@ -62,34 +117,47 @@ def label(
     Raises:
         DataError: if there is no example.
     """
+    given = {"row_tokens": row_tokens, "recorder": recorder, "shard_tokens": shard_tokens, "progress": progress}
+    return label_by(Alone(teacher, progress), examples, folder, made_from=made_from, **given)
+
+
+def label_by(
+    crew: Crew,
+    examples: Sequence[Example],
+    folder: Path,
+    *,
+    made_from: str,
+    row_tokens: int,
+    recorder: Recorder = LAST_HIDDEN,
+    shard_tokens: int = 16_384,
+    progress: Progress = SILENT,
+) -> LabelOutcome:
+    """The same by a crew, which may be other processes: this one says what is to be done, and that it is.
+
+    Raises:
+        DataError: if there is no example.
+    """
     if not examples:
         raise DataError("there is no text to label.")
     unique = list({example.key: example for example in examples}.values())
     shards = list(_shards(unique, shard_tokens))
-    seal = seal_of(recorder.signal, recorder.settings, made_from=made_from)
-    names = [_shard_name(number) for number in range(len(shards))]
-    missing = {n: shard for n, shard in enumerate(shards) if not _is_made(folder / names[n], shard, seal)}
-    _announce(teacher, list(missing.values()), recorder, row_tokens, progress)
-    total = _tokens(unique)
+    job = Job(folder, recorder, row_tokens, seal_of(recorder.signal, recorder.settings, made_from=made_from))
+    tasks = {number: shard for number, shard in enumerate(shards) if not job.is_done(number, shard)}
+    left, total, factors = sum(map(_tokens, tasks.values())), _tokens(unique), Factors()
+    if recorder.keeps_head:
+        tasks[HEAD] = unique[:1]
+    done = crew(job, tasks)
     with working(progress, "the teacher labels", total, "tokens"):
-        for number, shard in enumerate(shards):
-            if number in missing:
-                records, keys = _records(teacher, shard, recorder, row_tokens), [example.key for example in shard]
-                write_shard(folder / names[number], keys, records, tokens=_tokens(shard), seal=seal)
-            progress.advance(_tokens(shard))
-    factors = _keep_head(teacher, unique[0], folder, seal) if recorder.keeps_head else None
-    settings = dict(recorder.settings)
-    write_manifest(folder, Manifest(FORMAT, recorder.signal, settings, made_from, factors, names, total, len(unique)))
+        progress.advance(total - left)
+        for number, said in done:
+            factors |= said
+            if number != HEAD:
+                progress.advance(_tokens(shards[number]))
+    names, settings = [shard_name(number) for number in range(len(shards))], dict(recorder.settings)
+    head = factors if recorder.keeps_head else None
+    write_manifest(folder, Manifest(FORMAT, recorder.signal, settings, made_from, head, names, total, len(unique)))
     per_token = sum(size_on_disk(folder / name) for name in names) / total
     return LabelOutcome(recorder.signal, len(unique), total, size_on_disk(folder), per_token)
-
-
-def _keep_head(teacher: Teacher, example: Example, folder: Path, seal: str) -> dict[str, float | None]:
-    """Write the teacher's head; what is to be done with its product goes into the manifest."""
-    logits = teacher.signals(to_batch([[example]]), Wanted(logits=True)).logits
-    assert isinstance(logits, FactoredLogits), "labels are of a language model"
-    write_head(folder, logits, seal=seal)
-    return {"scale": logits.scale, "softcap": logits.softcap}
 
 
 def _announce(
@@ -113,16 +181,8 @@ def _announce(
     )
 
 
-def _is_made(path: Path, shard: Sequence[Example], seal: str) -> bool:
-    """Whether the shard is there, whole, of these records, and made from this."""
-    try:
-        found = open_shard(path)
-    except DataError:
-        return False
-    return found.seal == seal and found.keys() == [example.key for example in shard]
-
-
-def _shard_name(number: int) -> str:
+def shard_name(number: int) -> str:
+    """Of the shard's file."""
     return f"shard-{number:05d}.safetensors"
 
 
