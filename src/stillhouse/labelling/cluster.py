@@ -7,14 +7,15 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from itertools import accumulate, pairwise
 from pathlib import Path
-from traceback import format_exc
+from traceback import print_exc
 from typing import Any
 
 from stillhouse.core.errors import RunError, StillhouseError
@@ -36,6 +37,8 @@ ALONE = {
     "RAY_worker_niceness": "0",  # labelling is what the machine is there for
 }
 """Of a cluster on this machine."""
+MOST_FRUITLESS, REST_SECONDS = 3, 2.0
+"""Passes in a row in which nothing is done, and how long a node that was lost is given to be missed, after the first of them."""
 MOST_BLOCKS = 4096
 """Of shards that Ray keeps books of: where there are more, an actor is given several at once."""
 
@@ -146,7 +149,7 @@ class RayCrew:
             return
         texts = job.folder.with_name(f"{job.folder.name}.texts{PART_SUFFIX}")
         write_shelf((example for shard in tasks.values() for example in shard), texts)
-        places = _places(tasks)
+        places, fruitless = _places(tasks), 0
         try:
             with connected(self.cluster):
                 check_room(nodes(), self.cluster.actors)
@@ -157,9 +160,14 @@ class RayCrew:
                             raise RunError(f"shard {number} is not there: do all nodes see {job.folder} as one folder?")
                         done.add(number)
                         yield number, factors
-                    if not done:
-                        raise RunError("all actors were lost before they did anything. The same command goes on.")
                     places = [place for place in places if place["number"] not in done]
+                    fruitless = 0 if done else fruitless + 1
+                    if fruitless == MOST_FRUITLESS:
+                        raise RunError(
+                            "actors are lost again and again, before they have done anything: Ray's logs say why. Is stillhouse "
+                            "installed on all nodes, and does the teacher fit? The same command goes on."
+                        )
+                    time.sleep(REST_SECONDS * fruitless)
         finally:
             remove(texts)
 
@@ -194,10 +202,11 @@ def _given_out(places: Sequence[Place], member: "Member", room: Room) -> Iterato
         ray_remote_args_fn=lambda: {"max_restarts": 0, "max_task_retries": 0},
         **room.each,
     )
-    for row in done.iter_rows():
-        if row["fault"]:
-            raise RunError(row["fault"])
-        yield int(row["number"]), json.loads(row["factors"])
+    with suppress(ray.exceptions.RayError):  # too many were lost for this pass; what they left is for the next
+        for row in done.iter_rows():
+            if row["fault"]:
+                raise RunError(row["fault"])
+            yield int(row["number"]), json.loads(row["factors"])
 
 
 @dataclass(frozen=True)
@@ -237,8 +246,9 @@ class Actor:
             factors = self.member.do(*(int(batch[name][0]) for name in ("number", "start", "end")))
         except StillhouseError as error:
             fault = str(error)
-        except Exception:
-            fault = f"an actor failed: {format_exc()}"
+        except Exception as error:
+            fault = f"an actor failed: {type(error).__name__}: {error}"
+            print_exc()  # into Ray's logs
         return {"number": batch["number"], "factors": [json.dumps(factors)], "fault": [fault]}
 
 
