@@ -38,7 +38,7 @@ ALONE = {
 }
 """Of a cluster on this machine."""
 MOST_FRUITLESS, REST_SECONDS = 3, 2.0
-"""Passes in a row in which nothing is done, and how long a node that was lost is given to be missed, after the first of them."""
+"""Passes in a row in which nothing is done, and how long after the first of them a lost node is given to be missed."""
 MOST_BLOCKS = 4096
 """Of shards that Ray keeps books of: where there are more, an actor is given several at once."""
 
@@ -164,7 +164,7 @@ class RayCrew:
                     fruitless = 0 if done else fruitless + 1
                     if fruitless == MOST_FRUITLESS:
                         raise RunError(
-                            "actors are lost again and again, before they have done anything: Ray's logs say why. Is stillhouse "
+                            "actors are lost again and again before they have done anything: Ray's logs say why. Is stillhouse "
                             "installed on all nodes, and does the teacher fit? The same command goes on."
                         )
                     time.sleep(REST_SECONDS * fruitless)
