@@ -22,7 +22,7 @@ from stillhouse.core.errors import RunError, StillhouseError
 from stillhouse.core.files import PART_SUFFIX, remove
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.protocols import Teacher
-from stillhouse.data.shelf import Shelf, open_shelf, write_shelf
+from stillhouse.data.shelf import open_shelf, write_shelf
 from stillhouse.labelling.label import HEAD, Factors, Job, Tasks
 
 INSTALL = "pip install 'stillhouse[ray]'"
@@ -155,7 +155,7 @@ class RayCrew:
                 check_room(nodes(), self.cluster.actors)
                 while places:
                     done = set[int]()
-                    for number, factors in self._pass(places, Member(job, self.load, texts)):
+                    for number, factors in self._pass(places, job, texts):
                         if number != HEAD and not job.is_done(number, tasks[number]):
                             raise RunError(f"shard {number} is not there: do all nodes see {job.folder} as one folder?")
                         done.add(number)
@@ -171,10 +171,29 @@ class RayCrew:
         finally:
             remove(texts)
 
-    def _pass(self, places: Sequence[Place], member: "Member") -> Iterator[tuple[int, Factors]]:
+    def _pass(self, places: Sequence[Place], job: Job, texts: Path) -> Iterator[tuple[int, Factors]]:
+        """What actors say of each task, save of those that were lost with them."""
+        import ray.data
+
         room = room_in(nodes(), self.cluster.actors)
         self.progress.say(f"{room.actors} actors on the Ray cluster label: {len(places):,} shards")
-        return _given_out(places, member, room)
+        ray.data.DataContext.get_current().max_errored_blocks = -1
+        done = ray.data.from_items(list(places), override_num_blocks=min(len(places), MOST_BLOCKS)).map_batches(
+            Actor,
+            fn_constructor_args=[job, self.load, texts],
+            batch_size=1,
+            # Three numbers a shard, of which an actor is given those of one, and of one that waits: texts it reads itself.
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1, max_size=room.actors, initial_size=room.actors, max_tasks_in_flight_per_actor=2
+            ),
+            ray_remote_args_fn=lambda: {"max_restarts": 0, "max_task_retries": 0},
+            **room.each,
+        )
+        with suppress(ray.exceptions.RayError):  # too many were lost for this pass; what they left is for the next
+            for row in done.iter_rows():
+                if row["fault"]:
+                    raise RunError(row["fault"])
+                yield int(row["number"]), json.loads(row["factors"])
 
 
 def _places(tasks: Tasks) -> list[Place]:
@@ -186,70 +205,33 @@ def _places(tasks: Tasks) -> list[Place]:
     ]
 
 
-def _given_out(places: Sequence[Place], member: "Member", room: Room) -> Iterator[tuple[int, Factors]]:
-    """What members say of each task, save of those that died with them."""
-    import ray.data
+class Actor:
+    """A member of the crew, in a process of its own: it loads the teacher and opens the texts once."""
 
-    ray.data.DataContext.get_current().max_errored_blocks = -1
-    done = ray.data.from_items(list(places), override_num_blocks=min(len(places), MOST_BLOCKS)).map_batches(
-        Actor,
-        fn_constructor_args=[member],
-        batch_size=1,
-        # Three numbers a shard, of which an actor is given those of one, and of one that waits: texts it reads itself.
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=room.actors, initial_size=room.actors, max_tasks_in_flight_per_actor=2
-        ),
-        ray_remote_args_fn=lambda: {"max_restarts": 0, "max_task_retries": 0},
-        **room.each,
-    )
-    with suppress(ray.exceptions.RayError):  # too many were lost for this pass; what they left is for the next
-        for row in done.iter_rows():
-            if row["fault"]:
-                raise RunError(row["fault"])
-            yield int(row["number"]), json.loads(row["factors"])
-
-
-@dataclass(frozen=True)
-class Member:
-    """What an actor is told."""
-
-    job: Job
-    load: Callable[[], Teacher]
-    texts: Path
+    def __init__(self, job: Job, load: Callable[[], Teacher], texts: Path) -> None:
+        self.job, self.load, self.texts = job, load, open_shelf(texts)
 
     @cached_property
     def teacher(self) -> Teacher:
-        """Loaded once."""
+        """Loaded with the first task, which can say what is wrong with it."""
         return self.load()
 
-    @cached_property
-    def shelf(self) -> Shelf:
-        """Opened once."""
-        return open_shelf(self.texts)
-
-    def do(self, number: int, start: int, end: int) -> Factors:
-        """One task, unless another has done it and was lost before it could say so."""
-        examples = self.shelf[start:end]
-        return {} if self.job.is_done(number, examples) else self.job.do(self.teacher, number, examples)
-
-
-class Actor:
-    """A member at work, which says in a row what it did or what was wrong: an error would look like its death."""
-
-    def __init__(self, member: Member) -> None:
-        self.member = member
-
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One task."""
+        """One task. What was wrong is said in the row: an error would look like the actor's death."""
         factors, fault = Factors(), ""
         try:
-            factors = self.member.do(*(int(batch[name][0]) for name in ("number", "start", "end")))
+            factors = self._do(*(int(batch[name][0]) for name in ("number", "start", "end")))
         except StillhouseError as error:
             fault = str(error)
         except Exception as error:
             fault = f"an actor failed: {type(error).__name__}: {error}"
             print_exc()  # into Ray's logs
         return {"number": batch["number"], "factors": [json.dumps(factors)], "fault": [fault]}
+
+    def _do(self, number: int, start: int, end: int) -> Factors:
+        """Unless another has done it and was lost before it could say so."""
+        examples = self.texts[start:end]
+        return {} if self.job.is_done(number, examples) else self.job.do(self.teacher, number, examples)
 
 
 @contextmanager
