@@ -1,4 +1,4 @@
-"""Labelling by actors on a cluster of two nodes: the same bytes, whoever is killed."""
+"""Labelling by actors on a cluster of two nodes: the same bytes, and in `make faults`, whoever is killed."""
 
 import json
 import os
@@ -33,6 +33,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, in threads of it
 ROW_TOKENS, SHARD_TOKENS = 32, 60
 SECONDS = 0.4
 """In which a shard is under way, so that whoever is killed has one."""
+FULL = os.environ.get("STILLHOUSE_FAULTS") == "full"
+"""Whether somebody is killed: whoever takes over begins anew, and loads all libraries again."""
 FAST = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 """In which a node that died is missed."""
 
@@ -94,7 +96,9 @@ def calls(log):
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def test_a_killed_actor_and_a_killed_node_cost_their_shards_alone(cluster, build_model, build_example, tmp_path):
+def test_two_nodes_write_the_bytes_of_one_process_and_the_killed_cost_their_shards_alone(
+    cluster, build_model, build_example, tmp_path
+):
     folder, log = tmp_path / "teacher", tmp_path / "log"
     build_model("llama", layers=2).save_pretrained(folder)
     examples = [build_example(seed, 5 + 3 * seed % 20) for seed in range(60)]
@@ -109,12 +113,12 @@ def test_a_killed_actor_and_a_killed_node_cost_their_shards_alone(cluster, build
     def kill_node():
         cluster.remove_node(cluster.victim, allow_graceful=False)
 
-    watched = Watched({3: kill_actor, 8: kill_node})
+    watched = Watched({3: kill_actor, 8: kill_node} if FULL else {})
     crew = RayCrew(Cluster(cluster.address, 2), members(folder, log), watched)
     assert label_by(crew, examples, tmp_path / "many", progress=watched, **given) == alone
     for file in (tmp_path / "alone").iterdir():
         assert (tmp_path / "many" / file.name).read_bytes() == file.read_bytes(), file.name
-    _each_is_done_once_and_two_at_most_at_a_time(calls(log), num_killed=2)
+    _each_is_done_once_and_two_at_most_at_a_time(calls(log), num_killed=2 if FULL else 0)
 
 
 def _each_is_done_once_and_two_at_most_at_a_time(calls, *, num_killed):
@@ -122,8 +126,10 @@ def _each_is_done_once_and_two_at_most_at_a_time(calls, *, num_killed):
     counts = {call: Counter(tuple(one["first"]) for one in calls if one["call"] == call) for call in ("begins", "ends")}
     lost = counts["begins"] - counts["ends"]
     assert set(counts["ends"].values()) == {1}
-    assert 1 <= lost.total() <= num_killed
-    assert len({one["pid"] for one in calls if tuple(one["first"]) in lost}) > 1  # somebody else did it then
+    assert lost.total() <= num_killed
+    assert all(
+        len({one["pid"] for one in calls if tuple(one["first"]) == shard}) > 1 for shard in lost
+    )  # by others, then
     going = list(accumulate({"begins": 1, "ends": -1}[one["call"]] for one in calls))
     assert max(going) <= 2 + num_killed
 
