@@ -117,8 +117,16 @@ def label(
     Raises:
         DataError: if there is no example.
     """
-    given = {"row_tokens": row_tokens, "recorder": recorder, "shard_tokens": shard_tokens, "progress": progress}
-    return label_by(Alone(teacher, progress), examples, folder, made_from=made_from, **given)
+    return label_by(
+        Alone(teacher, progress),
+        examples,
+        folder,
+        made_from=made_from,
+        row_tokens=row_tokens,
+        recorder=recorder,
+        shard_tokens=shard_tokens,
+        progress=progress,
+    )
 
 
 def label_by(
