@@ -161,7 +161,7 @@ def test_a_missing_file_an_unreadable_one_and_a_folder_are_refused(tmp_path):
     for path, fault in [
         (tmp_path / "none.yaml", "there is no such file."),
         (latin, "it cannot be read: 'utf-8' codec can't decode"),
-        (tmp_path, "it cannot be read: [Errno 21] Is a directory"),
+        (tmp_path, f"it is a folder. A run's recipe is the file {tmp_path / 'recipe.yaml'}."),
     ]:
         with pytest.raises(RecipeError) as caught:
             load_recipe(Still, path)

@@ -106,6 +106,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml_text.from_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(["there is no such file."], source=str(path)) from None
+    except IsADirectoryError:
+        raise RecipeError(
+            [f"it is a folder. A run's recipe is the file {path / 'recipe.yaml'}."], source=str(path)
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([f"it cannot be read: {error}"], source=str(path)) from None
     except yaml.YAMLError as error:
