@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from transformers.utils import logging as bars
 
 import stillhouse
 from stillhouse.cli import _parser
+from stillhouse.commands.distillation import _no_other_bars
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.+?)^```", PAGE, re.DOTALL | re.MULTILINE)
@@ -42,3 +45,16 @@ def test_the_table_has_every_command_and_every_function():
     assert named | whole == set(stillhouse.__all__)
     assert all(callable(getattr(stillhouse, name)) for name in stillhouse.__all__)
     assert set(stillhouse.__all__) <= set(dir(stillhouse))
+
+
+@pytest.mark.skipif(
+    constants.HF_HUB_DISABLE_PROGRESS_BARS is not None, reason="the environment says whether bars are shown"
+)
+def test_other_bars_are_gone_while_ours_tell_and_come_back():
+    before = bars.is_progress_bar_enabled()
+    bars.enable_progress_bar()
+    with _no_other_bars():
+        assert not bars.is_progress_bar_enabled()
+    assert bars.is_progress_bar_enabled()
+    if not before:
+        bars.disable_progress_bar()

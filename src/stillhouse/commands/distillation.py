@@ -1,10 +1,13 @@
 """A recipe and its run folder as one object: the command line's verbs as methods, for scripts and notebooks."""
 
 import html
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import constants
+from transformers.utils import logging as bars
 
 from stillhouse.commands.pipeline import at_work
 from stillhouse.commands.recipe import Recipe
@@ -104,7 +107,7 @@ class Distillation:
 
     def _go_on_to(self, stage: str) -> Any:
         _refuse_idle(self.recipe, stage)
-        with _at_work(self.recipe, self.progress) as pipeline:
+        with _no_other_bars(), _at_work(self.recipe, self.progress) as pipeline:
             return getattr(pipeline, stage)()
 
     def __repr__(self) -> str:
@@ -142,6 +145,22 @@ def _kind_of(values: Mapping[str, Any]) -> type[Config]:
 
         return RetrievalRecipe
     return Recipe
+
+
+@contextmanager
+def _no_other_bars() -> Iterator[None]:
+    """transformers' bars for each file that is read or written would stand between our lines; whoever had them has them again,
+    and a user's own setting stays."""
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:
+        yield
+        return
+    were_on = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            bars.enable_progress_bar()
 
 
 def _at_work(recipe: Config, progress: Progress) -> AbstractContextManager[Any]:
