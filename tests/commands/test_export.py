@@ -129,7 +129,7 @@ def test_a_folder_is_served_by_what_is_installed_and_refused_in_words_where_noth
     assert default_engine(folder) == "transformers" and default_engine("a.gguf") == "llama.cpp"
     command = command_of("transformers", folder, host="127.0.0.1", port=8001)
     assert command == [
-        *(sys.executable, "-m", "transformers.cli.transformers", "serve", folder),
+        *(sys.executable, "-m", "stillhouse.commands.guarded", "serve", folder),
         *("--host", "127.0.0.1", "--port", "8001"),
     ]
     monkeypatch.setattr("stillhouse.commands.serve.find_spec", lambda _name: None)

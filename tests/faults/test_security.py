@@ -49,7 +49,8 @@ def calls() -> list[tuple[str, str, ast.Call]]:
 def test_nothing_makes_code_of_text_calls_a_shell_or_trusts_a_models_code():
     for file, name, node in calls():
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-        assert name not in FORBIDDEN, f"{file} calls {name}"
+        if (name, keywords.get("weights_only")) != ("torch.load", "True"):
+            assert name not in FORBIDDEN, f"{file} calls {name}"
         assert keywords.get("shell", "False") == "False", f"{file} calls {name} with a shell"
         assert keywords.get("trust_remote_code", "False") == "False", f"{file} lets a model run code"
         assert keywords.get("allow_pickle", "False") == "False", f"{file} reads pickled objects"

@@ -1,5 +1,6 @@
 """A page for this machine's own browser: loopback only, asked by its own pages only, and in small pieces."""
 
+import ipaddress
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
@@ -52,13 +53,21 @@ LATER = _Nothing()
 """A site that is not there yet, to try a port with."""
 
 
+def is_loopback(host: str) -> bool:
+    """Whether who listens there is heard on this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def refusal(headers: Mapping[str, str], *, port: int) -> str:
     """Why a request is none of our own page's; nothing where it is.
 
     Another page in the same browser can send requests to this address, and with a name of its own that leads here (DNS
     rebinding) also read what comes back. Either shows in `Host`, `Origin` or `Sec-Fetch-Site`, which no page can write.
     """
-    names = {f"{name}:{port}" for name in (LOOPBACK, "localhost")}
+    names = {f"{name}:{port}" for name in (LOOPBACK, "localhost", "[::1]")}
     if headers.get("Host", "").lower() not in names:
         return "this server is asked under another name than its own"
     origin = headers.get("Origin")

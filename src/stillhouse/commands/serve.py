@@ -1,6 +1,5 @@
 """`stillhouse serve`: a student behind an OpenAI-compatible endpoint, by a server that others keep."""
 
-import ipaddress
 import os
 import shutil
 import socket
@@ -11,6 +10,8 @@ from typing import Literal, NoReturn
 
 from huggingface_hub import constants
 
+from stillhouse.commands import guarded
+from stillhouse.commands.local_server import is_loopback
 from stillhouse.core.errors import ModelError, StillhouseError
 from stillhouse.core.run import RunFolder
 from stillhouse.models.load import check_weights
@@ -32,7 +33,7 @@ def show(source: str, *, engine: str, host: str, port: int) -> NoReturn:
     if engine == "transformers":  # its list of models fails where nothing was ever fetched from the hub
         Path(constants.HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
     print(f"{engine} serves {model} at http://{_in_address(host)}:{port}/v1 once it has loaded; Ctrl-C ends it.")
-    if not _is_loopback(host):
+    if not is_loopback(host):
         print(f"--host {host}: whoever reaches this machine can ask it, without a key.", file=sys.stderr)
     sys.stdout.flush()
     os.execvp(command[0], command)
@@ -92,7 +93,7 @@ def command_of(engine: str, model: str, *, host: str, port: int) -> list[str]:
                     f"transformers' server needs {', '.join(missing)}, which is not installed. Run "
                     "`pip install 'stillhouse[serve]'`."
                 )
-            return [sys.executable, "-m", "transformers.cli.transformers", "serve", model, *address]
+            return [sys.executable, "-m", guarded.__name__, "serve", model, *address]
 
 
 def _program(name: str, comes_with: str) -> str:
@@ -117,13 +118,6 @@ def check_port(host: str, port: int) -> None:
             tried.bind(address)
     except (OSError, OverflowError) as error:
         raise StillhouseError(f"--host {host} --port {port} cannot be listened on: {error}. Name another.") from None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _in_address(host: str) -> str:
