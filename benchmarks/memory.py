@@ -1,10 +1,12 @@
-"""Does memory grow with the number of records? Peak memory of reading, and of labelling, short records: each in a process."""
+"""Does memory grow with the number of records? Peak memory of reading, labelling and batching short ones: each in a process."""
 
 import argparse
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +19,7 @@ from stillhouse.data.prepare import prepare
 from stillhouse.labelling import label
 from stillhouse.models.load import load_tokenizer
 from stillhouse.teachers import LocalTeacher
+from stillhouse.training.order import ByLength
 
 ROW_TOKENS = 128
 RECORD = "The fox number {n} ran over the hill {m}."
@@ -27,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tokenizer", help="whose tokens are counted: a hub id, a folder, or a GGUF file")
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--what", choices=["read", "label"], default="read")
+    parser.add_argument("--what", choices=["read", "label", "train"], default="read")
     parser.add_argument("--alone", action="store_true", help="in this process, of the first number alone")
     options = parser.parse_args()
     if options.alone:
@@ -61,12 +64,21 @@ def _measure(source: str, records: int, what: str) -> None:
             )
             teacher = LocalTeacher(LlamaForCausalLM(shape).eval())
             label(teacher, rows.examples, Path(name) / "labels", made_from="a benchmark", row_tokens=ROW_TOKENS)
+        if what == "train":  # an epoch's batches in their order; what the models take has nothing to do with records
+            for step in _steps(ByLength(rows.lengths, rows_per_step=8, seed=0)):
+                rows.collate([rows[number] for number in step])
         grown = peak_bytes() - before
     print(
         f"{what:<6} {records:>9,} records, {tokens:>11,} tokens: {grown / 2**20:>8,.0f} MiB more at the peak, "
-        f"{grown / tokens:>6,.0f} bytes a token, {time.perf_counter() - started:,.0f} s",
+        f"{grown / records:>6,.0f} bytes a record, {time.perf_counter() - started:,.0f} s",
         flush=True,
     )
+
+
+def _steps(rows: Iterable[int]) -> Iterator[list[int]]:
+    waiting = iter(rows)
+    while step := list(islice(waiting, 8)):
+        yield step
 
 
 if __name__ == "__main__":

@@ -1,37 +1,78 @@
 """Examples laid end to end in rows of equal length, so that hardly a position is wasted on padding."""
 
 from collections.abc import Sequence
+from typing import overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.core.batch import Batch
 from stillhouse.data.examples import Example
 from stillhouse.data.rowset import RowSet
+from stillhouse.data.shelf import lengths_of
 
 
-def pack(lengths: Sequence[int], *, row_tokens: int) -> list[list[int]]:
+class Packing(Sequence[list[int]]):
+    """Which examples share a row: 12 bytes an example, and 8 a row."""
+
+    def __init__(self, members: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        self._members, self._ends = members, ends
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        row = range(len(self))[index]
+        found: list[int] = self._members[self._ends[row] : self._ends[row + 1]].tolist()
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def totals(self, lengths: NDArray[np.int64]) -> list[int]:
+        """What the lengths of each row's examples add up to."""
+        found: list[int] = np.add.reduceat(lengths[self._members], self._ends[:-1]).tolist() if len(self) else []
+        return found
+
+
+def pack(lengths: Sequence[int] | NDArray[np.int64], *, row_tokens: int) -> Packing:
     """Best-fit decreasing: which examples share a row. The same lengths always give the same rows.
 
     Raises:
         ValueError: if an example is longer than a row.
     """
-    if lengths and max(lengths) > row_tokens:
+    given = np.asarray(lengths, dtype=np.int64)
+    if given.max(initial=0) > row_tokens:
         raise ValueError(
-            f"an example of {max(lengths)} tokens does not fit a row of {row_tokens}: cut it with `windows`"
+            f"an example of {given.max()} tokens does not fit a row of {row_tokens}: cut it with `windows`"
         )
-    rows: list[list[int]] = []
+    order = np.argsort(-given, kind="stable")
+    row_of = np.empty(len(given), np.int32)
     rows_by_room: dict[int, list[int]] = {}
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        room = min((room for room, waiting in rows_by_room.items() if room >= lengths[index] and waiting), default=None)
-        if room is None:
-            rows.append([])
-            row, room = len(rows) - 1, row_tokens
-        else:
+    rooms, num_rows = 0, 0  # a bit for every room that some row has left
+    for place, length in enumerate(memoryview(given[order])):
+        fitting = rooms >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
             row = rows_by_room[room].pop()
-        rows[row].append(index)
-        rows_by_room.setdefault(room - lengths[index], []).append(row)
-    return rows
+            rooms ^= 0 if rows_by_room[room] else 1 << room
+        else:
+            row, room, num_rows = num_rows, row_tokens, num_rows + 1
+        row_of[place] = row
+        rows_by_room.setdefault(room - length, []).append(row)
+        rooms |= 1 << (room - length)
+    ends = np.cumsum(np.bincount(row_of, minlength=num_rows), dtype=np.int64)
+    return Packing(order[np.argsort(row_of, kind="stable")], np.concatenate([[0], ends]))
 
 
 def to_batch(rows: Sequence[Sequence[Example]], *, row_tokens: int | None = None) -> Batch:
@@ -57,7 +98,7 @@ class PackedRows(RowSet):
 
     def __init__(self, examples: Sequence[Example], *, row_tokens: int) -> None:
         self.examples, self.row_tokens = examples, row_tokens
-        self.rows = pack([len(example.ids) for example in examples], row_tokens=row_tokens)
+        self.rows = pack(lengths_of(examples), row_tokens=row_tokens)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,7 +109,7 @@ class PackedRows(RowSet):
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each row, few of which fill all `row_tokens` of it."""
-        return [sum(len(self.examples[number].ids) for number in row) for row in self.rows]
+        return self.rows.totals(lengths_of(self.examples))
 
     def collate(self, items: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
         """Rows as tensors [batch, seq], `seq` being the longest row."""

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.task import Task
-from stillhouse.data.asked import Asked, ask_in_turn, ask_to_go_on, before_last, packed
+from stillhouse.data.asked import Asked, ask_in_turn, before_last, packed
+from stillhouse.data.asked_texts import AskedTexts, ask_texts_to_go_on
 from stillhouse.data.chat import ChatReader
 from stillhouse.data.chat_forms import Conversation, read_conversations, said_of_files
 from stillhouse.data.config import (
@@ -37,6 +38,7 @@ from stillhouse.data.examples import Example
 from stillhouse.data.heard import ask_conversations, ask_texts
 from stillhouse.data.labelled import LabelledRow, label_ids, label_names, labelled_rows, read_labelled
 from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, masking_for
+from stillhouse.data.packing import PackedRows
 from stillhouse.data.paired import Pair, PairedRows, share_compared
 from stillhouse.data.paired_text import PairedChatReader, PairedTextReader
 from stillhouse.data.preference_forms import Preference, read_preferences
@@ -45,10 +47,19 @@ from stillhouse.data.rewards import RewardReader, RewardRows, form_of
 from stillhouse.data.rowset import RowSet
 from stillhouse.data.sampling import rows_beside
 from stillhouse.data.sentences import ScoredPairs, read_pairs, read_sentences, scored_pairs, sentence_rows
-from stillhouse.data.split import DOCUMENTS_HINT, AnyRow, split_held_out, without_texts
+from stillhouse.data.split import (
+    DOCUMENTS_HINT,
+    AnyRow,
+    Known,
+    Side,
+    sides_given,
+    sides_held_out,
+    split_held_out,
+    without_texts,
+)
 from stillhouse.data.tables import read_records, split_documents
 from stillhouse.data.tags import TaggedRow, read_tagged, tagged_rows
-from stillhouse.data.text import Row, read_rows, to_example
+from stillhouse.data.text import Row, each_row, read_rows
 from stillhouse.models.load import pad_id_of
 
 HELD_OUT_ANSWERS = "held_out.jsonl"
@@ -72,9 +83,9 @@ class Prepared:
     """To which document each held-out row belongs, where long ones were cut; empty where every row is one."""
     labels: tuple[str, ...] = ()
     """Names of classes or tags, in the order of their numbers; empty where the answer is none of several."""
-    asked: tuple[Asked, ...] = ()
+    asked: Sequence[Asked] = ()
     """For text and conversations: the rows to train on as prompts, with their answers."""
-    held_out_asked: tuple[Asked, ...] = ()
+    held_out_asked: Sequence[Asked] = ()
     """The same of those held out, where teacher and student read the same tokens."""
     context: "HeldOutContext | None" = None
     """What is held out where the teacher reads more than the student."""
@@ -179,18 +190,33 @@ def _labelled_sides(config: LabelledDataConfig, path: Path) -> tuple[list[Labell
 
 
 def _text(config: TextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
-    def asked(rows: Sequence[Row]) -> tuple[Asked, ...]:
-        documents = ((row, to_example(row, tokenizer)) for row in rows)
-        found = [ask_to_go_on(*one, max_tokens=config.sequence_tokens) for one in documents]
-        if not any(one.answered for one in found):
-            start = rows[0].text[:20]
+    """Read row by row, and kept in files: of each text memory holds only where it lies."""
+
+    def asked(rows: Side[Row]) -> AskedTexts:
+        found = ask_texts_to_go_on(rows, tokenizer, max_tokens=config.sequence_tokens)
+        if not found:
+            start = next(iter(rows)).text[:20]
             raise DataError(
                 f"the texts, such as {start!r}, are too short to predict anything. Give longer ones, or more."
             )
-        return tuple(one for one in found if one.answered)
+        return found
 
-    train, held_out = _two_sides(config, path, lambda path, key: read_rows(path, key=key))
-    return _spoken(config, asked(train), asked(held_out), (len(train), len(held_out)))
+    train, held_out = _text_sides(config, path)
+    told, judged = asked(train), asked(held_out)
+    rows, held = (PackedRows(side.pieces, row_tokens=config.sequence_tokens) for side in (told, judged))
+    return Prepared(config.task, rows, held, len(train), len(held_out), asked=told, held_out_asked=judged)
+
+
+def _text_sides(config: TextDataConfig, path: Path) -> tuple[Side[Row], Side[Row]]:
+    """As `_two_sides`."""
+    read = partial(each_row, path)
+    if config.judges_all:
+        alone = Side(read, Known(read()).is_first)
+        return alone, alone
+    if config.held_out_path is None:
+        return sides_held_out(read, share=config.held_out)
+    key = "data.held_out_path"
+    return sides_given(read, partial(each_row, config.held_out_path, key=key), key=key)
 
 
 ChatSides = tuple[list[Conversation], list[Conversation]]
@@ -312,7 +338,7 @@ def _drawn(rows: Sequence[Asked], num_told: int, wanted: TeacherContextConfig) -
 
 
 def _spoken(
-    config: TextDataConfig | ChatDataConfig,
+    config: ChatDataConfig,
     train: tuple[Asked, ...],
     held_out: Sequence[Asked],
     counts: tuple[int, int],

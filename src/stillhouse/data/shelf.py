@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, overload
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,19 @@ _PLACE = np.dtype([("end", "<i8"), ("num_bytes", "<i8"), ("part_of", "S32")])
 """Of one example: 48 bytes that stay in memory."""
 
 
+class _Open:
+    """A file that is closed when nobody holds it any more."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        finalize(self, file.close)
+
+
 class Shelf(Sequence[Example]):
     """A sequence of examples like any other, but for where they are kept. What is read is not kept either."""
 
-    def __init__(self, file: BinaryIO, places: NDArray[Any]) -> None:
-        self._file, self._places = file, places
+    def __init__(self, opened: _Open, places: NDArray[Any]) -> None:
+        self._open, self._places = opened, places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -44,16 +53,46 @@ class Shelf(Sequence[Example]):
         place, start = self._places[number], int(self._places["end"][number - 1]) if number else 0
         size = (int(place["end"]) - start) * _TOKEN.itemsize
         # pread: no position that processes or threads would share, and no mapped pages that count as this process's.
-        tokens = np.frombuffer(os.pread(self._file.fileno(), size, start * _TOKEN.itemsize), _TOKEN)
+        tokens = np.frombuffer(os.pread(self._open.file.fileno(), size, start * _TOKEN.itemsize), _TOKEN)
         part_of = place["part_of"].decode()
         return Example(tuple(tokens["id"].tolist()), tuple(tokens["weight"].tolist()), int(place["num_bytes"]), part_of)
 
 
-def shelve(examples: Iterable[Example]) -> Shelf:
-    """Put examples down as they come, in a nameless file of the folder for temporary ones (`TMPDIR`), 12 bytes a token: it is
-    gone when nobody reads it any more, however that came about."""
-    file: BinaryIO = TemporaryFile()  # noqa: SIM115 - open for as long as the shelf is
-    return Shelf(file, _put_down(examples, file))
+def lengths_of(examples: Sequence[Example]) -> NDArray[np.int64]:
+    """Tokens of each."""
+    if isinstance(examples, Shelf):
+        return examples.lengths
+    return np.fromiter((len(example.ids) for example in examples), np.int64, len(examples))
+
+
+class Shelving:
+    """A shelf that is being filled, 12 bytes a token: in a `file` of one's own, or in one without a name, where temporary ones
+    lie (`TMPDIR`), which is gone when nobody reads it any more, however that came about."""
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
+        self._open = _Open(TemporaryFile() if file is None else file)  # noqa: SIM115 - see there
+        self._places, self._end = bytearray(), 0
+
+    def __len__(self) -> int:
+        return len(self._places) // _PLACE.itemsize
+
+    def add(self, example: Example) -> None:
+        """Put one down behind the others."""
+        tokens = np.empty(len(example.ids), _TOKEN)
+        tokens["id"], tokens["weight"] = example.ids, example.weights
+        self._open.file.write(tokens.tobytes())
+        self._end += len(tokens)
+        self._places += np.array((self._end, example.num_bytes, example.part_of.encode()), _PLACE).tobytes()
+
+    @property
+    def places(self) -> NDArray[Any]:
+        """Where each lies."""
+        return np.frombuffer(self._places, _PLACE)
+
+    def shelf(self) -> Shelf:
+        """All that was added."""
+        self._open.file.flush()
+        return Shelf(self._open, self.places)
 
 
 def write_shelf(examples: Iterable[Example], folder: Path) -> None:
@@ -61,22 +100,12 @@ def write_shelf(examples: Iterable[Example], folder: Path) -> None:
     with atomic_path(folder) as part:
         part.mkdir(parents=True)
         with (part / TOKENS).open("wb") as file:
-            places = _put_down(examples, file)
-        np.save(part / INDEX, places)
+            filled = Shelving(file)
+            for example in examples:
+                filled.add(example)
+        np.save(part / INDEX, filled.places)
 
 
 def open_shelf(folder: Path) -> Shelf:
     """What `write_shelf` wrote."""
-    return Shelf((folder / TOKENS).open("rb"), np.load(folder / INDEX, mmap_mode="r"))
-
-
-def _put_down(examples: Iterable[Example], file: BinaryIO) -> NDArray[Any]:
-    places, end = bytearray(), 0
-    for example in examples:
-        tokens = np.empty(len(example.ids), _TOKEN)
-        tokens["id"], tokens["weight"] = example.ids, example.weights
-        file.write(tokens.data)
-        end += len(tokens)
-        places += np.array((end, example.num_bytes, example.part_of.encode()), _PLACE).tobytes()
-    file.flush()
-    return np.frombuffer(bytes(places), _PLACE)
+    return Shelf(_Open((folder / TOKENS).open("rb")), np.load(folder / INDEX, mmap_mode="r"))

@@ -1,9 +1,14 @@
 """Two sides that share no text: one to learn from, and one that nobody trains on."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Sized
 from fractions import Fraction
+from hashlib import blake2b
+from itertools import compress
 from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stillhouse.core.errors import DataError
 from stillhouse.data.tables import DOCUMENT_END
@@ -44,12 +49,16 @@ def split_held_out(
     unique = list(dict.fromkeys(rows))
     train = [row for row in unique if row.text not in judged]
     held_out = [row for row in unique if row.text in judged]
-    if not held_out or not train:
+    _refuse_too_few(train, held_out, num_texts=len(texts), part=part, hint=hint)
+    return train, held_out
+
+
+def _refuse_too_few(train: Sized, held_out: Sized, *, num_texts: int, part: Fraction, hint: str) -> None:
+    if not len(held_out) or not len(train):
         raise DataError(
-            f"{len(texts)} different texts are too few to hold {share:.0%} of them out. Give at least "
+            f"{num_texts} different texts are too few to hold {float(part):.0%} of them out. Give at least "
             f"{math.ceil(1 / part)}{hint}."
         )
-    return train, held_out
 
 
 def without_texts(rows: Iterable[AnyRow], texts: Iterable[str], *, key: str) -> list[AnyRow]:
@@ -60,6 +69,71 @@ def without_texts(rows: Iterable[AnyRow], texts: Iterable[str], *, key: str) -> 
     """
     held_out = set(texts)
     left = [row for row in dict.fromkeys(rows) if row.text not in held_out]
-    if not left:
-        raise DataError(f"every text of data.path is in {key} too, so none is left to train on. Give others.")
+    _refuse_none(len(left), key)
     return left
+
+
+def _refuse_none(num_left: int, key: str) -> None:
+    if not num_left:
+        raise DataError(f"every text of data.path is in {key} too, so none is left to train on. Give others.")
+
+
+class Side(Iterable[AnyRow]):
+    """Rows of one side, which are read anew each time they are gone through: memory holds only which they are."""
+
+    def __init__(self, read: Callable[[], Iterable[AnyRow]], kept: NDArray[np.bool_]) -> None:
+        self._read, self._kept = read, kept
+
+    def __len__(self) -> int:
+        return int(self._kept.sum())
+
+    def __iter__(self) -> Iterator[AnyRow]:
+        return compress(self._read(), self._kept)
+
+
+class Known:
+    """Rows by their hashes, 32 bytes each in their order: which come again, and which have one text."""
+
+    def __init__(self, rows: Iterable[HasText]) -> None:
+        rows_seen, texts_seen = bytearray(), bytearray()
+        for row in rows:
+            rows_seen += blake2b(repr(row).encode(), digest_size=16).digest()
+            texts_seen += blake2b(row.text.encode(), digest_size=16).digest()
+        self.texts = np.frombuffer(texts_seen, "S16")
+        self.is_first = np.zeros(len(self.texts), np.bool_)
+        self.is_first[np.unique(np.frombuffer(rows_seen, "S16"), return_index=True)[1]] = True
+
+
+def sides_held_out(
+    read: Callable[[], Iterable[AnyRow]], *, share: float, hint: str = DOCUMENTS_HINT
+) -> tuple[Side[AnyRow], Side[AnyRow]]:
+    """As `split_held_out`, of rows that need not fit in memory: they are read once to be split, and again by whoever goes
+    through a side.
+
+    Raises:
+        DataError: as there.
+    """
+    known, part = Known(read()), Fraction(str(share))
+    _, firsts, numbers = np.unique(known.texts, return_index=True, return_inverse=True)
+    above, below = part.as_integer_ratio()
+    is_judged = np.empty(len(firsts), np.bool_)
+    in_turn = ((n + 1) * above // below > n * above // below for n in range(len(firsts)))
+    is_judged[np.argsort(firsts)] = np.fromiter(in_turn, np.bool_, len(firsts))
+    on_trial = is_judged[numbers]
+    train, held_out = Side(read, known.is_first & ~on_trial), Side(read, known.is_first & on_trial)
+    _refuse_too_few(train, held_out, num_texts=len(firsts), part=part, hint=hint)
+    return train, held_out
+
+
+def sides_given(
+    read: Callable[[], Iterable[AnyRow]], read_held_out: Callable[[], Iterable[AnyRow]], *, key: str
+) -> tuple[Side[AnyRow], Side[AnyRow]]:
+    """As `without_texts`, of rows that need not fit in memory, with those that are held out.
+
+    Raises:
+        DataError: as there.
+    """
+    known, judged = Known(read()), Known(read_held_out())
+    train = Side(read, known.is_first & ~np.isin(known.texts, judged.texts))
+    _refuse_none(len(train), key)
+    return train, Side(read_held_out, judged.is_first)

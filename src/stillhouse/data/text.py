@@ -31,10 +31,18 @@ def read_rows(path: Path, *, key: str = "data.path") -> list[Row]:
     Raises:
         DataError: naming the file, and the line where there is one, if it is missing, empty, or not what it should be.
     """
-    rows = [row for file in files_in(path, key=key, formats=_READERS) for row in _READERS[format_of(file)](file)]
-    if not rows:
+    return list(each_row(path, key=key))
+
+
+def each_row(path: Path, *, key: str = "data.path") -> Iterator[Row]:
+    """The same one after the other: more of them than memory holds."""
+    is_empty = True
+    for file in files_in(path, key=key, formats=_READERS):
+        for row in _READERS[format_of(file)](file):
+            is_empty = False
+            yield row
+    if is_empty:
         raise DataError(f"{key} {str(path)!r} holds no text. Give it at least two documents.")
-    return rows
 
 
 def stream_rows(path: Path, *, key: str = "data.path") -> Iterator[tuple[Record, Row]]:

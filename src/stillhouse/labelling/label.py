@@ -4,8 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import size_on_disk
@@ -24,6 +27,7 @@ from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import FactoredLogits, Wanted
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import pack, to_batch
+from stillhouse.data.shelf import lengths_of
 from stillhouse.labelling.recorders import Recorder, States
 
 ROWS_PER_BATCH = 8
@@ -58,6 +62,7 @@ class Job:
         """Write the shard of this number, or, as number `HEAD`, the teacher's head: what is to be done with its product."""
         if number == HEAD:
             return self._keep_head(teacher, examples[0])
+        examples = examples[:]  # each read once
         records, keys = _records(teacher, examples, self.recorder, self.row_tokens), [one.key for one in examples]
         write_shard(self.folder / shard_name(number), keys, records, tokens=_tokens(examples), seal=self.seal)
         return {}
@@ -147,13 +152,12 @@ def label_by(
     """
     if not examples:
         raise DataError("there is no text to label.")
-    unique = list({example.key: example for example in examples}.values())
-    shards = list(_shards(unique, shard_tokens))
+    shards = list(_shards(examples, shard_tokens))
     job = Job(folder, recorder, row_tokens, seal_of(recorder.signal, recorder.settings, made_from=made_from))
-    tasks = {number: shard for number, shard in enumerate(shards) if not job.is_done(number, shard)}
-    left, total, factors = sum(map(_tokens, tasks.values())), _tokens(unique), Factors()
+    tasks: dict[int, Sequence[Example]] = {n: shard for n, shard in enumerate(shards) if not job.is_done(n, shard)}
+    left, total, factors = sum(map(_tokens, tasks.values())), sum(map(_tokens, shards)), Factors()
     if recorder.keeps_head:
-        tasks[HEAD] = unique[:1]
+        tasks[HEAD] = shards[0][:1]
     done = crew(job, tasks)
     with working(progress, "the teacher labels", total, "tokens"):
         progress.advance(total - left)
@@ -163,9 +167,10 @@ def label_by(
                 progress.advance(_tokens(shards[number]))
     names, settings = [shard_name(number) for number in range(len(shards))], dict(recorder.settings)
     head = factors if recorder.keeps_head else None
-    write_manifest(folder, Manifest(FORMAT, recorder.signal, settings, made_from, head, names, total, len(unique)))
+    records = sum(map(len, shards))
+    write_manifest(folder, Manifest(FORMAT, recorder.signal, settings, made_from, head, names, total, records))
     per_token = sum(size_on_disk(folder / name) for name in names) / total
-    return LabelOutcome(recorder.signal, len(unique), total, size_on_disk(folder), per_token)
+    return LabelOutcome(recorder.signal, records, total, size_on_disk(folder), per_token)
 
 
 def _announce(
@@ -175,7 +180,7 @@ def _announce(
     runs is slower."""
     if not shards:
         return
-    row = _rows(shards[0], row_tokens)[:1]
+    row = _rows(shards[0][:], row_tokens)[:1]
     for _ in range(2):
         started = time.perf_counter()
         records = [record for _, record in _recorded(teacher, row, recorder, row_tokens)]
@@ -194,22 +199,42 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def _shards(examples: Sequence[Example], shard_tokens: int) -> Iterator[list[Example]]:
-    """Examples in their order, as many to a shard as bring it to `shard_tokens`."""
-    shard: list[Example] = []
-    tokens = 0
+class Some(Sequence[Example]):
+    """A few of many examples, by their numbers: read when they are asked for."""
+
+    def __init__(self, examples: Sequence[Example], numbers: NDArray[np.int64], tokens: int) -> None:
+        self._examples, self._numbers, self.tokens = examples, numbers, tokens
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self._examples[number] for number in self._numbers[index].tolist()]
+        return self._examples[int(self._numbers[index])]
+
+
+def _shards(examples: Sequence[Example], shard_tokens: int) -> Iterator[Some]:
+    """Examples in their order, each once, as many to a shard as bring it to `shard_tokens`. Of each, no more than its key and
+    its number are held at once."""
+    keys = bytearray()
     for example in examples:
-        shard.append(example)
-        tokens += len(example.ids)
-        if tokens >= shard_tokens:
-            yield shard
-            shard, tokens = [], 0
-    if shard:
-        yield shard
+        keys += bytes.fromhex(example.key)
+    numbers = np.sort(np.unique(np.frombuffer(keys, "S16"), return_index=True)[1])
+    ends = np.cumsum(lengths_of(examples)[numbers])
+    start, before = 0, 0
+    while start < len(numbers):
+        end = min(int(np.searchsorted(ends, before + shard_tokens)) + 1, len(numbers))
+        yield Some(examples, numbers[start:end], int(ends[end - 1]) - before)
+        start, before = end, int(ends[end - 1])
 
 
 def _tokens(examples: Sequence[Example]) -> int:
-    return sum(len(example.ids) for example in examples)
+    return examples.tokens if isinstance(examples, Some) else int(lengths_of(examples).sum())
 
 
 def _records(teacher: Teacher, shard: Sequence[Example], recorder: Recorder, row_tokens: int) -> list[Sequence[bytes]]:

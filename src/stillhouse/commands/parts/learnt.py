@@ -45,9 +45,10 @@ def examples_of(rows: object) -> list[Example]:
     return list(rows.examples)
 
 
-def as_the_teacher_reads(rows: object) -> list[Example]:
+def as_the_teacher_reads(rows: object) -> Sequence[Example]:
     """The same in the teacher's tokens and with what it is told besides, where there is either."""
-    return list(rows.teacher_examples) if isinstance(rows, PairedRows | ContextRows) else examples_of(rows)
+    assert isinstance(rows, PackedRows), "only causal text is packed"
+    return rows.teacher_examples if isinstance(rows, PairedRows | ContextRows) else rows.examples
 
 
 def num_tokens(rows: RowSet) -> int:

@@ -87,13 +87,13 @@ def _loaded(source: str) -> LocalTeacher:
     return LocalTeacher(load_model(source, "causal_lm").model)
 
 
-def _examples(parts: Parts) -> list[Example]:
+def _examples(parts: Parts) -> Sequence[Example]:
     """All that is learnt of the teacher, as it reads it."""
     examples = as_the_teacher_reads(parts.learnt)
     if is_labelled(parts.recipe):
         assert parts.replayed is not None
         old = replayed_like(parts.learnt, parts.replayed, row_tokens=parts.recipe.data.sequence_tokens)
-        examples += as_the_teacher_reads(old)
+        examples = [*examples, *as_the_teacher_reads(old)]
     return examples
 
 
