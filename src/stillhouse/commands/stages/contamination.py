@@ -1,6 +1,6 @@
 """A stage: how much of what is judged by was trained on, too. Always, as every other number rests on it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -49,13 +49,13 @@ def texts_of(rows: RowSet, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
 
 def num_texts(rows: RowSet) -> int:
     """How many there are."""
-    return len(_ids(rows))
+    return len(rows.examples) if isinstance(rows, PackedRows) else len(rows.ids) if isinstance(rows, PaddedRows) else 0
 
 
-def _ids(rows: RowSet) -> Sequence[Sequence[int]]:
+def _ids(rows: RowSet) -> Iterable[Sequence[int]]:
     match rows:
         case PackedRows():
-            return [example.ids for example in rows.examples]
+            return (example.ids for example in rows.examples)
         case PaddedRows():
             return rows.ids
     return []
