@@ -60,7 +60,7 @@ def pack(lengths: Sequence[int] | NDArray[np.int64], *, row_tokens: int) -> Pack
     row_of = np.empty(len(given), np.int32)
     rows_by_room: dict[int, list[int]] = {}
     rooms, num_rows = 0, 0  # a bit for every room that some row has left
-    for place, length in enumerate(memoryview(given[order])):
+    for place, length in enumerate(given[order].data):
         fitting = rooms >> length
         if fitting:
             room = length + (fitting & -fitting).bit_length() - 1

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +14,7 @@ from stillhouse.core.batch import PreferenceBatch
 from stillhouse.core.errors import ModelError
 from stillhouse.data.chat import ChatReader
 from stillhouse.data.examples import Example
-from stillhouse.data.packing import PackedRows, to_batch
+from stillhouse.data.packing import PackedRows, Packing, to_batch
 from stillhouse.data.preference_forms import Preference, Scores
 from stillhouse.data.text import Row, to_example
 
@@ -105,7 +106,7 @@ class PreferenceRows(PackedRows):
     def __init__(self, pairs: Sequence[AnswerPair], *, weighed: Weighed | None = None) -> None:
         self.pairs, self.weighed = pairs, weighed
         self.examples = [pair.chosen for pair in pairs]
-        self.rows = [[number] for number in range(len(pairs))]
+        self.rows = Packing(np.arange(len(pairs)), np.arange(len(pairs) + 1))  # one each
         self.row_tokens = max((self._length(pair) for pair in pairs), default=0)
 
     @staticmethod
