@@ -1,8 +1,8 @@
 """transformers' server, with each request looked at before it comes there.
 
-`python -m stillhouse.commands.guarded serve MODEL ...` takes what `transformers serve` takes. That server asks nobody who he is: on
-this machine's own address any page in a browser here can send to it, and one whose name is pointed at that address (DNS
-rebinding) can read what comes back.
+`python -m stillhouse.commands.guarded serve MODEL ...` takes what `transformers serve` takes. That server asks nobody who
+he is: on this machine's own address any page in a browser here can send to it, and one whose name is pointed at that address
+(DNS rebinding) can read what comes back.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
