@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,19 +47,33 @@ def recording(model: PreTrainedModel, layers: Collection[int], batch: Batch) -> 
     """
     real = batch.real
     record = _Record(layers, real[:, :, None] & real[:, None, :])
-    before = model.config._attn_implementation
-    token = _RECORD.set(record)
-    model.set_attn_implementation(NAME)
-    try:
+    with _listening(model, record):
         yield record.kept
-    finally:
-        model.set_attn_implementation(before)
-        _RECORD.reset(token)
     if not set(layers) <= record.kept.keys():
         raise ModelError(
             f"{type(model).__name__} computed attention {record.passed} times where layers {sorted(layers)} were to be read: "
             "its attention cannot be listened to. Choose an objective on hidden states for this family."
         )
+
+
+def computed_again(model: PreTrainedModel) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Around a layer's forward pass, and around the same pass when it is done once more for the gradient: attention is then
+    computed in the same way, also when nobody listens any longer, and nothing is collected twice."""
+    record = _RECORD.get(None)
+    again = nullcontext() if record is None else _listening(model, _Record((), record.same_document))
+    return nullcontext(), again
+
+
+@contextmanager
+def _listening(model: PreTrainedModel, record: _Record) -> Iterator[None]:
+    before = model.config._attn_implementation
+    token = _RECORD.set(record)
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+        _RECORD.reset(token)
 
 
 def _recorded_attention(

@@ -35,6 +35,7 @@ from stillhouse.data.epochs import TellEpoch
 from stillhouse.data.rowset import RowSet
 from stillhouse.kernels.terms import Term
 from stillhouse.models.adapters import adapter_config, load_adapter, save_adapter
+from stillhouse.models.recompute import recomputing
 from stillhouse.models.signals import unwrapped
 from stillhouse.objectives import Pace
 from stillhouse.students.projections import Projections
@@ -86,6 +87,9 @@ class Schedule(Config):
     rows_per_micro_batch: PositiveInt = 8
     """Packed rows run at once; less takes less memory and gives the same gradient. If left out, as many up to 8 as divide
     `rows_per_step`."""
+    gradient_checkpointing: bool = False
+    """Keep of each layer its input alone, and compute the layer once more for its gradient: the same gradient, in less memory
+    and about a third more time."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps over which the learning rate rises."""
     weight_decay: NonNegativeFloat = 0.0
@@ -606,7 +610,8 @@ def train(
     trainer.add_callback(at_first)
     trainer.remove_callback(PrinterCallback)
     try:
-        trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
+        with recomputing(student, wanted=schedule.gradient_checkpointing):
+            trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
         learnt = trainer.learnt(kind)
     finally:
         for knows_the_trainer in (at_first, trainer.odd_steps):

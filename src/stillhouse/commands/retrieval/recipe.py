@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from stillhouse.core.config import Config
 from stillhouse.core.faults import nearest
@@ -23,6 +32,18 @@ Source = Literal["bm25", "student", "teacher"]
 
 IMITATING = Schedule(epochs=2, learning_rate=5e-4, rows_per_step=32, rows_per_micro_batch=32)
 """Of imitation, where a recipe says nothing else: a row is a text."""
+
+
+def _keeps_activations(schedule: Schedule) -> Schedule:
+    if schedule.gradient_checkpointing:
+        raise ValueError(
+            "gradient_checkpointing is true, which retrievers do not know. Leave it out, and lower rows_per_micro_batch."
+        )
+    return schedule
+
+
+OwnSchedule = Annotated[Schedule, AfterValidator(_keeps_activations)]
+"""Of a training by sentence-transformers' trainer."""
 
 
 class RetrievalDataConfig(Config):
@@ -178,7 +199,7 @@ class EmbeddingImitationConfig(Config):
     kind: Literal["embeddings"]
     model: str | None = None
     """Any embedding model, whatever its tokens and width; if left out, the one that the student is made of."""
-    training: Schedule = IMITATING
+    training: OwnSchedule = IMITATING
 
 
 class StatesImitationConfig(Config):
@@ -306,7 +327,7 @@ class RetrievalRecipe(Config):
     objectives: tuple[RankingObjectiveConfig, ...] = Field(min_length=1)
     matryoshka: tuple[PositiveInt, ...] = ()
     """Shorter embeddings that are trained beside the whole one: each objective is averaged over all widths."""
-    training: Schedule = Schedule()
+    training: OwnSchedule = Schedule()
     index: IndexConfig = IndexConfig()
     evaluation: RetrievalEvaluationConfig = RetrievalEvaluationConfig()
 
