@@ -105,6 +105,14 @@ def test_two_processes_that_share_a_step_give_the_gradient_and_the_log_of_one(fo
     assert shares[0] < shares[1] < shares[2] < shares[3] < 1 and shares[2] > 0.5 + 0.5 * 2 / 4  # ahead of the linear
 
 
+def test_in_bfloat16_processes_that_share_the_student_are_near_float32(folder, of_two):
+    alone, _, _ = steps(folder, num_ranks=1, rows_per_micro_batch=4)
+    for one, other in zip(alone, of_two[0]["texts", "in bfloat16"][0], strict=True):
+        exact, near = (torch.cat([gradient.flatten() for gradient in step.values()]) for step in (one, other))
+        assert near.dtype == torch.float32
+        assert 1e-4 < (near - exact).norm() / exact.norm() < 0.05
+
+
 @pytest.mark.parametrize(("held", "student"), [("whole", "student"), ("sharded", "untied")])
 def test_two_processes_that_share_pairs_of_answers_give_the_gradient_and_the_log_of_one(folder, of_two, held, student):
     alone = steps(folder, num_ranks=1, rows_per_micro_batch=4, kind="pairs", student=student)

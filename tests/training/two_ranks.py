@@ -101,7 +101,17 @@ def learning(kind, folder, student, teacher):
     return rows, [Term("forward_kl"), Term("reverse_kl", 0.5, answers="student")], {}
 
 
-def steps(folder, *, num_ranks, rows_per_micro_batch, kind="texts", student="student", held="whole", recomputes=False):
+def steps(
+    folder,
+    *,
+    num_ranks,
+    rows_per_micro_batch,
+    kind="texts",
+    student="student",
+    held="whole",
+    recomputes=False,
+    precision="float32",
+):
     """The gradients and the log lines of two epochs of these rows, and what they remember; the student hardly moves."""
     student, teacher = (AutoModelForCausalLM.from_pretrained(folder / name) for name in (student, "teacher"))
     schedule = Schedule(
@@ -126,6 +136,7 @@ def steps(folder, *, num_ranks, rows_per_micro_batch, kind="texts", student="stu
         inspect=likeliest,
         held=held,
         teacher_held=held,
+        precision=precision,
         **options,
     )
     with recomputing(student, wanted=recomputes):
@@ -182,6 +193,7 @@ if __name__ == "__main__":
     for kind in ("texts", "spans", "written"):
         found[kind, "sharded"] = steps(where, **shared, kind=kind, held="sharded", recomputes=kind != "spans")
     found["pairs", "sharded"] = steps(where, **shared, kind="pairs", student="untied", held="sharded")
+    found["texts", "in bfloat16"] = steps(where, **shared, held="sharded", precision="bfloat16")
     for held in ("whole", "sharded"):
         assert learnt(where, where / f"begun-by-two-{held}", num_ranks=2, stops_at=3, held=held) is None
         found[f"begun by one, {held}"] = learnt(where, where / f"begun-by-one-{held}", num_ranks=2, held=held)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -138,6 +139,10 @@ class Attention:
         """That of some of the rows."""
         found = {name: getattr(self, name)[rows] for name in ("query", "key", "value", "allowed")}
         return replace(self, **found)
+
+    def to(self, dtype: torch.dtype) -> "Attention":
+        """The same in another type."""
+        return replace(self, **{name: getattr(self, name).to(dtype) for name in ("query", "key", "value")})
 
     def scores(self) -> Float[Tensor, "batch heads seq seq"]:
         """Attention before the softmax: -inf where a query may not look, or is padding."""

@@ -19,6 +19,7 @@ from stillhouse.models.adapters import weight_in_use
 from stillhouse.models.anatomy import text_config, understood
 from stillhouse.models.attention import recording
 from stillhouse.models.isolation import evaluating, isolates_documents, padded_like
+from stillhouse.models.precision import forward_pass
 
 CHECKED_TOKENS = 8
 """Tokens on which a model's own head is held against what we take it for: few, as logits are large."""
@@ -54,8 +55,8 @@ def read_signals(model: nn.Module, batch: Batch, wanted: Wanted) -> Signals:
         logits = DenseLogits(batch.ranked(logits.values))
     return Signals(
         logits=logits,
-        hidden_states={layer: in_place(heard.hidden_states[layer]) for layer in sorted(wanted.hidden_states)},
-        attentions=heard.attentions,
+        hidden_states={layer: in_place(heard.hidden_state(layer)) for layer in sorted(wanted.hidden_states)},
+        attentions={layer: attention.to(heard.dtype) for layer, attention in heard.attentions.items()},
         embeddings=None if wanted.pooling is None else pooled(heard.last_hidden, read, wanted.pooling),
     )
 
@@ -103,20 +104,21 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
 
 @dataclass
 class _Heard:
-    """What came by during one forward pass."""
+    """What came by during one forward pass, to be handed on in the type of the model's weights."""
 
+    dtype: torch.dtype
     output: Any = None
     head_inputs: list[Tensor] = field(default_factory=list)
     attentions: Mapping[int, Attention] = field(default_factory=dict)
 
-    @property
-    def hidden_states(self) -> tuple[Tensor, ...]:
-        return tuple(self.output.hidden_states)
+    def hidden_state(self, layer: int) -> Tensor:
+        state: Tensor = self.output.hidden_states[layer]
+        return state.to(self.dtype)
 
     @property
     def last_hidden(self) -> Tensor:
-        last = getattr(self.output, "last_hidden_state", None)
-        return self.hidden_states[-1] if last is None else last
+        last: Tensor | None = getattr(self.output, "last_hidden_state", None)
+        return self.hidden_state(-1) if last is None else last.to(self.dtype)
 
 
 def _inputs(bare: PreTrainedModel, batch: Batch, *, positions: bool) -> dict[str, Any]:
@@ -128,7 +130,8 @@ def _inputs(bare: PreTrainedModel, batch: Batch, *, positions: bool) -> dict[str
 
 
 def _hear(model: nn.Module, batch: Batch, wanted: Wanted, inputs: Mapping[str, Any]) -> _Heard:
-    bare, heard = unwrapped(model), _Heard()
+    bare = unwrapped(model)
+    heard = _Heard(bare.dtype)
     if wanted.logits and bare.get_output_embeddings() is not None and bare not in _HEAD_KNOWN:
         _check_head(model, inputs)
         _HEAD_KNOWN.add(bare)
@@ -138,6 +141,7 @@ def _hear(model: nn.Module, batch: Batch, wanted: Wanted, inputs: Mapping[str, A
         if wanted.attentions:
             assert not (batch.documents > 0).any(), "attention is read with one document a row"
             heard.attentions = stack.enter_context(recording(bare, wanted.attentions, batch))
+        stack.enter_context(forward_pass(bare.device))
         heard.output = model(**inputs, **understood(bare, use_cache=False), output_hidden_states=needs_states)
     return heard
 
@@ -173,8 +177,8 @@ def _head_at_rest(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 def _logits(bare: PreTrainedModel, heard: _Heard, in_place: Callable[[Tensor], Tensor]) -> FactoredLogits | DenseLogits:
     """The model's answer: in factors where it has a head over a vocabulary, as it is for a classifier."""
     if bare.get_output_embeddings() is None:
-        return DenseLogits(heard.output.logits)
-    return head_of(bare, in_place(heard.head_inputs[-1]))
+        return DenseLogits(heard.output.logits.to(heard.dtype))
+    return head_of(bare, in_place(heard.head_inputs[-1].to(heard.dtype)))
 
 
 @torch.no_grad()

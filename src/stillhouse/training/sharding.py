@@ -5,7 +5,6 @@ embeddings above all, belongs to the root, which stays gathered from the forward
 when the losses here multiply a head themselves, and so they find it whole, and its gradient is added up with the others.
 """
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 
 from stillhouse.models.anatomy import few_ids, layers_of
 from stillhouse.models.isolation import evaluating
+from stillhouse.models.precision import Precision
 from stillhouse.models.signals import unwrapped
 
 Held = Literal["whole", "sharded"]
@@ -50,20 +50,18 @@ class Sharded(nn.Module):
             self.module.set_requires_gradient_sync(True)
 
 
-def shard(model: nn.Module, *, num_ranks: int) -> None:
+def shard(model: nn.Module, *, num_ranks: int, precision: Precision = "float32") -> None:
     """Let so many processes share the weights of the model, or of a student with what is trained beside it, in place. All of
-    them call this at once, with the same weights. Where `accelerate` was told of mixed precision, blocks and head compute in
-    bfloat16; what is kept, and what gradients are added up in, stays as it is.
+    them call this at once, with the same weights. In bfloat16, weights are lent and used in that; what is kept, and what
+    gradients are added up in, stays as it is.
 
     Raises:
         ModelError: if its blocks cannot be told.
     """
     student = unwrapped(model)
     mesh = init_device_mesh(student.device.type, (num_ranks,))
-    mixed = (
-        os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
-    )  # its own way is autocast, around a model that it wraps
-    policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if mixed else MixedPrecisionPolicy()
+    is_mixed = precision == "bfloat16"
+    policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if is_mixed else MixedPrecisionPolicy()
     blocks: list[Any] = list(layers_of(student))
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)

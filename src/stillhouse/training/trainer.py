@@ -35,6 +35,7 @@ from stillhouse.data.epochs import TellEpoch
 from stillhouse.data.rowset import RowSet
 from stillhouse.kernels.terms import Term
 from stillhouse.models.adapters import adapter_config, load_adapter, save_adapter
+from stillhouse.models.precision import Precision, computing_in
 from stillhouse.models.recompute import recomputing
 from stillhouse.models.signals import unwrapped
 from stillhouse.objectives import Pace
@@ -90,6 +91,9 @@ class Schedule(Config):
     gradient_checkpointing: bool = False
     """Keep of each layer its input alone, and compute the layer once more for its gradient: the same gradient, in less memory
     and about a third more time."""
+    precision: Precision = "float32"
+    """What layers compute in, the student's and those of a teacher that is asked while it learns. In bfloat16 weights,
+    optimiser, heads and losses stay in float32, and so does what the student writes."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps over which the learning rate rises."""
     weight_decay: NonNegativeFloat = 0.0
@@ -171,15 +175,16 @@ class DistillationTrainer(HalvingTrainer):
         tell: Tell = tell_nobody,
         held: Held = "whole",
         teacher_held: Held = "whole",
+        precision: Precision = "float32",
         **kwargs: Any,
     ) -> None:
-        self.projections = projections or NO_PROJECTIONS
+        self.projections, self.precision = projections or NO_PROJECTIONS, precision
         pupil = Pupil(model, self.projections) if len(self.projections.maps) else model
         self.is_sharded = held == "sharded" and kwargs["args"].world_size > 1
         if self.is_sharded:
-            shard(pupil, num_ranks=kwargs["args"].world_size)
+            shard(pupil, num_ranks=kwargs["args"].world_size, precision=precision)
         if teacher_held == "sharded" and isinstance(teacher, LocalTeacher) and kwargs["args"].world_size > 1:
-            shard(teacher.model, num_ranks=kwargs["args"].world_size)
+            shard(teacher.model, num_ranks=kwargs["args"].world_size, precision=precision)
         super().__init__(model=pupil, **kwargs)
         # The loss below is already divided over the whole step: the Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
@@ -310,20 +315,21 @@ class DistillationTrainer(HalvingTrainer):
         batch = as_batch(inputs)
         if self.watch is not None and batch.real.any():
             self.watch.read(batch)
-        loss, term_sums = distillation_loss(
-            model,
-            batch,
-            teacher=self.teacher,
-            terms=self.terms_now(),
-            vocab_size=self.vocab_size,
-            pooling=self.pooling,
-            projections=self.projections,
-            counts=None if num_items_in_batch is None else num_items_in_batch[0],
-            replay_terms=self.replay_terms,
-            replay_counts=None if num_items_in_batch is None else num_items_in_batch[1],
-            common=self.common,
-            overhear=None if self.watch is None else self.watch.compare,
-        )
+        with computing_in(self.precision):
+            loss, term_sums = distillation_loss(
+                model,
+                batch,
+                teacher=self.teacher,
+                terms=self.terms_now(),
+                vocab_size=self.vocab_size,
+                pooling=self.pooling,
+                projections=self.projections,
+                counts=None if num_items_in_batch is None else num_items_in_batch[0],
+                replay_terms=self.replay_terms,
+                replay_counts=None if num_items_in_batch is None else num_items_in_batch[1],
+                common=self.common,
+                overhear=None if self.watch is None else self.watch.compare,
+            )
         self._sums[: self._num_terms] += term_sums.cpu().double()
         # Ranks are averaged where they should be summed: one factor mends it.
         return loss * self.args.world_size
@@ -604,6 +610,7 @@ def train(
         tell=tell,
         held=held,
         teacher_held=teacher_held,
+        precision=schedule.precision,
         callbacks=[TellEpoch(rows), _Steps(progress, title)],
     )
     at_first = _AtFirst(trainer)

@@ -95,6 +95,11 @@ def held_by(file: Path) -> Held:
             "library of its own. Here they are whole (MULTI_GPU), or shared by FSDP2: distributed_type: FSDP with "
             "fsdp_config: {fsdp_version: 2}, which is what --sharded does."
         )
+    precision = values.get("mixed_precision", "no")
+    if precision not in ("no", "bf16", False):  # YAML takes a bare `no` for one
+        raise StillhouseError(
+            f"--launch-config {str(file)!r} has mixed_precision {precision}. It can be no or bf16, as training.precision."
+        )
     if kind != "FSDP":
         return "whole"
     _check_fsdp(file, values)
@@ -102,11 +107,7 @@ def held_by(file: Path) -> Held:
 
 
 def _check_fsdp(file: Path, values: dict[str, Any]) -> None:
-    chosen, precision = values.get("fsdp_config"), values.get("mixed_precision", "no")
-    if precision not in ("no", "bf16"):
-        raise StillhouseError(
-            f"--launch-config {str(file)!r} has mixed_precision {precision}. With FSDP2 it can be no or bf16."
-        )
+    chosen = values.get("fsdp_config")
     settings = chosen if isinstance(chosen, dict) else {}
     version = settings.get("fsdp_version", 1)
     if version != 2:

@@ -71,13 +71,21 @@ def main() -> int:
 def _work(run: RunFolder, arm: Role, place: Place, *, rank: int, held: tuple[Held, Held]) -> None:
     # What a file of `accelerate config` says of FSDP is done by our trainer: accelerate would take the head apart, too.
     os.environ.pop("ACCELERATE_USE_FSDP", None)
-    recipe = load_recipe(Recipe, run.recipe)
+    recipe = _as_accelerate_was_told(load_recipe(Recipe, run.recipe))
     shop = Workshop(recipe, run, Telling(place.told) if rank == 0 else SILENT)
     shop.rank, shop.num_ranks = rank, int(os.environ.get("WORLD_SIZE", "1"))
     shop.held, shop.teacher_held = held
     outcome = learn(shop) if arm == "student" else learn_without_teacher(shop, arm)
     if rank == 0:
         write_atomic(place.outcome, json.dumps(outcome))
+
+
+def _as_accelerate_was_told(recipe: Recipe) -> Recipe:
+    """Mixed precision by a file of the user's is the recipe's own, and is left to our trainer."""
+    if os.environ.pop("ACCELERATE_MIXED_PRECISION", "no") != "bf16":
+        return recipe
+    training = recipe.training.model_copy(update={"precision": "bfloat16"})
+    return recipe.model_copy(update={"training": training})
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ IMITATING = Schedule(epochs=2, learning_rate=5e-4, rows_per_step=32, rows_per_mi
 """Of imitation, where a recipe says nothing else: a row is a text."""
 
 
-def _keeps_activations(schedule: Schedule) -> Schedule:
+def _has_no_savings(schedule: Schedule) -> Schedule:
+    if schedule.precision != "float32":
+        raise ValueError(f"precision is {schedule.precision}, but retrievers learn in float32. Leave it out.")
     if schedule.gradient_checkpointing:
         raise ValueError(
             "gradient_checkpointing is true, which retrievers do not know. Leave it out, and lower rows_per_micro_batch."
@@ -42,7 +44,7 @@ def _keeps_activations(schedule: Schedule) -> Schedule:
     return schedule
 
 
-OwnSchedule = Annotated[Schedule, AfterValidator(_keeps_activations)]
+OwnSchedule = Annotated[Schedule, AfterValidator(_has_no_savings)]
 """Of a training by sentence-transformers' trainer."""
 
 
