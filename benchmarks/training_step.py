@@ -27,6 +27,7 @@ from stillhouse.data.packing import pack, to_batch
 from stillhouse.evaluation.compare import machine
 from stillhouse.kernels.terms import Term
 from stillhouse.models.load import LoadedModel, load_causal_lm
+from stillhouse.models.recompute import recomputing
 from stillhouse.students.build import student_from_layers
 from stillhouse.teachers import LocalTeacher
 from stillhouse.training.loss import distillation_loss
@@ -154,7 +155,16 @@ def _plain(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch) -> 
     return loss
 
 
-STEPS: dict[str, Step] = {"stillhouse": _stillhouse, "trl": _trl, "plain": _plain}
+def _recomputed(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch) -> Tensor:
+    """Ours with `training.gradient_checkpointing`."""
+    student.train()
+    with recomputing(student):
+        loss = _stillhouse(student, teacher, batch)
+    student.eval()
+    return loss
+
+
+STEPS: dict[str, Step] = {"stillhouse": _stillhouse, "recomputed": _recomputed, "trl": _trl, "plain": _plain}
 
 
 def _compare(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch, *, repeats: int) -> None:

@@ -118,6 +118,9 @@ def test_memory_is_told_part_by_part_and_an_adapter_has_little_to_learn(planned)
     assert parameters == whole.parts["gradients"] == whole.parts["optimizer"] // 2
     assert whole.parts["controls and start"] == 2 * parameters
     assert whole.most == max(whole.training, whole.measuring)
+    again = memory_of(with_override(planned, "training.gradient_checkpointing=true"), num_controls=1, program=0)
+    assert again.parts["activations"] < whole.parts["activations"]
+    assert {**again.parts, "activations": 0} == {**whole.parts, "activations": 0}
     adapted = memory_of(with_override(planned, "student.lora={rank: 2}"), num_controls=1, program=0)
     assert adapted.parts["optimizer"] < whole.parts["optimizer"] / 2
     assert adapted.parts["student's weights"] > parameters

@@ -15,12 +15,21 @@ TENSORS_OF_HIDDEN, TENSORS_OF_INTERMEDIATE = 16, 3
 """Of a layer, a token: what a usual decoder keeps, in widths of its two kinds. For families that cannot run without weights."""
 
 
-def saved_bytes(model: PreTrainedModel, *, rows: int, row_tokens: int) -> int:
+def saved_bytes(model: PreTrainedModel, *, rows: int, row_tokens: int, recomputes: bool = False) -> int:
     """Bytes that the forward pass of a model on the meta device keeps for the backward pass, weights left out.
 
     Attention is counted as one kernel: queries, keys, values, result and a number a query; no weight of attention, save where a
-    CPU must keep it. The head is left out, as losses never hold all logits.
+    CPU must keep it. The head is left out, as losses never hold all logits. Of layers that are computed again, the input of
+    each is kept, and of one at a time the rest.
     """
+    kept = _kept_bytes(model, rows=rows, row_tokens=row_tokens)
+    if not recomputes:
+        return kept
+    inputs = num_layers(model) * rows * row_tokens * text_config(model).hidden_size * model.dtype.itemsize
+    return min(kept, inputs + kept // num_layers(model))
+
+
+def _kept_bytes(model: PreTrainedModel, *, rows: int, row_tokens: int) -> int:
     kept: dict[int, tuple[Tensor, int]] = {}
     weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
 

@@ -152,7 +152,11 @@ def _counted_seconds(recipe: Recipe) -> float | None:
 def _of_longer_rows(recipe: Recipe, found: Rehearsed, size: Size) -> int:
     """Bytes that the longest rows of all take more than the longest that were rehearsed: rows of like length share a batch."""
     student, rows = Models(recipe).student, recipe.training.rows_per_micro_batch
-    whole, few = (saved_bytes(student, rows=rows, row_tokens=longest) for longest in (size.longest, found.longest))
+    again = recipe.training.gradient_checkpointing
+    whole, few = (
+        saved_bytes(student, rows=rows, row_tokens=longest, recomputes=again)
+        for longest in (size.longest, found.longest)
+    )
     return max(0, whole - few)
 
 

@@ -130,7 +130,9 @@ def memory_of(recipe: Recipe, *, num_controls: int, program: int | None = None) 
         "student's weights": round(frozen * weight + learning * NUMBER),
         "gradients": learning * NUMBER,
         "optimizer": learning * MOMENTS,
-        "activations": saved_bytes(models.student, rows=rows, row_tokens=row_tokens),
+        "activations": saved_bytes(
+            models.student, rows=rows, row_tokens=row_tokens, recomputes=recipe.training.gradient_checkpointing
+        ),
         "the loss": LOSS_ROOM if recipe.task in ("causal_lm", "masked_lm") else 0,
         "controls and start": (1 + num_controls) * (student - (learning if weight < NUMBER else 0)) * NUMBER,
     }
