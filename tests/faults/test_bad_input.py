@@ -285,7 +285,7 @@ def test_a_run_folder_with_a_damaged_record_is_refused(name, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["distill", "a folder"], "cannot be read"),
+        (["distill", "a folder"], "it is a folder"),
         (["distill", "/dev/null"], "a recipe is a mapping"),
         (["distill", "a link"], "there is no such file"),
         (["distill", ""], ""),

@@ -43,15 +43,16 @@ def all_of(writer, requests):
     return {request.key: reply for request, reply in writer.write(requests)}
 
 
-def test_a_thousand_requests_through_all_faults_none_lost_none_twice(tmp_path):
+def test_hundreds_of_requests_through_all_faults_none_lost_none_twice(tmp_path):
+    """benchmarks/faults.py asks a thousand."""
     with FaultServer(seed=1, share=0.25, delay_seconds=2.0) as server:
         writer = writer_of(server, concurrency=32, retries=12, timeout_seconds=1.0)
-        asked = questions(1000)
+        asked = questions(300)
         replies = Ledger(tmp_path / "ledger.jsonl", writer).ask(asked)
-    assert [reply.text for reply in replies] == [f"answer to question {n}" for n in range(1000)]
+    assert [reply.text for reply in replies] == [f"answer to question {n}" for n in range(300)]
     lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
-    assert len(lines) == len({line["key"] for line in lines}) == 1000
-    assert set(server.failed) == set(FAULTS) and sum(server.failed.values()) > 200
+    assert len(lines) == len({line["key"] for line in lines}) == 300
+    assert set(server.failed) == set(FAULTS) and sum(server.failed.values()) > 60
     assert server.most_at_once <= 32
     paid = sum(reply.tokens + reply.prompt_tokens for reply in replies)
     assert paid <= server.charged <= paid + sum(reply.lost_tokens for reply in replies)
