@@ -1,18 +1,17 @@
 """Texts as prompts with their answers, on shelves: what `ask_to_go_on` says of each, however many there are."""
 
-from collections.abc import Iterable, Sequence
-from typing import overload
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.data.asked import Asked, ask_to_go_on
-from stillhouse.data.shelf import Shelf, Shelving
+from stillhouse.data.shelf import ReadOneByOne, Shelf, Shelving
 from stillhouse.data.text import Row, to_example
 
 
-class AskedTexts(Sequence[Asked]):
+class AskedTexts(ReadOneByOne[Asked]):
     """Whole documents on one shelf, their pieces on another: each text is put together when it is asked for."""
 
     def __init__(self, documents: Shelf, pieces: Shelf, places: NDArray[np.int64]) -> None:
@@ -21,14 +20,8 @@ class AskedTexts(Sequence[Asked]):
     def __len__(self) -> int:
         return len(self.documents)
 
-    @overload
-    def __getitem__(self, index: int) -> Asked: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Asked]: ...
-    def __getitem__(self, index: int | slice) -> Asked | list[Asked]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
+    def read(self, number: int) -> Asked:
+        """One text, from both shelves."""
         ids, (given, end) = self.documents[number].ids, self._places[number].tolist()
         start = int(self._places[number - 1, 1]) if number else 0
         return Asked(ids[:given], tuple(self.pieces[start:end]), reference=ids[given:])

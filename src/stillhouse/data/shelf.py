@@ -1,10 +1,11 @@
 """Examples in a file, read one at a time: memory holds only where each of them lies."""
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO, TypeVar, overload
 from weakref import finalize
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from stillhouse.core.files import atomic_path
 from stillhouse.data.examples import Example
+
+Member = TypeVar("Member")
 
 TOKENS, INDEX = "tokens", "index.npy"
 _TOKEN = np.dtype([("id", "<i4"), ("weight", "<f8")])
@@ -27,7 +30,22 @@ class _Open:
         finalize(self, file.close)
 
 
-class Shelf(Sequence[Example]):
+class ReadOneByOne(Sequence[Member]):
+    """A sequence whose members are made when they are asked for: `read` makes one, of a number from 0."""
+
+    @abstractmethod
+    def read(self, number: int) -> Member: ...
+
+    @overload
+    def __getitem__(self, index: int) -> Member: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Member]: ...
+    def __getitem__(self, index: int | slice) -> Member | list[Member]:
+        numbers = range(len(self))[index]
+        return self.read(numbers) if isinstance(numbers, int) else list(map(self.read, numbers))
+
+
+class Shelf(ReadOneByOne[Example]):
     """A sequence of examples like any other, but for where they are kept. What is read is not kept either."""
 
     def __init__(self, opened: _Open, places: NDArray[Any]) -> None:
@@ -42,14 +60,8 @@ class Shelf(Sequence[Example]):
         found: NDArray[np.int64] = np.diff(self._places["end"], prepend=0)
         return found
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
+    def read(self, number: int) -> Example:
+        """One example, from the file."""
         place, start = self._places[number], int(self._places["end"][number - 1]) if number else 0
         size = (int(place["end"]) - start) * _TOKEN.itemsize
         # pread: no position that processes or threads would share, and no mapped pages that count as this process's.

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import FactoredLogits, Wanted
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import pack, to_batch
-from stillhouse.data.shelf import lengths_of
+from stillhouse.data.shelf import ReadOneByOne, lengths_of
 from stillhouse.labelling.recorders import Recorder, States
 
 ROWS_PER_BATCH = 8
@@ -199,7 +198,7 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-class Some(Sequence[Example]):
+class Some(ReadOneByOne[Example]):
     """A few of many examples, by their numbers: read when they are asked for."""
 
     def __init__(self, examples: Sequence[Example], numbers: NDArray[np.int64], tokens: int) -> None:
@@ -208,14 +207,9 @@ class Some(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self._examples[number] for number in self._numbers[index].tolist()]
-        return self._examples[int(self._numbers[index])]
+    def read(self, number: int) -> Example:
+        """One of them, from all."""
+        return self._examples[int(self._numbers[number])]
 
 
 def _shards(examples: Sequence[Example], shard_tokens: int) -> Iterator[Some]:

@@ -90,7 +90,7 @@ class Schedule(Config):
     `rows_per_step`."""
     gradient_checkpointing: bool = False
     """Keep of each layer its input alone, and compute the layer once more for its gradient: the same gradient, in less memory
-    and about a third more time."""
+    and for one forward pass more."""
     precision: Precision = "float32"
     """What layers compute in, the student's and those of a teacher that is asked while it learns. In bfloat16 weights,
     optimiser, heads and losses stay in float32, and so does what the student writes."""
