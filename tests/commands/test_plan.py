@@ -5,13 +5,23 @@ import json
 import pytest
 import torch
 
+from stillhouse.commands.plan.clock import Clock, few_steps
 from stillhouse.commands.plan.excerpt import excerpt, spread
 from stillhouse.commands.plan.forecast import Size, seconds_of, size_of
-from stillhouse.commands.plan.rehearsal import Clock, Rehearsed
+from stillhouse.commands.plan.plan import changes_that_fit, with_override
+from stillhouse.commands.plan.rehearsal import Rehearsed
 from stillhouse.commands.plan.saved import VERSION, SavedPlan, errors_of, recipe_hash, save
-from stillhouse.commands.plan.shapes import changes_that_fit, memory_of, with_override
+from stillhouse.commands.plan.shapes import memory_of, savings_of
+from stillhouse.commands.plan.story_model import planned as story_planned
+from stillhouse.commands.plan.story_rehearsal import Amount as StoryAmount
+from stillhouse.commands.plan.story_rehearsal import Rehearsed as StoryRehearsed
+from stillhouse.commands.plan.story_rehearsal import rehearse as rehearse_stories
+from stillhouse.commands.plan.story_rehearsal import seconds_of as story_seconds
 from stillhouse.commands.recipe import Recipe
+from stillhouse.commands.stories.recipe import StoryRecipe
 from stillhouse.core.config import parse_recipe
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.progress import Silent
 from stillhouse.core.run import RunFolder
 from stillhouse.models.footprint import saved_bytes
 from stillhouse.models.load import untrained
@@ -78,7 +88,7 @@ def test_what_grows_with_the_data_is_counted_on_and_the_rest_stays(planned):
 
 def test_a_clock_tells_a_unit_from_what_comes_before_and_after_it(monkeypatch):
     times = iter([0.0, 5.0, 7.0, 9.0, 12.0])
-    monkeypatch.setattr("stillhouse.commands.plan.rehearsal.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("stillhouse.commands.plan.clock.time.perf_counter", lambda: next(times))
     clock = Clock()
     clock.stage("train")
     clock.start("it learns", 3, "steps")
@@ -87,6 +97,22 @@ def test_a_clock_tells_a_unit_from_what_comes_before_and_after_it(monkeypatch):
     clock.finish()
     (work,) = clock.works
     assert (work.stage, work.total, work.seconds, work.unit_seconds, work.tail_seconds) == ("train", 3, 12.0, 2.0, 3.0)
+
+
+def test_what_pieces_within_a_piece_take_is_counted_once(monkeypatch):
+    times = iter([0.0, 1.0, 4.0, 5.0, 6.0])
+    monkeypatch.setattr("stillhouse.commands.plan.clock.time.perf_counter", lambda: next(times))
+    clock = Clock()
+    clock.start("questions are searched for", 2, "questions")
+    clock.start("the teacher scores", 8, "pairs")
+    clock.finish()
+    clock.advance(2)
+    clock.finish()
+    assert [work.seconds for work in clock.works] == [3.0, 3.0]
+
+
+def test_a_short_training_is_rehearsed_with_fewer_steps():
+    assert [few_steps(whole) for whole in (1, 20, 35, 50, 10**6)] == [3, 4, 7, 10, 10]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -117,7 +143,7 @@ def test_memory_is_told_part_by_part_and_an_adapter_has_little_to_learn(planned)
     parameters = whole.parts["student's weights"]
     assert parameters == whole.parts["gradients"] == whole.parts["optimizer"] // 2
     assert whole.parts["controls and start"] == 2 * parameters
-    assert whole.most == max(whole.training, whole.measuring)
+    assert whole.most == max(whole.at("training"), whole.at("measuring"))
     again = memory_of(with_override(planned, "training.gradient_checkpointing=true"), num_controls=1, program=0)
     assert again.parts["activations"] < whole.parts["activations"]
     assert {**again.parts, "activations": 0} == {**whole.parts, "activations": 0}
@@ -128,17 +154,17 @@ def test_memory_is_told_part_by_part_and_an_adapter_has_little_to_learn(planned)
 
 def test_changes_make_it_fit_and_where_none_does_those_that_help_come_together(planned):
     def needs(recipe):
-        return memory_of(recipe, num_controls=1, program=0).training
+        return memory_of(recipe, num_controls=1, program=0).at("training")
 
     long = with_override(with_override(planned, "data.sequence_tokens=512"), "training.rows_per_step=8")
     long = with_override(long, "training.rows_per_micro_batch=8")
     before, room = needs(long), needs(with_override(long, "training.rows_per_micro_batch=2"))
-    found = changes_that_fit(long, room=room, needs=needs)
+    found = changes_that_fit(long, savings_of(long), room=room, needs=needs)
     assert found and all(change.memory <= room for change in found)
     assert found[0].overrides == ("training.rows_per_micro_batch=2",)
     for change in found:
         assert needs(with_override(long, change.overrides[0])) == change.memory
-    (nearest,) = changes_that_fit(long, room=1, needs=needs)
+    (nearest,) = changes_that_fit(long, savings_of(long), room=1, needs=needs)
     assert len(nearest.overrides) > 1 and 1 < nearest.memory < before
 
 
@@ -197,3 +223,84 @@ def test_without_a_rehearsal_and_on_a_small_machine_shapes_alone_tell(recipe, te
     assert "by counted operations" in said.out and "it does not fit" in said.out and "together:" in said.out
     for option, value in (("--memory", "0"), ("--price-per-hour", "-1")):
         assert_refused_in_one_line(stillhouse("plan", path, "--no-rehearsal", option, value), option, "above 0")
+
+
+STORIES = {
+    "run": "runs/x",
+    "data": {
+        "kind": "stories",
+        "world": "beginnings",
+        "number": 400,
+        "held_out": 0.1,
+        "sequence_tokens": 64,
+        "batch_size": 8,
+        "sampling": {"max_new_tokens": 16},
+        "filters": [],
+    },
+    "tokenizer": {"size": 300},
+    "student": {"size": "1M"},
+    "training": {"epochs": 2, "rows_per_step": 4, "rows_per_micro_batch": 2},
+    "rounds": {"most": 2, "number": 100},
+    "evaluation": {"completions": 20, "sampling": {"max_new_tokens": 8}},
+}
+
+
+def story_recipe(teacher, **changes):
+    return parse_recipe(StoryRecipe, {**STORIES, "teacher": {"kind": "local", "model": str(teacher)}, **changes})
+
+
+def test_every_round_of_stories_is_counted_and_learns_from_all_texts_before_it(teacher_folder):
+    def piece(stage, title, total, unit, seconds):
+        steps = {"unit_seconds": 1.0, "tail_seconds": 0.0}
+        return {"stage": stage, "title": title, "total": total, "unit": unit, "seconds": seconds, **steps}
+
+    found = StoryRehearsed(
+        works=[
+            piece("synthesize", "the teacher writes: story, round 0", 8, "texts", 16.0),
+            piece("train_0", "the student learns, round 0", 10, "steps", 10.0),
+            piece("look_0", "held-out texts are predicted", 2, "texts", 1.0),
+            piece("evaluate", "the student goes on", 2, "texts", 3.0),
+            piece("evaluate", "the teacher reads", 2, "texts", 2.0),
+        ],
+        stages={"synthesize": 20.0, "train_0": 11.0, "look_0": 1.0, "evaluate": 6.0},
+        peak_bytes=2**30,
+        asked=8,
+        kept=4,
+        learnt=2,
+        held_out=2,
+        tokens=100,
+        rows=2,
+        completions=2,
+    )
+    amount = StoryAmount(story_recipe(teacher_folder), found)
+    assert (amount.held_out, amount.completions) == (20, 20)
+    assert [amount.learnt(number) for number in range(3)] == [180, 230, 280]
+    assert [amount.steps(number) for number in range(3)] == [2 * 45, 116, 2 * 70]
+    seconds = story_seconds(amount)
+    # 50 batches of 8 in the place of one, and 13 of them, the last half full; what is done before the first is done once.
+    assert seconds["synthesize"] == pytest.approx(16 * 50 + 4)
+    assert seconds["synthesize_2"] == pytest.approx(16 * (100 + 8 * 13) / 16)
+    assert seconds["train_0"] == pytest.approx(90 * 2 + 1)  # a step is of two micro-batches
+    assert seconds["look_1"] == pytest.approx(1 * 10)
+    # Two students, in two batches each; the teacher reads three texts a beginning in the place of two.
+    assert seconds["evaluate"] == pytest.approx(3 * 2 * 2 + 2 * 10 * 3 / 2 + 1)
+    assert (
+        story_seconds(StoryAmount(story_recipe(teacher_folder, rounds={"most": 0}), found)).keys()
+        == found.stages.keys()
+    )
+
+
+def test_stories_are_rehearsed_in_one_batch_and_planned_without_it_by_shapes(teacher_folder, tmp_path):
+    recipe = story_recipe(teacher_folder, run=str(tmp_path / "run"))
+    found = rehearse_stories(recipe, tmp_path)
+    assert (found.asked, found.kept) == (8, 8) and found.learnt == found.held_out == 4
+    assert {"synthesize", "tokenizer", "train_0", "look_0", "evaluate", "report"} <= found.stages.keys()
+    assert {work["title"] for work in found.works} >= {"the teacher reads", "the student goes on"}
+    plan = story_planned(recipe, rehearsal=False, room=1, progress=Silent())
+    assert plan.amount.startswith("400 texts to write, and up to 200 more in 2 later rounds")
+    assert plan.peak == plan.memory.most and plan.changes and not plan.seconds
+    remote = story_recipe(
+        "", teacher={"kind": "remote", "base_url": "http://localhost:1", "model": "x", "key_env": None}
+    )
+    with pytest.raises(StillhouseError, match="each request costs money"):
+        story_planned(remote, rehearsal=True, room=10**12, progress=Silent())

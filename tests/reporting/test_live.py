@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 
 from stillhouse.core.following import Follower
-from stillhouse.core.life import Kept, Memory
+from stillhouse.core.life import Kept
+from stillhouse.core.memory import Memory
 from stillhouse.core.progress import working
 from stillhouse.core.run import RunFolder
 from stillhouse.reporting.live import live_view, sparkline

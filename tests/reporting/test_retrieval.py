@@ -38,6 +38,7 @@ def result() -> RetrievalResult:
 def account(result) -> RetrievalAccount:
     side = dict.fromkeys(("deviation", "reach", "margin", "temperature", "candidates", "proposed"), 1.0)
     return RetrievalAccount(
+        plan={},
         title="mine",
         result=result,
         teacher="cross",

@@ -1,6 +1,7 @@
 """A recipe of kind retrieval goes from documents and questions to a student, its index and its report."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,14 @@ import pytest
 import yaml
 
 from stillhouse.cli import main
+from stillhouse.commands.plan.retriever_rehearsal import (
+    Amount,
+    pairs_to_measure,
+    pairs_to_score,
+    rehearse,
+    seconds_of,
+)
+from stillhouse.commands.plan.saved import VERSION, SavedPlan, recipe_hash, save
 from stillhouse.commands.retrieval import asking
 from stillhouse.commands.retrieval.asking import ASTRAY, round_trip
 from stillhouse.commands.retrieval.recipe import RetrievalRecipe
@@ -77,10 +86,13 @@ def small(folder: Path, models: dict[str, Path]) -> list[str]:
 
 def test_the_recipe_goes_the_whole_way_and_nothing_twice(folder, models, capsys):
     command = ["distill", str(ROOT / "recipes" / "retriever.yaml"), *small(folder, models), "evaluation.dimensions=[8]"]
+    run = folder / "run"
+    recipe = load_recipe(RetrievalRecipe, Path(command[1]), command[2:])
+    save(SavedPlan(VERSION, recipe_hash(recipe), {"train": 90.0, "evaluate": 5.0}, 2**30, 0), run)
     assert main(command) == 0
     said = capsys.readouterr()
     assert "nDCG@10" in said.out and "empty.txt" in said.out + said.err
-    run = folder / "run"
+    assert "time: planned 1 min 35 s, taken" in said.out and "memory: planned 1.07 GB" in said.out
     result = RetrievalResult.from_json(json.loads((run / "evaluation.json").read_text()))
     names = [one.name for one in result.retrievers]
     assert names == [
@@ -104,7 +116,11 @@ def test_the_recipe_goes_the_whole_way_and_nothing_twice(folder, models, capsys)
     assert len(hits) == 3 and hits[0].id in index.by_id
     assert open_bm25(run / "index").search(["boat"], 1)[0]
     page = (run / "report.html").read_text()
-    assert "Beside the teacher" in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert (
+        "What was planned" in page
+        and "Beside the teacher" in page
+        and "http://" not in page.replace("http://www.w3.org", "")
+    )
     before = {
         path: path.stat().st_mtime_ns
         for path in run.rglob("*")
@@ -112,6 +128,36 @@ def test_the_recipe_goes_the_whole_way_and_nothing_twice(folder, models, capsys)
     }
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_plan_counts_on_what_grows_and_a_rehearsal_needs_few(folder, models, tmp_path):
+    recipe = load_recipe(RetrievalRecipe, ROOT / "recipes" / "retriever.yaml", small(folder, models))
+    (tmp_path / "apart").mkdir()
+    found = rehearse(recipe, tmp_path / "apart")
+    assert found.few == Amount(passages=6, train=4, held_out=2, imitated=10) and found.kept == 1
+    pieces = {(work["stage"], work["unit"]): work["total"] for work in found.works}
+    assert pieces["label", "pairs"] <= pairs_to_score(recipe, found.few) == 4 * 4
+    assert pieces["evaluate", "pairs"] == pairs_to_measure(recipe, found.few) == 2 * 4
+    times = {"steps": 2.0, "passages": 10.0}
+    works = [
+        {**work, "seconds": 8.0, "unit_seconds": 2.0, "tail_seconds": 0.0, "total": 4}
+        for work in found.works
+        if work["unit"] in times and work["stage"] in ("train", "index")
+    ]
+    whole = Amount(passages=60, train=40, held_out=20, imitated=100)
+    timed = replace(found, works=works, stages={"train": 9.0, "index": 9.5})
+    seconds = seconds_of(recipe, timed, whole)
+    # Two epochs of 40 questions, two a step; ten times as many passages.
+    assert seconds == pytest.approx({"train": 2 * 40 / 2 * 2.0 + 1, "index": 80 + 1.5})
+
+
+def test_a_retriever_that_does_not_fit_is_told_what_would(folder, models, capsys):
+    path, changes = str(ROOT / "recipes" / "retriever.yaml"), small(folder, models)
+    assert main(["plan", path, *changes, "--no-rehearsal", "--memory", "0.0001"]) == 0
+    said = capsys.readouterr().out
+    assert "6 documents" in said and "4 questions to learn from and 2 held out" in said
+    for word in ("teacher's weights", "activations", "scores", "it does not fit", "training (", "together:"):
+        assert word in said
 
 
 def recipe_of(folder: Path, models: dict[str, Path], **changes: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from rich.console import Console
 from stillhouse.commands.launch.config import check_launch
 from stillhouse.commands.launch.launcher import Launcher
 from stillhouse.commands.metrics_log import MetricsLog
-from stillhouse.commands.pipeline import Pipeline, at_work
-from stillhouse.commands.plan.saved import errors_of
+from stillhouse.commands.pipeline import at_work
+from stillhouse.commands.plan.saved import said_of_plan
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
 from stillhouse.commands.stages.grounded_answers import grounded_account
@@ -25,7 +25,6 @@ from stillhouse.data.config import RagDataConfig
 from stillhouse.labelling.cluster import Cluster
 from stillhouse.reporting import results_table, reward_lines, terminal_progress, written_summary
 from stillhouse.reporting.grounded import grounded_lines
-from stillhouse.reporting.plans import plan_lines
 from stillhouse.synthesis import CARD
 from stillhouse.training.sharding import Held
 
@@ -82,7 +81,7 @@ def run(
     with at_work(recipe, terminal_progress(), launch=launch, cluster=cluster) as pipeline:
         match until:
             case "report":
-                _show(pipeline.report(), pipeline.run, planned=_said_of_plan(pipeline))
+                _show(pipeline.report(), pipeline.run, planned=said_of_plan(pipeline.run, recipe))
             case "evaluate":
                 Console().print(results_table(pipeline.evaluate()))
             case "synthesize":
@@ -136,12 +135,6 @@ def _said_of_answers(folder: RunFolder) -> list[str]:
     """How questions are answered over passages; nothing for other data."""
     account = grounded_account(folder.stages()).get("grounded", {})
     return grounded_lines(account) if account.get("result") else []
-
-
-def _said_of_plan(pipeline: Pipeline) -> list[str]:
-    """By how much the plan was wrong, where there was one."""
-    errors = errors_of(pipeline.run, pipeline.recipe)
-    return [] if errors is None else plan_lines(errors.to_dict())
 
 
 def _show(result: EvaluationResult, folder: RunFolder, *, planned: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 import psutil
 
+from stillhouse.core.memory import Memory, memory_now
 from stillhouse.core.progress import Follows, Progress
 
 FILE = "now.json"
@@ -27,21 +27,6 @@ QUIET_SECONDS = 60.0
 """A run on another machine that has not been heard of for longer is taken for stopped."""
 
 State = Literal["working", "ended", "stopped"]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that a process holds."""
-
-    resident: int
-    accelerator: int = 0
-
-
-def memory_now() -> Memory:
-    """This process's memory, and what torch has taken of an accelerator, if it was imported at all."""
-    torch: Any = sys.modules.get("torch")
-    has_cuda = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
-    return Memory(psutil.Process().memory_info().rss, torch.cuda.memory_reserved() if has_cuda else 0)
 
 
 @dataclass
@@ -84,7 +69,7 @@ class Now:
     detail: str = ""
     work: tuple[Counted, ...] = ()
     """The outermost first."""
-    memory: Memory = Memory(0)
+    memory: Memory = field(default_factory=lambda: Memory(0))
     peak_bytes: int = 0
 
 

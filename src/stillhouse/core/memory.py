@@ -1,13 +1,52 @@
-"""How it is told that memory has run out: every device and library has words of its own for it."""
+"""Memory: what this process holds and has held at most, what is free, and how it is told that there is none left."""
 
 import errno
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
 
+import psutil
+
+_IN_BYTES = 1 if sys.platform == "darwin" else 1024
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad_alloc")
 """CUDA, MPS and XPU; torch on a CPU, on Linux and on Windows; cuBLAS and its kin; C++."""
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a process holds."""
+
+    resident: int
+    accelerator: int = 0
+
+
+def memory_now() -> Memory:
+    """This process's memory, and what torch has taken of an accelerator, if it was imported at all."""
+    torch: Any = sys.modules.get("torch")
+    has_cuda = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
+    return Memory(psutil.Process().memory_info().rss, torch.cuda.memory_reserved() if has_cuda else 0)
+
+
+def peak_bytes() -> int:
+    """The most that this process has held so far: on its GPU, if it has one, else altogether."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _IN_BYTES
+
+
+def free_bytes() -> int:
+    """What models may take: of the GPU, if there is one, else of the machine's memory."""
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available)
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether this error says that there was no room in memory, whoever raised it."""
+    """Whether this error says that there was no room in memory, whoever raised it: every device and library has words of its
+    own for it."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError):  # numpy's own is one

@@ -44,6 +44,23 @@ class Silent:
     def say(self, text: str) -> None: ...
 
 
+class Inside:
+    """For a run inside a stage of another: its stages are that stage's work, and are said, not announced."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.start, self.advance, self.finish, self.say = (
+            progress.start,
+            progress.advance,
+            progress.finish,
+            progress.say,
+        )
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """One line among those of the stage that it is inside of."""
+        self._progress.say(detail or name)
+
+
 SILENT = Silent()
 
 

@@ -23,7 +23,7 @@ from stillhouse.core.files import (
     read_lines,
     write_atomic,
 )
-from stillhouse.core.room import peak_bytes
+from stillhouse.core.memory import peak_bytes
 from stillhouse.core.suites import SuiteName
 
 _OF_WRITERS = ("budget", "prices", "concurrency", "timeout_seconds", "retries", "key_env")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.results import Interval
 from stillhouse.core.retrieval_results import Difference, RetrievalResult, RetrieverResult
 from stillhouse.evaluation.intervals import Sampled, bootstrapped, ratio, spread
@@ -162,10 +163,11 @@ def evaluate_retrievers(
     student: str = "student",
     ignores_same_id: bool = False,
     timed_passages: Sequence[str] = (),
+    progress: Progress = SILENT,
 ) -> RetrievalResult:
     """Measure every entrant on the same questions; the student is compared with each other one over the same draws of them."""
     asked = [one.text for one in questions]
-    found = {one.name: one.retriever.search(asked, DEPTH) for one in entrants}
+    found = _found(entrants, asked, progress)
     if ignores_same_id:
         found = {name: without_same_id(hits, questions) for name, hits in found.items()}
     quality = {name: ranking_quality(questions, hits) for name, hits in found.items()}
@@ -174,6 +176,7 @@ def evaluate_retrievers(
         for one in entrants
     }
     sampled = _sampled(quality | {f"{name} agrees": values for name, values in agreements.items()}, len(questions))
+    speeds = _speeds(entrants, asked, timed_passages, progress)
     results = [
         RetrieverResult(
             one.name,
@@ -181,8 +184,7 @@ def evaluate_retrievers(
             one.detail,
             {metric: sampled[one.name, metric].interval() for metric in quality[one.name]},
             {metric: sampled[f"{one.name} agrees", metric].interval() for metric in agreements[one.name]},
-            _queries_a_second(one, asked) if one.times else None,
-            _passages_a_second(one, timed_passages) if one.times else None,
+            *speeds.get(one.name, (None, None)),
             None if one.dense is None else one.dense.num_bytes,
             one.parameters,
         )
@@ -197,6 +199,28 @@ def evaluate_retrievers(
     ]
     shares = {metric: sampled[student, metric].share_of(sampled[teacher, metric]).interval() for metric in metrics}
     return RetrievalResult(len(questions), num_passages, ignores_same_id, results, differences, shares)
+
+
+def _found(entrants: Sequence[Entrant], asked: Sequence[str], progress: Progress) -> dict[str, list[list[Hit]]]:
+    found = {}
+    with working(progress, "questions are searched for", len(entrants) * len(asked), "questions"):
+        for one in entrants:
+            found[one.name] = one.retriever.search(asked, DEPTH)
+            progress.advance(len(asked))
+    return found
+
+
+def _speeds(
+    entrants: Sequence[Entrant], asked: Sequence[str], passages: Sequence[str], progress: Progress
+) -> dict[str, tuple[Interval, Interval | None]]:
+    """Queries and passages a second, of those that are timed."""
+    found = {}
+    timed = [one for one in entrants if one.times]
+    with working(progress, "timing", len(timed), "retrievers"):
+        for one in timed:
+            found[one.name] = (_queries_a_second(one, asked), _passages_a_second(one, passages))
+            progress.advance(1)
+    return found
 
 
 def _sampled(values: Mapping[str, Mapping[str, Values]], num_questions: int) -> dict[tuple[str, str], Sampled]:

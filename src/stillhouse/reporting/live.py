@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stillhouse.core.following import Followed
-from stillhouse.core.life import Memory
+from stillhouse.core.memory import Memory
 from stillhouse.core.results import Sample
 from stillhouse.reporting import formatting
 from stillhouse.reporting.charts import FAR_OUT, shown_terms, term_title, trend

@@ -11,6 +11,7 @@ from stillhouse.reporting import formatting
 from stillhouse.reporting.charts import curve_panels
 from stillhouse.reporting.html import rendered, write_whole
 from stillhouse.reporting.page import Page
+from stillhouse.reporting.plans import plan_view
 from stillhouse.reporting.sections import RecipeView, Shown
 from stillhouse.reporting.shapes import Cell, Facts, Prose, Row, Table
 from stillhouse.reporting.verdicts import Finding, Outcome
@@ -37,6 +38,8 @@ class RetrievalAccount:
     recipe_yaml: str
     stages: Sequence[Mapping[str, Any]]
     documents: Mapping[str, int]
+    plan: Mapping[str, Any]
+    """By how much it was wrong, where there was one."""
 
 
 def write_retrieval_report(path: Path, account: RetrievalAccount) -> None:
@@ -111,6 +114,8 @@ def _sections(account: RetrievalAccount) -> Iterator[Shown]:
     yield shown("scales", "Scales, before training", "Scales", scales_view(account.scales))
     yield shown("data", "Documents, questions, negatives", "Data", data_facts(account), "data")
     yield shown("recipe", "Recipe", "Recipe", RecipeView("", formatting.clean(account.recipe_yaml)), "recipe")
+    if (view := plan_view(account.plan)) is not None:
+        yield shown("plan", "What was planned", "Plan", view)
 
 
 def quality_table(result: RetrievalResult) -> Table:

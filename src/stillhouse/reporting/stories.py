@@ -11,6 +11,7 @@ from stillhouse.reporting import formatting
 from stillhouse.reporting.charts import curve_panels
 from stillhouse.reporting.html import rendered, write_whole
 from stillhouse.reporting.page import Page
+from stillhouse.reporting.plans import plan_view
 from stillhouse.reporting.samples import SamplesView, SampleView, Writer
 from stillhouse.reporting.sections import RecipeView, Shown
 from stillhouse.reporting.shapes import Cell, Facts, Prose, Row, Table, truncated
@@ -36,6 +37,8 @@ class StoryAccount:
     tokens: int
     """Of the student's vocabulary."""
     stages: Sequence[Mapping[str, Any]]
+    plan: Mapping[str, Any]
+    """By how much it was wrong, where there was one."""
 
 
 def write_story_report(path: Path, account: StoryAccount) -> None:
@@ -110,6 +113,8 @@ def _sections(account: StoryAccount) -> Iterator[Shown]:
     yield shown("coverage", "How much of the world is covered", "Coverage", coverage_view(account.card["coverage"]))
     yield shown("data", "What it took", "Cost", list(_facts(account)), "data")
     yield shown("recipe", "Recipe", "Recipe", RecipeView("", formatting.clean(account.recipe_yaml)), "recipe")
+    if (view := plan_view(account.plan)) is not None:
+        yield shown("plan", "What was planned", "Plan", view)
 
 
 def quality_view(result: StoryResult) -> Prose:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stillhouse.core.following import Follower
-from stillhouse.core.life import memory_now
+from stillhouse.core.memory import memory_now
 from stillhouse.core.progress import Progress
 from stillhouse.core.results import METRICS, EvaluationResult, Interval, ModelResult, Role
 from stillhouse.reporting import formatting

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from stillhouse.core.errors import DataError, StaleError
 from stillhouse.core.files import atomic_path, json_line, read_json, read_lines, size_on_disk, write_atomic
+from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.retrieval.bm25 import Bm25
 from stillhouse.retrieval.documents import Passage
 from stillhouse.retrieval.embed import Embedder, Similarity, Vectors
@@ -150,6 +151,7 @@ def build_index(
     precision: Precision = "float32",
     exact_up_to: int = EXACT_UP_TO,
     vectors: Vectors | None = None,
+    progress: Progress = SILENT,
 ) -> DenseIndex:
     """Embed passages (or take their `vectors`) and index them; above `exact_up_to` by a graph of neighbours, whose recall
     against the exact search is measured and kept.
@@ -160,13 +162,21 @@ def build_index(
     listed = list(passages)
     if not listed:
         raise DataError("there is no passage to index. Check data.documents.")
-    made = embedder.documents([passage.whole for passage in listed]) if vectors is None else vectors
+    made = embedded(embedder, listed, progress=progress) if vectors is None else vectors
     kept = stored(made, precision)
     if len(listed) <= exact_up_to:
         return DenseIndex(embedder, listed, kept)
     index = DenseIndex(embedder, listed, kept, graph=_graph(made, precision))
     index.recall = ann_recall(index, made[:: max(1, len(made) // RECALL_QUERIES)], k=RECALL_AT)
     return index
+
+
+def embedded(embedder: Embedder, passages: Sequence[Passage], *, progress: Progress = SILENT) -> Vectors:
+    """The passages' vectors, in their order."""
+    with working(progress, "passages are embedded", len(passages), "passages"):
+        vectors = embedder.documents([passage.whole for passage in passages])
+        progress.advance(len(passages))
+    return vectors
 
 
 def _graph(vectors: Vectors, precision: Precision) -> Any:

@@ -42,9 +42,17 @@ def student_of_size(
     size: Size, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int = 512, seed: int = 0
 ) -> PreTrainedModel:
     """A model of that size for this tokenizer, with random weights."""
+    config = config_of_size(size, vocabulary=len(tokenizer), max_tokens=max_tokens)
+    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config).eval()
+
+
+def config_of_size(size: Size, *, vocabulary: int, max_tokens: int) -> LlamaConfig:
+    """What a model of that size is made of."""
     shape = SIZES[size]
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    return LlamaConfig(
+        vocab_size=vocabulary,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
         num_hidden_layers=shape.layers,
@@ -52,9 +60,5 @@ def student_of_size(
         num_key_value_heads=shape.heads,
         max_position_embeddings=max_tokens,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,  # a row that pads learns nothing as an input, and here it would be the one that begins texts
     )
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(config).eval()

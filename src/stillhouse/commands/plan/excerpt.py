@@ -3,8 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from stillhouse.data.tables import DOCUMENT_END, format_of, read_file, records_in
+
+Item = TypeVar("Item")
 
 TABLES = (".jsonl", ".json", ".csv", ".tsv")
 
@@ -21,7 +24,7 @@ def excerpt(path: Path, out: Path, *, rows: int) -> Path:
     return target
 
 
-def spread(items: Sequence[str], wanted: int) -> list[str]:
+def spread(items: Sequence[Item], wanted: int) -> list[Item]:
     """So many of the items, evenly spread over all of them; all, if there are no more."""
     if wanted >= len(items):
         return list(items)

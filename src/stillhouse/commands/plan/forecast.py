@@ -2,9 +2,11 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from stillhouse.commands.plan.clock import Timed
 from stillhouse.commands.plan.rehearsal import Rehearsed
 from stillhouse.commands.recipe import Recipe
 from stillhouse.students.config import FromLayersConfig
@@ -58,29 +60,40 @@ def written_times(recipe: Recipe, found: Rehearsed) -> float:
     return 1.0 if records is None else max(1.0, records / max(1, found.documents + found.held_out))
 
 
-def seconds_of(recipe: Recipe, found: Rehearsed, size: Size, *, teacher_layers: int) -> dict[str, float]:
-    """Seconds of each stage."""
-    by_stage: dict[str, float] = defaultdict(float)
+def by_stage(found: Timed, whole: Callable[[Mapping[str, Any]], float]) -> dict[str, float]:
+    """Seconds of each stage: each piece of work as long as the `whole` of it takes, what is between the pieces as it was."""
+    seconds: dict[str, float] = defaultdict(float)
     rest = dict(found.stages)
     for work in found.works:
         stage = str(work["stage"])
         rest[stage] = rest.get(stage, 0.0) - work["seconds"]
-        by_stage[stage] += _whole(work, recipe, found, size)
-    for stage, seconds in rest.items():
-        by_stage[stage] += max(0.0, seconds)
-    by_stage["student"] += _choice_seconds(recipe, found, teacher_layers)
-    return dict(by_stage)
+        seconds[stage] += whole(work)
+    for stage, left in rest.items():
+        seconds[stage] += max(0.0, left)
+    return dict(seconds)
 
 
-def _whole(work: Mapping[str, float | str], recipe: Recipe, found: Rehearsed, size: Size) -> float:
+def learning_seconds(work: Mapping[str, Any], *, steps: float, times: float, save_every: int) -> float:
+    """Of a training: so many steps, each so many `times` as long as there, and what is done once and at each saving."""
+    unit, tail = float(work["unit_seconds"]), float(work["tail_seconds"])
+    first = float(work["seconds"]) - float(work["total"]) * unit - tail
+    return steps * times * unit + max(1.0, steps / save_every) * tail + max(0.0, first)
+
+
+def seconds_of(recipe: Recipe, found: Rehearsed, size: Size, *, teacher_layers: int) -> dict[str, float]:
+    """Seconds of each stage."""
+    seconds = by_stage(found, lambda work: _whole(work, recipe, found, size))
+    chosen = _choice_seconds(recipe, found, teacher_layers)
+    return {**seconds, "student": seconds.get("student", 0.0) + chosen}
+
+
+def _whole(work: Mapping[str, Any], recipe: Recipe, found: Rehearsed, size: Size) -> float:
     """One piece of work, as large as it will be."""
-    title, seconds, total = str(work["title"]), float(work["seconds"]), float(work["total"])
+    title, seconds = str(work["title"]), float(work["seconds"])
     if work["unit"] == "steps":
         micro_batches = recipe.training.rows_per_step // recipe.training.rows_per_micro_batch
-        steps = size.steps * micro_batches / found.micro_batches * float(work["unit_seconds"])
-        saves = max(1.0, size.steps / recipe.training.save_every_steps)
-        first = seconds - total * float(work["unit_seconds"]) - float(work["tail_seconds"])
-        return steps + saves * float(work["tail_seconds"]) + max(0.0, first)
+        times = micro_batches / found.micro_batches
+        return learning_seconds(work, steps=size.steps, times=times, save_every=recipe.training.save_every_steps)
     if title.startswith(FROM_OWN_FILES):
         return seconds
     if work["stage"] in ("synthesize", "history"):

@@ -1,30 +1,19 @@
-"""Ten steps of a recipe, on this machine, in a process of their own: every stage in miniature, with a clock beside it.
+"""Ten steps of a recipe of one teacher and one student: every stage in miniature, with a clock beside it."""
 
-    python -m stillhouse.commands.plan.rehearsal FOLDER
-
-reads `recipe.yaml` in the folder, and leaves what it found in `rehearsal.json`.
-"""
-
-import json
 import math
-import statistics
-import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.parts.students import calibration_batch
 from stillhouse.commands.pipeline import at_work
+from stillhouse.commands.plan.clock import STEPS, Clock, Timed, few_steps
 from stillhouse.commands.plan.excerpt import excerpt
 from stillhouse.commands.recipe import Recipe
-from stillhouse.core.config import load_recipe
-from stillhouse.core.errors import StillhouseError
-from stillhouse.core.files import write_atomic
+from stillhouse.core.memory import peak_bytes
 from stillhouse.core.progress import Silent
-from stillhouse.core.room import peak_bytes
 from stillhouse.core.run import RunFolder
 from stillhouse.models.anatomy import num_layers
 from stillhouse.models.load import load_config, without_weights
@@ -32,73 +21,16 @@ from stillhouse.students.config import FromLayersConfig
 from stillhouse.students.layer_choice import GREEDY_SHORTLIST, choose_layers, uniform_layers
 from stillhouse.synthesis.config import PromptSynthesisConfig
 
-STEPS = 10
 MICRO_BATCHES = 4
 """As many as there are rows for; the ten steps read them again and again."""
 RECORDS = 16
 """That the teacher writes, where it writes any."""
-FOUND = "rehearsal.json"
-
-
-@dataclass
-class Work:
-    """One piece of work: how much of it there was, when it began and ended, and when how much was done."""
-
-    stage: str
-    title: str
-    total: int
-    unit: str
-    seconds: float = 0.0
-    unit_seconds: float = 0.0
-    """Of one unit, once it is under way."""
-    tail_seconds: float = 0.0
-    """From the last unit to the end."""
-
-
-@dataclass
-class Clock(Silent):
-    """Notes how long each piece of work of each stage takes."""
-
-    works: list[Work] = field(default_factory=list)
-    _stage: str = ""
-    _marks: list[tuple[float, int]] = field(default_factory=list)
-
-    def stage(self, name: str, detail: str = "") -> None:
-        """The next pieces are of this one."""
-        self._stage = name
-
-    def start(self, title: str, total: int, unit: str = "") -> None:
-        """A piece begins."""
-        self.works.append(Work(self._stage, title, total, unit))
-        self._marks = [(time.perf_counter(), 0)]
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """So much more of it is done."""
-        self._marks.append((time.perf_counter(), amount))
-
-    def finish(self) -> None:
-        """It is done."""
-        if not self.works or not self._marks:
-            return
-        work, now = self.works[-1], time.perf_counter()
-        spans = [
-            (later[0] - before[0]) / later[1]
-            for before, later in zip(self._marks, self._marks[1:], strict=False)
-            if later[1]
-        ]
-        work.seconds = now - self._marks[0][0]
-        work.unit_seconds = statistics.fmean(spans[1:] or spans) if spans else 0.0
-        work.tail_seconds = now - self._marks[-1][0]
-        self._marks = []
 
 
 @dataclass(frozen=True)
-class Rehearsed:
-    """What a rehearsal found."""
+class Rehearsed(Timed):
+    """What a rehearsal of one teacher and one student found."""
 
-    works: list[dict[str, Any]]
-    stages: dict[str, float]
-    """Seconds of each."""
     rows: int
     documents: int
     held_out: int
@@ -112,7 +44,6 @@ class Rehearsed:
     """To try what the teacher says without one layer; 0 where none are chosen so."""
     label_bytes: float | None
     """A token of text, where labels are stored."""
-    peak_bytes: int
 
 
 def rehearse(recipe: Recipe, folder: Path) -> Rehearsed:
@@ -126,7 +57,7 @@ def rehearse(recipe: Recipe, folder: Path) -> Rehearsed:
     parts = Parts(small, RunFolder(small.run), Silent())
     rows = parts.data.train
     steps_an_epoch = math.ceil(len(rows) / small.training.rows_per_step)
-    schedule = small.training.model_copy(update={"epochs": (STEPS - 0.5) / steps_an_epoch})
+    schedule = small.training.model_copy(update={"epochs": (_steps_wanted(whole) - 0.5) / steps_an_epoch})
     timed = small.model_copy(update={"run": folder / "timed", "training": schedule})
     choice_seconds = 0.0
     with at_work(timed, clock, lenders=[small.run]) as pipeline:
@@ -149,6 +80,15 @@ def rehearse(recipe: Recipe, folder: Path) -> Rehearsed:
         label_bytes=stages.get("label", {}).get("bytes_per_token"),
         peak_bytes=peak_bytes(),
     )
+
+
+def _steps_wanted(whole: Parts) -> int:
+    """Of one micro-batch each."""
+    recipe = whole.recipe
+    if recipe.data.path is None or whole.answers_first:
+        return STEPS
+    schedule = recipe.training
+    return few_steps(math.ceil(schedule.epochs * len(whole.data.train) / schedule.rows_per_micro_batch))
 
 
 def _is_greedy(recipe: Recipe) -> bool:
@@ -210,24 +150,3 @@ def _choice(parts: Parts) -> float:
     _ = choose_layers(teacher, batch, keep=layers - 1, method="greedy")
     # The shortlist, three ways to end, and the whole, to be compared with and looked into.
     return (time.perf_counter() - started) / (GREEDY_SHORTLIST + 5)
-
-
-def main(arguments: list[str]) -> int:
-    """Rehearse the recipe in a folder."""
-    folder = Path(arguments[0])
-    try:
-        found = rehearse(load_recipe(Recipe, folder / "recipe.yaml"), folder)
-    except StillhouseError as error:
-        print(error, file=sys.stderr)
-        return 2
-    write_atomic(folder / FOUND, json.dumps(asdict(found)))
-    return 0
-
-
-def rehearsed_of(values: Mapping[str, Any]) -> Rehearsed:
-    """What a process has left."""
-    return Rehearsed(**values)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

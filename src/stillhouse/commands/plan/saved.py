@@ -9,6 +9,7 @@ from typing import Any
 from stillhouse.core.config import Config
 from stillhouse.core.files import fingerprint, read_lines, write_atomic
 from stillhouse.core.run import PLAN, RunFolder
+from stillhouse.reporting.plans import plan_lines
 
 VERSION = 1
 NOT_ASKED = ("run", "report_to")
@@ -97,3 +98,15 @@ def errors_of(run: RunFolder, recipe: Config) -> Errors | None:
         stages=stages,
         left_out=tuple(unclear),
     )
+
+
+def said_of_plan(run: RunFolder, recipe: Config) -> list[str]:
+    """By how much the plan was wrong, where there was one: a line each of time and memory."""
+    errors = errors_of(run, recipe)
+    return [] if errors is None else plan_lines(errors.to_dict())
+
+
+def planned_beside(run: RunFolder, recipe: Config) -> dict[str, Any]:
+    """The same for a report; empty where nothing was planned."""
+    errors = errors_of(run, recipe)
+    return {} if errors is None else errors.to_dict()

@@ -68,7 +68,7 @@ def _found(parts: RetrievalParts, records: Sequence[Record], *, k: int) -> list[
     if texts and not parts.recipe.reranks:
         from stillhouse.retrieval.embed import SentenceEmbedder
 
-        index = build_index(SentenceEmbedder(parts.new_student()), parts.corpus.passages)
+        index = build_index(SentenceEmbedder(parts.new_student()), parts.corpus.passages, progress=parts.progress)
         lists.append(index.search(texts, k))
     by_id = parts.corpus.by_id
     return [{id_of(by_id[hit.id].text) for hits in found for hit in hits} for found in zip(*lists, strict=True)]

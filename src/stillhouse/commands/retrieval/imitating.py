@@ -16,6 +16,7 @@ from stillhouse.commands.retrieval.parts import RetrievalParts
 from stillhouse.commands.retrieval.recipe import FittedImitationConfig, StatesImitationConfig
 from stillhouse.core.config import parse_recipe
 from stillhouse.core.files import json_line, remove, write_atomic
+from stillhouse.core.progress import Inside, working
 from stillhouse.core.run import RunFolder
 from stillhouse.models.load import display_name
 from stillhouse.retrieval.embed import SentenceEmbedder, Vectors, load_embedder, load_sentence_model
@@ -36,13 +37,19 @@ def imitated(parts: RetrievalParts, metrics: MetricsLog) -> Any:
     texts = [*passages, *questions]
     source = wanted.model or parts.start
     teacher = load_embedder(source, max_tokens=parts.recipe.student.max_tokens)
-    parts.progress.say(f"{len(texts):,} texts are embedded by {display_name(source)}")
-    embeddings = np.concatenate([teacher.documents(passages), teacher.queries(questions)])
+    with working(parts.progress, f"{display_name(source)} embeds", len(texts), "texts") as progress:
+        embeddings = np.concatenate([teacher.documents(passages), teacher.queries(questions)])
+        progress.advance(len(texts))
     student = parts.load_student("student_before")
     if isinstance(wanted, FittedImitationConfig):
-        return fitted(student, texts, embeddings, ridge=wanted.ridge)
+        with working(parts.progress, "the student is fitted", len(texts), "texts") as progress:
+            found = fitted(student, texts, embeddings, ridge=wanted.ridge)
+            progress.advance(len(texts))
+        return found
     if source != parts.start:  # the model that it is made of has the student's own axes
-        made = SentenceEmbedder(student).documents(texts)
+        with working(parts.progress, "the student embeds", len(texts), "texts") as progress:
+            made = SentenceEmbedder(student).documents(texts)
+            progress.advance(len(texts))
         embeddings = turned_towards(made.astype(np.float64), embeddings.astype(np.float64)).astype(np.float32)
     return _by_embeddings(parts, student, texts, embeddings, wanted.training, metrics)
 
@@ -88,7 +95,7 @@ def _by_states(parts: RetrievalParts, wanted: StatesImitationConfig) -> Any:
     write_atomic(file, "".join(json_line({"text": text}) for text in texts))
     recipe = nested_recipe(parts, wanted, file=file, folder=folder, num_texts=len(texts))
     run = RunFolder(folder)
-    pipeline = Pipeline(recipe, run, parts.progress)
+    pipeline = Pipeline(recipe, run, Inside(parts.progress))
     pipeline.check()
     with run.open(recipe):
         pipeline.train()

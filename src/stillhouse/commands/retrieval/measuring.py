@@ -10,7 +10,7 @@ from stillhouse.evaluation.retrieval import Entrant, evaluate_retrievers
 from stillhouse.models.load import display_name
 from stillhouse.retrieval.embed import SentenceEmbedder, Vectors, shortened
 from stillhouse.retrieval.hits import Retriever
-from stillhouse.retrieval.index import DenseIndex, Hybrid, Reranked, build_index, open_index
+from stillhouse.retrieval.index import DenseIndex, Hybrid, Reranked, build_index, embedded, open_index
 from stillhouse.retrieval.teachers import BiEncoderTeacher, raw_logits
 
 TIMED_PASSAGES = 24
@@ -29,6 +29,7 @@ def measured(parts: RetrievalParts, index: Path) -> RetrievalResult:
         num_passages=len(passages),
         ignores_same_id=parts.recipe.evaluation.ignore_same_id,
         timed_passages=[passage.whole for passage in passages[::step][:TIMED_PASSAGES]],
+        progress=parts.progress,
     )
 
 
@@ -59,11 +60,14 @@ class _Entrants:
 
     @cached_property
     def _before(self) -> DenseIndex:
-        return build_index(self.parts.embedder("student_before"), self.parts.corpus.passages)
+        return self._embedded(self.parts.embedder("student_before"))
 
     @cached_property
     def _imitating(self) -> DenseIndex:
-        return build_index(self.parts.embedder("student_imitating"), self.parts.corpus.passages)
+        return self._embedded(self.parts.embedder("student_imitating"))
+
+    def _embedded(self, embedder: SentenceEmbedder) -> DenseIndex:
+        return build_index(embedder, self.parts.corpus.passages, progress=self.parts.progress)
 
     @cached_property
     def _pool(self) -> Retriever:
@@ -78,7 +82,7 @@ class _Entrants:
         count = sum(parameter_count(one.model) for one in teachers if hasattr(one, "model"))
         if len(teachers) == 1 and isinstance(teachers[0], BiEncoderTeacher):
             embedder = teachers[0].embedder
-            index = build_index(embedder, self.parts.corpus.passages)
+            index = self._embedded(embedder)
             return Entrant("teacher", "teacher", name, index, index, parameter_count(embedder.model))
         depth = self.parts.recipe.evaluation.rerank_depth
         retriever = Reranked(self._pool, self._scored, self.parts.texts, depth)
@@ -109,7 +113,7 @@ class _Entrants:
     def _coarser(self) -> Iterator[Entrant]:
         wanted = self.parts.recipe.evaluation
         model, passages = self.parts.load_student("student"), self.parts.corpus.passages
-        whole: Vectors = SentenceEmbedder(model).documents([passage.whole for passage in passages])
+        whole: Vectors = embedded(SentenceEmbedder(model), passages, progress=self.parts.progress)
         for precision in wanted.precisions:
             index = build_index(SentenceEmbedder(model), passages, precision=precision, vectors=whole)
             yield Entrant(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stillhouse.commands.alarm_log import given_up, telling
 from stillhouse.commands.metrics_log import MetricsLog
+from stillhouse.commands.plan.saved import planned_beside
 from stillhouse.commands.retrieval.asking import ask_questions
 from stillhouse.commands.retrieval.imitating import imitated, texts_to_imitate
 from stillhouse.commands.retrieval.measuring import measured
@@ -23,7 +24,7 @@ from stillhouse.core.config import to_yaml
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import atomic_path, fingerprint, read_lines, remove, write_atomic
 from stillhouse.core.life import Kept
-from stillhouse.core.progress import Progress
+from stillhouse.core.progress import Progress, working
 from stillhouse.core.retrieval_results import RetrievalResult
 from stillhouse.core.run import RunFolder
 from stillhouse.retrieval.embed import SentenceEmbedder, model_fingerprint
@@ -166,7 +167,8 @@ class RetrievalPipeline:
         embedder = (
             self.parts.teacher_embedder if source == "teacher" else self.parts.embedder(self.parts.beginning.name)
         )
-        return build_index(embedder, self.parts.corpus.passages).search(texts, k)
+        index = build_index(embedder, self.parts.corpus.passages, progress=self.progress)
+        return index.search(texts, k)
 
     def label(self) -> dict[str, Any]:
         """The teacher's scores, the negatives that they leave, and a look at how far they spread."""
@@ -274,11 +276,13 @@ class RetrievalPipeline:
     def _student_scores(self, rows: Sequence[TrainingRow]) -> NDArray[np.float64]:
         pairs = [(row.question.text, self.parts.texts[passage]) for row in rows for passage in row.passages]
         before = self.parts.load_student(self.parts.beginning.name)
-        if self.recipe.reranks:
-            found = raw_logits(before, pairs)
-        else:
-            embedder = SentenceEmbedder(before)
-            found = BiEncoderTeacher(str(self.parts.beginning), embedder=embedder).scores(pairs)
+        with working(self.progress, "the student scores", len(pairs), "pairs"):
+            if self.recipe.reranks:
+                found = raw_logits(before, pairs)
+            else:
+                embedder = SentenceEmbedder(before)
+                found = BiEncoderTeacher(str(self.parts.beginning), embedder=embedder).scores(pairs)
+            self.progress.advance(len(pairs))
         return found.reshape(len(rows), -1).astype(np.float64)
 
     # Training.
@@ -359,7 +363,11 @@ class RetrievalPipeline:
         def work() -> dict[str, Any]:
             embedder = self.parts.embedder("student")
             index = build_index(
-                embedder, self.parts.corpus.passages, precision=wanted.precision, exact_up_to=wanted.exact_up_to
+                embedder,
+                self.parts.corpus.passages,
+                precision=wanted.precision,
+                exact_up_to=wanted.exact_up_to,
+                progress=self.progress,
             )
             made_by = model_fingerprint(str(self.run.student))
             index.save(self.index_folder, made_by=made_by, bm25=self.parts.bm25 if wanted.bm25 else None)
@@ -417,6 +425,7 @@ class RetrievalPipeline:
                 mining=stages["label"],
                 recipe_yaml=to_yaml(self.recipe),
                 stages=[{"name": name, "seconds": done["seconds"]} for name, done in stages.items()],
+                plan=planned_beside(self.run, self.recipe),
                 documents={
                     "documents": self.parts.corpus.num_documents,
                     "empty": len(self.parts.corpus.empty),

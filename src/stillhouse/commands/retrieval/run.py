@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stillhouse.commands.plan.saved import said_of_plan
 from stillhouse.commands.retrieval.pipeline import at_work
 from stillhouse.commands.retrieval.recipe import RetrievalRecipe
 from stillhouse.core.config import load_recipe
@@ -33,6 +34,8 @@ def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
         for line in retrieval_lines(found):
             console.print(line, markup=False)
         if until == "report":
+            for line in said_of_plan(pipeline.run, recipe):
+                console.print(f"\n{line}", markup=False)
             places = {"report": pipeline.run.report, "student": pipeline.run.student, "index": pipeline.index_folder}
             for name, place in places.items():
                 if place.exists():

@@ -8,7 +8,7 @@ from typing import Any
 from stillhouse.commands.adapters import ADAPTER_FOLDER
 from stillhouse.commands.alarm_log import alarms_of
 from stillhouse.commands.parts.learnt import num_tokens
-from stillhouse.commands.plan.saved import errors_of
+from stillhouse.commands.plan.saved import planned_beside
 from stillhouse.commands.remote import spent_elsewhere
 from stillhouse.commands.stages.evaluating import evaluate, everything
 from stillhouse.commands.stages.grounded_answers import grounded_account
@@ -132,6 +132,5 @@ def _data_account(shop: Workshop, stages: Mapping[str, dict[str, Any]]) -> dict[
     if (file := shop.run.data / CARD).exists():
         card = json.loads(file.read_text(encoding="utf-8"))
         account |= {"written": card, "reward": card.get("reward")}
-    if (errors := errors_of(shop.run, shop.recipe)) is not None:
-        account["plan"] = errors.to_dict()
+    account["plan"] = planned_beside(shop.run, shop.recipe)
     return {**account, **grounded_account(stages), "alarms": alarms_of(shop.run)}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.commands.stories.texts import Story
+from stillhouse.core.progress import working
 from stillhouse.core.rouge import words_of
 from stillhouse.core.story_results import CopiedRun, RoundResult, StoryResult, StorySample, WriterResult
 from stillhouse.core.word_forms import holds
@@ -144,7 +145,9 @@ def _written(pipeline: "StoryPipeline", starts: Sequence[Start], texts: Sequence
     if pipeline.remote is None:
         teacher = pipeline.teacher
         of_texts = [_behind(start, text, teacher.tokenizer) for start, text in zip(starts, texts, strict=True)]
-        bits = predicted(teacher.model, of_texts, vocab_size=len(teacher.tokenizer)).each.tolist()
+        with working(pipeline.progress, "the teacher reads", len(texts), "texts") as progress:
+            bits = predicted(teacher.model, of_texts, vocab_size=len(teacher.tokenizer)).each.tolist()
+            progress.advance(len(texts))
     return [
         Written(
             beginning=start.shown,

@@ -13,6 +13,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stillhouse.commands.metrics_log import MetricsLog
+from stillhouse.commands.plan.saved import planned_beside
 from stillhouse.commands.remote import remote_teacher
 from stillhouse.commands.stories.asking import Program, about
 from stillhouse.commands.stories.compared import run_result
@@ -30,7 +31,7 @@ from stillhouse.core.files import (
     write_atomic,
 )
 from stillhouse.core.life import Kept
-from stillhouse.core.progress import Progress
+from stillhouse.core.progress import Progress, working
 from stillhouse.core.results import Interval
 from stillhouse.core.run import RunFolder
 from stillhouse.core.story_results import RoundResult, StoryResult
@@ -357,7 +358,10 @@ class StoryPipeline:
         """What a student needs for the held-out texts."""
         tokens = self.recipe.data.sequence_tokens
         texts = whole_texts([story.text for story in self.held_out], self.tokenizer, max_tokens=tokens)
-        return predicted(load_causal_lm(str(student)).model, texts, vocab_size=len(self.tokenizer))
+        with working(self.progress, "held-out texts are predicted", len(texts), "texts") as progress:
+            sums = predicted(load_causal_lm(str(student)).model, texts, vocab_size=len(self.tokenizer))
+            progress.advance(len(texts))
+        return sums
 
     def _judged(self, number: int, sums: TextSums) -> RoundResult:
         won = None if number == 0 else gain(self._sums_of(number - 1), sums)
@@ -454,6 +458,7 @@ class StoryPipeline:
                 recipe_yaml=to_yaml(self.recipe),
                 tokens=int(stages["tokenizer"]["tokens"]),
                 stages=[{"name": name, "seconds": done["seconds"]} for name, done in stages.items()],
+                plan=planned_beside(self.run, self.recipe),
             )
             write_story_report(self.run.report, account)
             write_story_card(card, account)

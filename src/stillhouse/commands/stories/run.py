@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stillhouse.commands.plan.saved import said_of_plan
 from stillhouse.commands.stories.pipeline import at_work
 from stillhouse.commands.stories.recipe import StoryRecipe
 from stillhouse.core.config import load_recipe
@@ -43,6 +44,8 @@ def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
                 for line in story_lines(found):
                     console.print(line, markup=False)
         if until == "report":
+            for line in said_of_plan(pipeline.run, recipe):
+                console.print(f"\n{line}", markup=False)
             console.print(f"report   {pipeline.run.report}\nstudent  {pipeline.run.student}", markup=False)
 
 
