@@ -237,7 +237,7 @@ STORIES = {
         "sampling": {"max_new_tokens": 16},
         "filters": [],
     },
-    "tokenizer": {"size": 300},
+    "tokenizer": {"kind": "trained", "size": 300},
     "student": {"size": "1M"},
     "training": {"epochs": 2, "rows_per_step": 4, "rows_per_micro_batch": 2},
     "rounds": {"most": 2, "number": 100},

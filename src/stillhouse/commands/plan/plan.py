@@ -94,21 +94,13 @@ def changes_that_fit(
     """Up to three changes with which a recipe needs no more than there is room for: each by itself, or, where none is enough,
     all that help, together. Of each of the `kinds` there are overrides that save more and more."""
 
-    def candidates() -> Iterator[tuple[str, AnyRecipe]]:
-        """Each change of its kind, as far as it must go to fit, or as it can."""
-        for kind in kinds:
-            tried = [(text, changed) for text in kind if (changed := _possible(recipe, text)) is not None]
-            fits = [one for one in tried if needs(one[1]) <= room]
-            yield from fits[:1] or tried[-1:]
-
-    tried = list(candidates())
-    found = [Change((text,), needs(changed)) for text, changed in tried]
+    found = list(_as_far_as_they_must(recipe, kinds, room, needs))
     alone = [change for change in found if change.memory <= room]
     if alone:
         return alone[:most]
     together, overrides = recipe, list[str]()
     before = needs(recipe)
-    for text, _ in tried:
+    for (text,) in (change.overrides for change in found):
         changed = _possible(together, text)
         if changed is not None and (after := needs(changed)) < before:
             together, before = changed, after
@@ -116,6 +108,21 @@ def changes_that_fit(
         if before <= room or len(overrides) == most:
             break
     return [Change(tuple(overrides), before)] if overrides else []
+
+
+def _as_far_as_they_must(
+    recipe: AnyRecipe, kinds: Sequence[Sequence[str]], room: int, needs: Callable[[AnyRecipe], int]
+) -> Iterator[Change]:
+    """Of each kind the first change with which the recipe fits, or the last."""
+    for kind in kinds:
+        found = None
+        for text in kind:
+            changed = _possible(recipe, text)
+            found = found if changed is None else Change((text,), needs(changed))
+            if found is not None and found.memory <= room:
+                break
+        if found is not None:
+            yield found
 
 
 def halved(key: str, value: int, *, least: int, times: int = 3) -> list[str]:
