@@ -1,14 +1,24 @@
-"""How far `stillhouse plan` is from what a run then takes: a few of the recipes, each planned, run, and held against its plan.
+r"""How far `stillhouse plan` is from what a run then takes: a few of the recipes, each planned, run, and held against its plan.
 
-Language models learn from the teacher that is given; encoders from one with random weights, as what it says takes as long.
+    python benchmarks/plan.py MODEL --texts texts.jsonl --only language_model stories
+    python benchmarks/plan.py MODEL --documents docs --questions questions.jsonl --cross-encoder MODEL --embedder MODEL \
+        --only retriever
+
+Language models and stories learn from the teacher that is given; classifiers and masked language models from one with random
+weights, as what it says takes as long.
 """
 
 import argparse
+import importlib
 import json
+import resource
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
@@ -18,17 +28,40 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from stillhouse.commands.plan.kinds import module_of
 from stillhouse.commands.plan.saved import Errors, errors_of
-from stillhouse.commands.recipe import Recipe
-from stillhouse.core.config import load_recipe
+from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.run import RunFolder
 from stillhouse.reporting.formatting import duration, si
 from stillhouse.reporting.plans import off
 
 RECIPES: dict[str, Sequence[str]] = {
-    "language_model": ("student.keep=8", "training.rows_per_step=4", "training.epochs=1"),
+    "language_model": (
+        "student.keep=8",
+        "student.calibration_tokens=256",
+        "training.rows_per_step=4",
+        "training.epochs=1",
+    ),
     "demo": ("synthesis.tokens=4000", "student.keep=10", "training.epochs=2"),
     "classifier": ("training.epochs=2",),
+    "retriever": (
+        "teacher.max_tokens=128",
+        "student.max_tokens=96",
+        "negatives.depth=8",
+        "negatives.number=5",
+        "imitation.training.epochs=1",
+        "training.epochs=1",
+        "evaluation.rerank_depth=10",
+    ),
+    "stories": (
+        "data.number=36",
+        "data.batch_size=12",
+        "data.sampling.max_new_tokens=100",
+        "training.epochs=2",
+        "rounds={most: 1, number: 12}",
+        "evaluation.completions=6",
+        "evaluation.sampling.max_new_tokens=60",
+    ),
     "distilbert": ("training.epochs=1", "training.rows_per_step=32", "training.rows_per_micro_batch=16"),
 }
 """The shipped recipe, and how it is made short enough to wait for."""
@@ -40,28 +73,57 @@ def main() -> None:
     """Print a line a recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("teacher", help="a causal language model")
-    parser.add_argument("texts", type=Path, help="a .jsonl file of texts")
-    parser.add_argument("rows", type=Path, help="a .jsonl file of texts with labels")
+    parser.add_argument("--texts", type=Path, help="a .jsonl file of texts")
+    parser.add_argument("--rows", type=Path, help="a .jsonl file of texts with labels")
+    parser.add_argument("--documents", type=Path, help="of a retriever: a file or folder")
+    parser.add_argument("--questions", type=Path, help="about the documents, with the passages that answer")
+    parser.add_argument("--cross-encoder", help="a retriever's teacher")
+    parser.add_argument("--embedder", help="that a retriever's student is made of")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-plan"))
     parser.add_argument("--only", nargs="*", default=list(RECIPES))
     options = parser.parse_args()
     for name in options.only:
         overrides = [*RECIPES[name], f"run={options.out / name}", *_sources(name, options)]
-        for verb in ("plan", "distill"):
-            command = [sys.executable, "-m", "stillhouse", verb, f"recipes/{name}.yaml", *overrides]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        recipe = load_recipe(Recipe, Path(f"recipes/{name}.yaml"), overrides)
+        taken = {verb: _taken(verb, name, overrides) for verb in ("plan", "distill")}
+        kind: Any = importlib.import_module(module_of(read_recipe(Path(f"recipes/{name}.yaml"), overrides)))
+        recipe = load_recipe(kind.RECIPE, Path(f"recipes/{name}.yaml"), overrides)
         found = errors_of(RunFolder(recipe.run), recipe)
         assert found is not None, "it was planned a moment ago"
-        _print(name, found)
+        _print(name, found, taken)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a whole command took, starting and loading libraries included."""
+
+    seconds: float
+    share: float
+    """Of one processor, that it was given: the rest others had, or it waited for the disk."""
+
+
+def _taken(verb: str, name: str, overrides: Sequence[str]) -> Taken:
+    command = [sys.executable, "-m", "stillhouse", verb, f"recipes/{name}.yaml", *overrides]
+    started, used = time.perf_counter(), _processor_seconds()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - started
+    return Taken(seconds, (_processor_seconds() - used) / seconds)
+
+
+def _processor_seconds() -> float:
+    """Of all commands that have ended."""
+    found = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found.ru_utime + found.ru_stime
 
 
 def _sources(name: str, options: argparse.Namespace) -> list[str]:
     match name:
-        case "demo":
+        case "demo" | "stories":
             return [f"teacher.model={options.teacher}"]
         case "language_model":
             return [f"teacher.model={options.teacher}", f"data.path={options.texts}"]
+        case "retriever":
+            models = [f"teacher.model={options.cross_encoder}", f"student.model={options.embedder}"]
+            return [*models, f"data.documents={options.documents}", f"data.questions={options.questions}"]
         case "classifier":
             return [f"teacher.model={_encoder(options, 'classifier')}", f"data.path={options.rows}"]
         case _:
@@ -106,14 +168,20 @@ def _tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=512, **names)
 
 
-def _print(name: str, found: Errors) -> None:
+def _print(name: str, found: Errors, commands: dict[str, Taken]) -> None:
     values = found.to_dict()
     for what, written in (("seconds", duration), ("memory", lambda size: si(size, "B"))):
         error = values[what]
         print(f"{name:<16} {what:<8} planned {written(error['planned']):>12}", end=" ")
         print(f"taken {written(error['taken']):>12}  off by {off(error)}")
     stages = ", ".join(f"{stage} {off(error)}" for stage, error in values["stages"].items() if error["taken"] > 2)
-    print(f"{'':<16} of stages over 2 s: {stages}", flush=True)
+    print(f"{'':<16} of stages over 2 s: {stages}")
+    times = ", ".join(f"{verb} took {duration(one.seconds)}" for verb, one in commands.items())
+    planned, taken = commands["plan"].share, commands["distill"].share
+    seconds = values["seconds"]
+    alike = {"planned": seconds["planned"] * planned, "taken": seconds["taken"] * taken}
+    shares = f"given {planned:.0%} of a processor while planned and {taken:.0%} while run"
+    print(f"{'':<16} {times}; {shares}: at equal shares off by {off(alike)}", flush=True)
 
 
 if __name__ == "__main__":

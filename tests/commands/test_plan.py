@@ -207,7 +207,7 @@ def test_a_rehearsal_tells_the_time_and_leaves_only_the_plan(recipe, texts_file,
     path = recipe({"synthesis": None, "data": {"path": str(texts_file), "sequence_tokens": 64, "held_out": 0.25}})
     said = stillhouse("plan", path, "--price-per-hour", "2", "evaluation.control=none")
     assert said.code == 0, said.err
-    for words in ("documents to learn", "about", "at 2 an hour", "activations", "labels", "train", "it fits"):
+    for words in ("documents to learn from", "about", "at 2 an hour", "activations", "labels", "train", "it fits"):
         assert words in said.out
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert set(plan["seconds"]) >= {"label", "student", "train", "evaluate"}
@@ -245,8 +245,8 @@ STORIES = {
 }
 
 
-def story_recipe(teacher, **changes):
-    return parse_recipe(StoryRecipe, {**STORIES, "teacher": {"kind": "local", "model": str(teacher)}, **changes})
+def story_recipe(model, **changes):
+    return parse_recipe(StoryRecipe, {**STORIES, "teacher": {"kind": "local", "model": str(model)}, **changes})
 
 
 def test_every_round_of_stories_is_counted_and_learns_from_all_texts_before_it(teacher_folder):
@@ -297,7 +297,7 @@ def test_stories_are_rehearsed_in_one_batch_and_planned_without_it_by_shapes(tea
     assert {"synthesize", "tokenizer", "train_0", "look_0", "evaluate", "report"} <= found.stages.keys()
     assert {work["title"] for work in found.works} >= {"the teacher reads", "the student goes on"}
     plan = story_planned(recipe, rehearsal=False, room=1, progress=Silent())
-    assert plan.amount.startswith("400 texts to write, and up to 200 more in 2 later rounds")
+    assert plan.amount[0] == "400 texts to write, and up to 200 more in later rounds"
     assert plan.peak == plan.memory.most and plan.changes and not plan.seconds
     remote = story_recipe(
         "", teacher={"kind": "remote", "base_url": "http://localhost:1", "model": "x", "key_env": None}

@@ -155,7 +155,7 @@ def test_a_retriever_that_does_not_fit_is_told_what_would(folder, models, capsys
     path, changes = str(ROOT / "recipes" / "retriever.yaml"), small(folder, models)
     assert main(["plan", path, *changes, "--no-rehearsal", "--memory", "0.0001"]) == 0
     said = capsys.readouterr().out
-    assert "6 documents" in said and "4 questions to learn from and 2 held out" in said
+    assert "7 documents: 6 passages" in said and "4 questions to learn from, and 2 held out" in said
     for word in ("teacher's weights", "activations", "scores", "it does not fit", "training (", "together:"):
         assert word in said
 

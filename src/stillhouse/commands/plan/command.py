@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from stillhouse.commands.plan.kinds import module_of
 from stillhouse.commands.plan.plan import Plan
@@ -18,8 +18,13 @@ from stillhouse.core.memory import free_bytes
 from stillhouse.core.run import RunFolder
 from stillhouse.reporting import terminal_progress
 from stillhouse.reporting.formatting import duration, si
+from stillhouse.reporting.shapes import words
 
 GIGABYTE = 10**9
+WIDEST = 34
+"""Columns for the names of parts, so that plans of all kinds look alike."""
+LEAST_SECONDS = 0.05
+"""Of a stage that is worth a row."""
 
 
 def show(
@@ -51,13 +56,9 @@ def show(
 
 def _print(plan: Plan, *, price_per_hour: float | None, kept: Path) -> None:
     console = Console(highlight=False)
-    amount = plan.amount or "the teacher has yet to write the data: how much that is, a rehearsal tells"
-    for line in [amount, *_said_of_time(plan, price_per_hour)]:
+    for line in [*plan.amount, *_said_of_time(plan, price_per_hour)]:
         console.print(line, markup=False, soft_wrap=True)
-    console.print(_table("memory", plan.memory.parts, "bytes"))
-    console.print(_table("disk", plan.disk, "bytes"))
-    if plan.seconds:
-        console.print(_table("stage", plan.seconds, "seconds"))
+    console.print(_table(plan))
     for line in _said_of_fit(plan):
         console.print(line, markup=False, soft_wrap=True)
     console.print(
@@ -65,15 +66,39 @@ def _print(plan: Plan, *, price_per_hour: float | None, kept: Path) -> None:
     )
 
 
-def _table(title: str, parts: Mapping[str, float], unit: str) -> Table:
-    written: Callable[[float], str] = duration if unit == "seconds" else lambda size: si(size, "B")
-    table = Table(box=box.SIMPLE_HEAD, show_footer=False)
-    table.add_column(title)
-    table.add_column(unit if unit == "seconds" else "", justify="right")
-    for name, value in parts.items():
-        if value >= (0.05 if unit == "seconds" else 1):
-            table.add_row(name, written(value))
+def _table(plan: Plan) -> Table:
+    """Memory, disk and time, part by part: all in the same two columns."""
+    memory = plan.memory
+    most = max(memory.moments, key=memory.at)
+    at_once = {f"at most, {most}": memory.most}
+    if plan.peak != memory.most:
+        at_once["as rehearsed"] = plan.peak
+    table = Table.grid(padding=(0, 2))
+    table.add_column(min_width=WIDEST)
+    table.add_column(justify="right")
+    _add(table, "memory, by shapes", memory.parts, at_once, written=lambda size: si(size, "B"))
+    _add(table, "disk", plan.disk, {"together": sum(plan.disk.values())}, written=lambda size: si(size, "B"))
+    if plan.seconds:
+        stages = {words(name): seconds for name, seconds in plan.seconds.items() if seconds >= LEAST_SECONDS}
+        _add(table, "time", stages, {"together": plan.total_seconds}, written=duration)
     return table
+
+
+def _add(
+    table: Table,
+    title: str,
+    parts: Mapping[str, float],
+    ends: Mapping[str, float],
+    *,
+    written: Callable[[float], str],
+) -> None:
+    table.add_row()
+    table.add_row(Text(title, style="bold"))
+    for name, value in parts.items():
+        if value > 0:
+            table.add_row(f"  {name}", written(value))
+    for name, value in ends.items():
+        table.add_row(Text(f"  {name}", style="bold"), Text(written(value), style="bold"))
 
 
 def _said_of_time(plan: Plan, price_per_hour: float | None) -> list[str]:

@@ -62,7 +62,7 @@ def written_times(recipe: Recipe, found: Rehearsed) -> float:
 
 def by_stage(found: Timed, whole: Callable[[Mapping[str, Any]], float]) -> dict[str, float]:
     """Seconds of each stage: each piece of work as long as the `whole` of it takes, what is between the pieces as it was."""
-    seconds: dict[str, float] = defaultdict(float)
+    seconds: dict[str, float] = defaultdict(float, dict.fromkeys(found.stages, 0.0))
     rest = dict(found.stages)
     for work in found.works:
         stage = str(work["stage"])

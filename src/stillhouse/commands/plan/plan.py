@@ -50,8 +50,8 @@ class Change:
 class Plan:
     """What a run is expected to take."""
 
-    amount: str
-    """How much there is to do, in a line; empty where nobody knows yet."""
+    amount: Sequence[str]
+    """How much there is to do, in lines."""
     memory: Memory
     peak: int
     """The most memory at once: as a rehearsal measured, or by shapes."""

@@ -1,7 +1,7 @@
 """The plan of a retriever: passages to embed, pairs to score, questions to learn from, and the models that do it."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -119,28 +119,28 @@ class _Size:
         return sum(min(most, length) for length in self.lengths)
 
 
-def _said_of(recipe: RetrievalRecipe, size: _Size, amount: Amount | None) -> str:
+def _said_of(recipe: RetrievalRecipe, size: _Size, amount: Amount | None) -> list[str]:
     corpus = size.parts.corpus
-    read = (
-        f"{count(corpus.num_documents)} documents, {count(len(corpus.passages))} passages of "
-        f"{count(size.tokens(recipe.student.max_tokens))} tokens"
-    )
+    read = size.tokens(recipe.student.max_tokens)
+    documents = f"{count(corpus.num_documents)} documents: {count(len(corpus.passages))} passages, {count(read)} tokens"
     if amount is None:
-        return f"{read}; how many questions are kept, a rehearsal tells"
+        return [documents, "how many questions are kept, a rehearsal tells"]
     about = "" if recipe.synthesis is None else "about "
+    pairs = round(pairs_to_score(recipe, amount) + pairs_to_measure(recipe, amount))
     steps = f"{count(steps_of(recipe.training, amount.train))} steps"
-    if (schedule := imitating(recipe)) is not None:
-        steps = f"{count(steps_of(schedule, amount.imitated))} steps of imitation and {steps}"
-    pairs = pairs_to_score(recipe, amount) + pairs_to_measure(recipe, amount)
-    return (
-        f"{read}; {about}{count(amount.train)} questions to learn from and {about}{count(amount.held_out)} held out; "
-        f"about {count(round(pairs))} pairs to score; {steps}"
-    )
+    schedule = imitating(recipe)
+    before = "" if schedule is None else f"{count(steps_of(schedule, amount.imitated))} steps of imitation, then "
+    return [
+        documents,
+        f"{about}{count(amount.train)} questions to learn from, and {about}{count(amount.held_out)} held out",
+        f"about {count(pairs)} pairs to score; {before}{steps}",
+    ]
 
 
 # Memory and disk, by shapes.
 
 
+@cache
 def _shape(source: str, *, layers: int | None = None, task: Task = "sentence_embedding") -> PreTrainedModel | None:
     """A model on the meta device; None where nothing but its weights says what it is, as of a static one."""
     try:
@@ -228,6 +228,7 @@ def _activations(recipe: RetrievalRecipe, student: PreTrainedModel, *, row_token
     return saved_bytes(student, rows=texts, row_tokens=row_tokens)
 
 
+@cache
 def _reading_bytes(source: str, *, tokens: int) -> int:
     """What one layer takes of a batch that is read and not learnt from."""
     shape = _shape(source)

@@ -126,7 +126,8 @@ def _small(recipe: RetrievalRecipe, folder: Path, whole: RetrievalParts) -> Retr
     """The same over few questions, and the passages that answer them with others beside."""
     rows = max(recipe.training.rows_per_micro_batch, HELD_OUT)
     train, held_out = ([], []) if recipe.synthesis is not None else whole.train_and_held_out
-    asked = [*spread(train, rows), *spread(held_out, HELD_OUT)]
+    learnt, judged = spread(train, rows), spread(held_out, HELD_OUT)
+    asked = [*learnt, *judged]
     passages = _passages(asked, whole, most=max(PASSAGES, recipe.evaluation.rerank_depth, 2 * recipe.negatives.depth))
     _write(asked, passages, folder)
     changes: dict[str, Any] = {
@@ -137,7 +138,7 @@ def _small(recipe: RetrievalRecipe, folder: Path, whole: RetrievalParts) -> Retr
                 "documents": folder / "passages.jsonl",
                 "questions": None if recipe.synthesis else folder / "questions.jsonl",
                 "passage_words": WHOLE,
-                "held_out": HELD_OUT / (rows + HELD_OUT),
+                "held_out": _share(len(judged) or HELD_OUT, of=len(asked) or rows + HELD_OUT),
                 "held_out_split": None,
             }
         ),
@@ -153,6 +154,11 @@ def _small(recipe: RetrievalRecipe, folder: Path, whole: RetrievalParts) -> Retr
         assert recipe.imitation is not None, "somebody is imitated"
         changes["imitation"] = recipe.imitation.model_copy(update={"training": short})
     return recipe.model_copy(update=changes)
+
+
+def _share(number: int, *, of: int) -> float:
+    """Of which as many are held out: the half keeps a rounding from taking one away."""
+    return (number + 0.5) / of
 
 
 def _short(schedule: Schedule, rows: int, *, of_all: int) -> Schedule:

@@ -82,18 +82,19 @@ def _refuse_unrehearsed(recipe: StoryRecipe) -> None:
         refuse_rehearsal("its judge is behind an API, and each request costs money")
 
 
-def _said_of(recipe: StoryRecipe, amount: Amount | None) -> str:
+def _said_of(recipe: StoryRecipe, amount: Amount | None) -> list[str]:
     last = recipe.rounds.most
-    more = f", and up to {count(last * recipe.rounds.number)} more in {count(last)} later rounds" if last else ""
+    more = f", and up to {count(last * recipe.rounds.number)} more in later rounds" if last else ""
     asked = f"{count(recipe.data.number)} texts to write{more}"
     if amount is None:
-        return f"{asked}; how many are kept, a rehearsal tells"
-    kept = f"{amount.found.kept} of {amount.found.asked} are kept"
+        return [asked, "how many are kept, a rehearsal tells"]
+    found = amount.found
     steps = sum(amount.steps(number) for number in range(last + 1))
-    return (
-        f"{asked}; {kept}, so that in the end about {count(amount.learnt(last))} are learnt from, "
-        f"{count(amount.tokens(last))} tokens, and about {count(amount.held_out)} are held out; about {count(steps)} steps"
-    )
+    return [
+        f"{asked}; the rehearsal kept {found.kept} of {found.asked}",
+        f"in the end about {count(amount.learnt(last))} to learn from, and about {count(amount.held_out)} held out",
+        f"about {count(amount.tokens(last))} tokens; about {count(steps)} steps in all rounds",
+    ]
 
 
 # Memory and disk, by shapes.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +128,22 @@ class Amount:
 
 def seconds_of(amount: Amount) -> dict[str, float]:
     """Seconds of each stage, if no round is left out."""
-    found, last = amount.found, amount.recipe.rounds.most
-    seconds = by_stage(found, lambda work: _whole(work, amount, 0))
-    for number in range(1, last + 1):
-        again = by_stage(found, lambda work, number=number: _whole(work, amount, number))  # type: ignore[misc]
-        # The teacher is loaded by then: what is between the pieces of writing is left out.
-        writing = [work for work in found.works if work["stage"] == "synthesize"]
-        seconds[f"synthesize_{number}"] = sum(_whole(work, amount, number) for work in writing)
-        seconds |= {f"{name}_{number}": again[f"{name}_0"] for name in ("train", "look")}
-    return seconds
+    found = amount.found
+    first = by_stage(found, lambda work: _whole(work, amount, 0))
+    ended = [name for name in first if name in ("train", "evaluate", "report")]
+    seconds = {name: taken for name, taken in first.items() if name not in ended}
+    for number in range(1, amount.recipe.rounds.most + 1):
+        seconds |= _of_later(amount, number)
+    return seconds | {name: first[name] for name in ended}
+
+
+def _of_later(amount: Amount, number: int) -> dict[str, float]:
+    """Seconds of a round behind the first. The teacher is loaded by then: what is between its pieces of writing is left out."""
+    found = amount.found
+    again = by_stage(found, partial(_whole, amount=amount, number=number))
+    writing = sum(_whole(work, amount, number) for work in found.works if work["stage"] == "synthesize")
+    learning = {f"{name}_{number}": again[f"{name}_0"] for name in ("train", "look")}
+    return {f"synthesize_{number}": writing, **learning}
 
 
 def _whole(work: Mapping[str, Any], amount: Amount, number: int) -> float:

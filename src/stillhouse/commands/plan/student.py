@@ -116,11 +116,11 @@ def _size(recipe: Recipe, found: Rehearsed | None) -> Size | None:
     return None if found is None else grown(recipe, found, times=written_times(recipe, found))
 
 
-def _amount(recipe: Recipe, size: Size | None) -> str:
+def _amount(recipe: Recipe, size: Size | None) -> list[str]:
     if size is None:
-        return ""
+        return ["the teacher has yet to write the data: how much that is, a rehearsal tells"]
     about = "about " if recipe.data.path is None else ""
-    return (
-        f"{about}{count(size.documents)} documents to learn, {count(size.tokens)} tokens in {count(size.rows)} rows, and "
-        f"{about}{count(size.held_out)} held out; {count(size.steps)} steps"
-    )
+    return [
+        f"{about}{count(size.documents)} documents to learn from, and {about}{count(size.held_out)} held out",
+        f"{about}{count(size.tokens)} tokens in {count(size.rows)} rows: {count(size.steps)} steps",
+    ]
