@@ -56,7 +56,7 @@ examples: stillhouse report recipes/demo.yaml
           stillhouse report runs/small runs/large --out comparison.html"""
 
 
-PLAN = """Runs every stage of the recipe on a few rows, ten steps of training among them, in a folder of its own that is
+PLAN = """Runs every stage of the recipe on a few rows, up to ten steps of training among them, in a folder of its own that is
 removed. Where the memory is not enough, it says which keys to change. After the run, `stillhouse distill` and the report
 say by how much the plan was wrong.
 
@@ -125,9 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with plugins(allowed=getattr(chosen, "allow_plugins", False)):
                 return _run(chosen)
     except (KeyboardInterrupt, Terminated) as end:
-        is_tried = getattr(chosen, "dry_run", False)
-        then = "Nothing of a dry run is kept." if is_tried else "The same command goes on from here."
-        print(f"\nstopped. {then}", file=sys.stderr)
+        print(f"\nstopped. {_what_is_left(chosen)}", file=sys.stderr)
         return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
     except Exception as error:
         message = _in_the_users_words(error)
@@ -135,6 +133,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"stillhouse: {message}", file=sys.stderr)
         return 2
+
+
+def _what_is_left(chosen: argparse.Namespace) -> str:
+    """Of a command that was stopped."""
+    if getattr(chosen, "dry_run", False) or chosen.verb == "plan":
+        return f"Nothing of a {'plan' if chosen.verb == 'plan' else 'dry run'} is kept."
+    return "The same command goes on from here."
 
 
 class Terminated(SystemExit):

@@ -184,7 +184,8 @@ def evaluate_retrievers(
             one.detail,
             {metric: sampled[one.name, metric].interval() for metric in quality[one.name]},
             {metric: sampled[f"{one.name} agrees", metric].interval() for metric in agreements[one.name]},
-            *speeds.get(one.name, (None, None)),
+            speeds[one.name].queries,
+            speeds[one.name].passages,
             None if one.dense is None else one.dense.num_bytes,
             one.parameters,
         )
@@ -210,15 +211,22 @@ def _found(entrants: Sequence[Entrant], asked: Sequence[str], progress: Progress
     return found
 
 
+@dataclass(frozen=True)
+class _Speed:
+    """Of a retriever, a second; None where it is not timed, or embeds nothing."""
+
+    queries: Interval | None = None
+    passages: Interval | None = None
+
+
 def _speeds(
     entrants: Sequence[Entrant], asked: Sequence[str], passages: Sequence[str], progress: Progress
-) -> dict[str, tuple[Interval, Interval | None]]:
-    """Queries and passages a second, of those that are timed."""
-    found = {}
+) -> dict[str, _Speed]:
+    found = {one.name: _Speed() for one in entrants}
     timed = [one for one in entrants if one.times]
     with working(progress, "timing", len(timed), "retrievers"):
         for one in timed:
-            found[one.name] = (_queries_a_second(one, asked), _passages_a_second(one, passages))
+            found[one.name] = _Speed(_queries_a_second(one, asked), _passages_a_second(one, passages))
             progress.advance(1)
     return found
 
