@@ -173,7 +173,7 @@ def test_a_judge_grades_every_writer_and_compares_in_both_orders(finished):
     assert "Grades by tiny" in page and "3 losses" in page
 
 
-def test_a_finished_run_can_be_looked_at_and_held_beside_others(finished, tmp_path):
+def test_a_finished_run_can_be_looked_at_and_held_beside_others(finished, tmp_path, monkeypatch):
     seen = stillhouse("inspect", *finished.command[1:], "--examples", "2")
     assert seen.code == 0, seen.err
     assert "texts of the world tiny, in 300 tokens (trained)" in seen.out and "[[" in seen.out
@@ -183,6 +183,10 @@ def test_a_finished_run_can_be_looked_at_and_held_beside_others(finished, tmp_pa
     assert "bits per byte" in page.read_text(encoding="utf-8")
     assert_refused_in_one_line(stillhouse("chat", finished.run), "behind an API", "--teacher")
     assert_refused(stillhouse("inspect", RECIPE, f"run={tmp_path / 'none'}", NO_TEACHER), "is not written yet")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    parsed = stillhouse("distill", RECIPE, f"run={tmp_path / 'none'}", NO_TEACHER, "evaluation.grammar=link_grammar")
+    assert_refused_in_one_line(parsed, "evaluation.grammar is link_grammar", "apt install link-grammar")
+    assert not (tmp_path / "none").exists()
 
 
 NO_TEACHER = 'teacher={"kind": "remote", "base_url": "http://127.0.0.1:1/v1", "model": "tiny", "key_env": null}'

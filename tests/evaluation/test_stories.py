@@ -1,6 +1,7 @@
 """Measures of small models' own texts, against brute force and closed forms."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -88,6 +89,18 @@ def test_grammatical_is_what_nearly_all_originals_would_pass():
     assert not bounds.holds(told(WORDS[:20]))  # too short
     assert not bounds.holds(told(WORDS[:10] * 6))  # a loop, which is likely to any teacher
     assert bounds.holds(told(WORDS))
+
+
+def test_where_a_parser_tells_grammar_a_likely_text_does_not_pass_by_that_alone():
+    originals = [replace(told(WORDS), unparsed=n / 200) for n in range(100)]
+    bounds = grammar_bounds(originals, words=50)
+    assert bounds.measure == "unparsed" and sum(map(bounds.holds, originals)) == 95
+    likely, parsed = replace(told(WORDS, bits=0.1), unparsed=0.9), replace(told(WORDS, bits=9.0), unparsed=0.0)
+    assert bounds.holds(parsed) and not bounds.holds(likely)
+    found = measures_of([likely, parsed], [0, 0], bounds=bounds)
+    assert found["unparsed"].value == pytest.approx(0.45) and found["grammatical"].value == 0.5
+    assert "teacher_bits" in found
+    assert grammar_bounds([Written("a", "b")], words=1) is None
 
 
 def test_measures_are_means_and_words_asked_for_are_counted_over_all():

@@ -11,6 +11,7 @@ GRADES = ("grammar", "creativity", "consistency", "instructions")
 
 MEASURES: Mapping[str, str] = {
     "grammatical": "grammatical",
+    "unparsed": "sentences without a parse",
     "teacher_bits": "teacher's bits per byte",
     "repetition": "repetition",
     "required_words": "words asked for",
@@ -82,7 +83,7 @@ class StoryResult:
     held_out: int
     completions: int
     grammar: str
-    """The measure of grammar, in a sentence; empty without a teacher here."""
+    """The measure of grammar, in a sentence; empty where neither a parser nor a teacher tells it."""
     writers: Sequence[WriterResult]
     rounds: Sequence[RoundResult]
     samples: Sequence[StorySample]

@@ -18,7 +18,7 @@ from stillhouse.reporting.shapes import Cell, Facts, Prose, Row, Table, truncate
 from stillhouse.reporting.verdicts import Finding, Outcome
 from stillhouse.reporting.written import written_view
 
-SHARES = ("grammatical", "repetition", "required_words")
+SHARES = ("grammatical", "unparsed", "repetition", "required_words")
 ROLES = {"originals": "teacher", "student": "student", "student_before": "student_before"}
 SHOWN_CHARACTERS = 1500
 
@@ -120,7 +120,11 @@ def _sections(account: StoryAccount) -> Iterator[Shown]:
 def quality_view(result: StoryResult) -> Prose:
     """Every writer by every measure."""
     tables = [measures_table(result), diversity_table(result)]
-    notes = [result.grammar] if result.grammar else ["Without a teacher in this process nothing tells grammar."]
+    notes = (
+        [result.grammar]
+        if result.grammar
+        else ["Without a parser, or a teacher in this process, nothing tells grammar."]
+    )
     notes.append(QUALITY_NOTE)
     if result.judge:
         tables.append(grades_table(result))

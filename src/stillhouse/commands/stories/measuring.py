@@ -20,8 +20,10 @@ from stillhouse.evaluation.stories import (
     Learnt,
     Written,
     bits_per_byte,
+    from_open_sentence,
     grammar_bounds,
     measures_of,
+    parses_of,
     predicted,
     self_bleu,
 )
@@ -101,9 +103,7 @@ def measured(pipeline: "StoryPipeline", rounds: Sequence[RoundResult]) -> StoryR
     said = {name: _completed(pipeline, starts, number) for name, number in numbers.items()}
     texts = {"originals": [start.original for start in starts], **said}
     written = {name: _written(pipeline, starts, of) for name, of in texts.items()}
-    bounds = None
-    if pipeline.remote is None:
-        bounds = grammar_bounds(written["originals"], words=wanted.grammar_words)
+    bounds = grammar_bounds(written["originals"], words=wanted.grammar_words)
     learnt = Learnt(story.text for story in pipeline.learnt(last))
     titles = {"originals": "originals", "student": "student", "student_before": "student, first round"}
     writers = [_result(name, titles[name], written[name], learnt, bounds) for name in titles if name in written]
@@ -148,6 +148,9 @@ def _written(pipeline: "StoryPipeline", starts: Sequence[Start], texts: Sequence
         with working(pipeline.progress, "the teacher reads", len(texts), "texts") as progress:
             bits = predicted(teacher.model, of_texts, vocab_size=len(teacher.tokenizer)).each.tolist()
             progress.advance(len(texts))
+    unparsed: Sequence[float | None] = [None] * len(texts)
+    if pipeline.recipe.evaluation.grammar == "link_grammar":
+        unparsed = [one.unparsed for one in parses_of(list(map(_whole_sentences, starts, texts)))]
     return [
         Written(
             beginning=start.shown,
@@ -155,9 +158,15 @@ def _written(pipeline: "StoryPipeline", starts: Sequence[Start], texts: Sequence
             lacking=start.lacking(pipeline.world, text),
             asked=len(start.asked),
             teacher_bits=needs,
+            unparsed=left,
         )
-        for start, text, needs in zip(starts, texts, bits, strict=True)
+        for start, text, needs, left in zip(starts, texts, bits, unparsed, strict=True)
     ]
+
+
+def _whole_sentences(start: Start, text: str) -> str:
+    """What a parser reads."""
+    return text if start.is_instruction else from_open_sentence(start.shown, text)
 
 
 def _behind(start: Start, text: str, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -198,10 +207,13 @@ def _with_prediction(pipeline: "StoryPipeline", one: WriterResult, numbers: dict
 def _said_of(bounds: GrammarBounds | None) -> str:
     if bounds is None:
         return ""
+    told = {
+        "unparsed": f"of whose sentences at most {bounds.most:.0%} have no parse by Link Grammar",
+        "teacher_bits": f"for which the teacher needs at most {bounds.most:.2f} bits per byte",
+    }[bounds.measure]
     return (
-        f"Grammatical is a completion of {bounds.words} words or more for which the teacher needs at most "
-        f"{bounds.teacher_bits:.2f} bits per byte and of which at most {bounds.repetition:.0%} is said again (runs of four "
-        "words): bounds within which 95 of 100 originals lie."
+        f"Grammatical is a completion of {bounds.words} words or more {told} and of which at most {bounds.repetition:.0%} is "
+        "said again (runs of four words): bounds within which 95 of 100 originals lie."
     )
 
 

@@ -36,7 +36,7 @@ from stillhouse.core.results import Interval
 from stillhouse.core.run import RunFolder
 from stillhouse.core.story_results import RoundResult, StoryResult
 from stillhouse.data.packing import PackedRows
-from stillhouse.evaluation.stories import TextSums, bits_per_byte, gain, predicted
+from stillhouse.evaluation.stories import TextSums, bits_per_byte, check_parser, gain, predicted
 from stillhouse.models.anatomy import num_layers, parameter_count
 from stillhouse.models.load import (
     LoadedModel,
@@ -72,6 +72,8 @@ class StoryPipeline:
     def check(self) -> None:
         """Find what is wrong with world, filters and teacher before a model is loaded or anything is written."""
         _ = self.world
+        if self.recipe.evaluation.grammar == "link_grammar":
+            check_parser()
         tokenizer = self._teacher_tokenizer
         build_filters(self.recipe.data.used_filters, tokenizer=tokenizer)
         if isinstance(self.recipe.tokenizer, TrimmedTokenizerConfig):

@@ -100,6 +100,9 @@ class StoryEvaluationConfig(Config):
     beginning_words: PositiveInt = 20
     """How much of a text it is shown."""
     sampling: Sampling = Sampling(temperature=0.7, max_new_tokens=220)
+    grammar: Literal["teacher", "link_grammar"] = "teacher"
+    """What tells whether a completion is grammatical: how likely the teacher finds it, which is not the same, or Link Grammar,
+    a parser of English that is installed by itself."""
     grammar_words: PositiveInt = 40
     """Words that a completion must have to be called grammatical."""
     samples: NonNegativeInt = 5

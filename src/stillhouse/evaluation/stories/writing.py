@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ class Written:
     """How many words were asked for."""
     teacher_bits: float | None = None
     """Bits per byte that the teacher needs for the text behind its beginning; None of a teacher that is not here."""
+    unparsed: float | None = None
+    """Share of its sentences, the one that the beginning breaks off in among them, in which a parser finds no grammar; None
+    where none is asked."""
 
     @property
     def words(self) -> int:
@@ -49,39 +52,52 @@ class Written:
 
 @dataclass(frozen=True)
 class GrammarBounds:
-    """What a text may need and repeat at most to be called grammatical, and how long it is at least."""
+    """What a text may lack at most to be called grammatical, and how long it is at least."""
 
-    teacher_bits: float
+    measure: Literal["unparsed", "teacher_bits"]
+    """What tells grammar: a parser, or how likely the teacher finds a text."""
+    most: float
     repetition: float
     words: int
 
     def holds(self, one: Written) -> bool:
         """Whether a text is within them."""
-        assert one.teacher_bits is not None, "the measure of grammar is the teacher's"
-        within = one.teacher_bits <= self.teacher_bits and one.repetition <= self.repetition
-        return within and one.words >= self.words
+        told = getattr(one, self.measure)
+        assert told is not None, "all are measured alike"
+        return bool(told <= self.most and one.repetition <= self.repetition and one.words >= self.words)
 
 
-def grammar_bounds(originals: Sequence[Written], *, words: int) -> GrammarBounds:
-    """The bounds within which 95 of 100 held-out originals lie: as likely to the teacher, and as little repeated."""
-    bits = [one.teacher_bits for one in originals if one.teacher_bits is not None]
-    repeated = [one.repetition for one in originals]
-    return GrammarBounds(float(np.quantile(bits, BOUND)), float(np.quantile(repeated, BOUND)), words)
+def grammar_bounds(originals: Sequence[Written], *, words: int) -> GrammarBounds | None:
+    """The bounds within which 95 of 100 held-out originals lie: in what the parser, where there is one, or else the teacher
+    makes of them, and in how little they repeat. None where neither is here."""
+    for measure in ("unparsed", "teacher_bits"):
+        told = [getattr(one, measure) for one in originals]
+        if None not in told:
+            repeated = [one.repetition for one in originals]
+            return GrammarBounds(measure, _bound(told), _bound(repeated), words)
+    return None
+
+
+def _bound(values: Sequence[float]) -> float:
+    return float(np.quantile(values, BOUND))
 
 
 def measures_of(
     written: Sequence[Written], copied: Sequence[int], *, bounds: GrammarBounds | None
 ) -> dict[str, Interval]:
     """Each measure as a mean over texts, with a 95 % interval over texts: words, repetition, the longest run of words that
-    was copied; where words were asked for the share of them that is there; by a teacher that is here its bits per byte, and
-    the share of texts that are grammatical by the bounds."""
+    was copied; where words were asked for the share of them that is there; what a parser and a teacher made of them, where they
+    are here, and the share of texts that are grammatical by the bounds."""
     columns: dict[str, NDArray[np.float64]] = {
         "words": np.array([float(one.words) for one in written]),
         "repetition": np.array([one.repetition for one in written]),
         "copied_words": np.array(copied, dtype=np.float64),
     }
+    for name in ("unparsed", "teacher_bits"):
+        told = [getattr(one, name) for one in written]
+        if None not in told:
+            columns[name] = np.array(told, dtype=np.float64)
     if bounds is not None:
-        columns["teacher_bits"] = np.array([one.teacher_bits for one in written], dtype=np.float64)
         columns["grammatical"] = np.array([float(bounds.holds(one)) for one in written])
     statistics = {name: ratio(values, np.ones(len(values))) for name, values in columns.items()}
     asked = np.array([float(one.asked) for one in written])
