@@ -7,6 +7,7 @@ That teacher says how likely a completion is, which is the measure of grammar: s
 
 import argparse
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,23 +31,32 @@ from stillhouse.evaluation.stories import (
     Learnt,
     Written,
     bits_per_byte,
+    from_open_sentence,
     gain,
     grammar_bounds,
     measures_of,
+    parses_of,
     predicted,
     self_bleu,
+    sentences_of,
 )
+from stillhouse.evaluation.stories.parsing import PROGRAM
+from stillhouse.evaluation.stories.writing import MEASURES, GrammarBounds
 from stillhouse.kernels.terms import Term
+from stillhouse.labelling.label import label
+from stillhouse.labelling.recorders import Sparse
 from stillhouse.models.anatomy import parameter_count
 from stillhouse.models.generate import Sampling, generate, stop_ids_of
-from stillhouse.models.load import LoadedModel, load_causal_lm
-from stillhouse.models.own_tokenizers import train_tokenizer
+from stillhouse.models.load import LoadedModel, load_causal_lm, source_fingerprint
+from stillhouse.models.own_tokenizers import train_tokenizer, trim_model, trim_tokenizer
 from stillhouse.students.save import save_student
 from stillhouse.students.table import SIZES, Size, student_of_size
 from stillhouse.synthesis.diversity import distinct
 from stillhouse.synthesis.filters.worlds import VocabularyConfig
 from stillhouse.synthesis.worlds import Cell, draw_wishes, load_world, prompt_of, shared_out, weak_cells
 from stillhouse.synthesis.worlds.cells import Asked, Judged
+from stillhouse.teachers import LocalTeacher
+from stillhouse.teachers.stored import StoredTeacher
 from stillhouse.teachers.writer import LocalWriter, Request
 from stillhouse.training import train
 from stillhouse.training.trainer import Schedule
@@ -71,6 +81,11 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--rows-per-step", type=int, default=4, help=f"of {ROW_TOKENS} tokens: few, as stories are few")
     parser.add_argument("--vocabulary", type=int, default=2048)
+    parser.add_argument(
+        "--logits", action="store_true", help="learn the teacher's, in its own tokens, and not the texts alone"
+    )
+    parser.add_argument("--embeddings", action="store_true", help="begin with the teacher's, narrowed; with its tokens")
+    parser.add_argument("--temperature", type=float, default=0.7, help="at which students write")
     parser.add_argument("--stories", type=int, default=10**6, help="to learn from, at most")
     parser.add_argument("--held-out", type=int, default=120)
     parser.add_argument("--completions", type=int, default=30)
@@ -146,33 +161,83 @@ def words(options: argparse.Namespace) -> None:
 # Students of three sizes.
 
 
+@dataclass(frozen=True)
+class Course:
+    """What students learn from: texts in somebody's tokens, and with --logits what the teacher says at each of these."""
+
+    stories: Stories
+    tokenizer: PreTrainedTokenizerBase
+    rows: PackedRows
+    teacher: StoredTeacher | None = None
+    embeddings: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Course":
+        """A tokenizer of the stories' own, or the teacher's cut down to them."""
+        stories = Stories.read(options)
+        if not (options.logits or options.embeddings):
+            tokenizer = train_tokenizer(stories.learnt, size=options.vocabulary)
+            return cls(stories, tokenizer, rows_of(stories.learnt, tokenizer))
+        teacher = load_causal_lm(options.teacher)
+        trimmed = trim_tokenizer(teacher.tokenizer, stories.learnt)
+        model, rows = trim_model(teacher.model, trimmed.kept), rows_of(stories.learnt, trimmed.tokenizer)
+        embedded: Any = model.get_input_embeddings()
+        embeddings = embedded.weight.detach().clone() if options.embeddings else None
+        stored = cls._labelled(options, model, rows, len(trimmed.tokenizer)) if options.logits else None
+        return cls(stories, trimmed.tokenizer, rows, stored, embeddings)
+
+    @staticmethod
+    def _labelled(
+        options: argparse.Namespace, model: PreTrainedModel, rows: PackedRows, vocab_size: int
+    ) -> StoredTeacher:
+        folder, started = options.runs / "labels", time.process_time()
+        outcome = label(
+            LocalTeacher(model),
+            rows.examples,
+            folder,
+            made_from=source_fingerprint(options.teacher),
+            row_tokens=2 * ROW_TOKENS,
+            recorder=Sparse(vocab_size),
+            shard_tokens=8192,
+        )
+        print(
+            f"labels: {outcome.tokens:,} tokens, {outcome.bytes_per_token:.0f} bytes each, in "
+            f"{time.process_time() - started:,.0f} processor seconds (less what was there)",
+            flush=True,
+        )
+        return StoredTeacher(folder)
+
+    @property
+    def terms(self) -> list[Term]:
+        """What is matched: the teacher nine parts in ten, where it is read."""
+        return [Term("next_token")] if self.teacher is None else [Term("forward_kl", 0.9), Term("next_token", 0.1)]
+
+
 def students(options: argparse.Namespace) -> None:
     """Bits per byte against size and tokens, then what each writes."""
-    stories = Stories.read(options)
-    tokenizer = train_tokenizer(stories.learnt, size=options.vocabulary)
-    rows = rows_of(stories.learnt, tokenizer)
-    num_words = sum(len(text.split()) for text in stories.learnt)
+    course = Course.of(options)
+    learnt = course.stories.learnt
+    num_words = sum(len(text.split()) for text in learnt)
     print(
-        f"{len(stories.learnt):,} stories, {num_words:,} words, {sum(rows.lengths):,} tokens of {len(tokenizer):,} kinds"
+        f"{len(learnt):,} stories, {num_words:,} words, {sum(course.rows.lengths):,} tokens of {len(course.tokenizer):,} "
+        f"kinds; learnt: {', '.join(f'{term.weight:g} {term.name}' for term in course.terms)}"
+        f"{', from narrowed embeddings of the teacher' if course.embeddings is not None else ''}",
+        flush=True,
     )
     for size, epochs in zip(options.sizes, options.epochs, strict=True):
-        learn(options, size, epochs, stories, tokenizer, rows)
-    completions(options, stories)
+        learn(options, size, epochs, course)
+    completions(options, course.stories)
 
 
-def learn(
-    options: argparse.Namespace,
-    size: Size,
-    epochs: float,
-    stories: Stories,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: PackedRows,
-) -> None:
+def learn(options: argparse.Namespace, size: Size, epochs: float, course: Course) -> None:
     """One student, and a line each time that held-out stories are looked at."""
     folder = options.runs / size
     if folder.exists():
         return
-    student = student_of_size(size, tokenizer, max_tokens=2 * ROW_TOKENS, seed=options.seed)
+    stories, tokenizer = course.stories, course.tokenizer
+    student = student_of_size(
+        size, tokenizer, max_tokens=2 * ROW_TOKENS, seed=options.seed, embeddings=course.embeddings
+    )
     print(f"{size}: {parameter_count(student):,} parameters", flush=True)
     watched, tokens, started = stories.held_out[:WATCHED], 0.0, time.monotonic()
 
@@ -193,9 +258,9 @@ def learn(
     checkpoints = options.runs / f"{size}-checkpoints"
     trained = train(
         student,
-        rows,
-        terms=[Term("next_token")],
-        teacher=None,
+        course.rows,
+        terms=course.terms,
+        teacher=course.teacher,
         vocab_size=len(tokenizer),
         schedule=Schedule(
             epochs=epochs,
@@ -222,51 +287,109 @@ def learn(
 
 
 def completions(options: argparse.Namespace, stories: Stories) -> None:
-    """What each student writes behind held-out beginnings, beside the originals."""
-    teacher = load_causal_lm(options.teacher)
-    long = [text for text in stories.held_out if len(text.split()) >= options.words][: options.completions]
+    """What each student writes behind held-out beginnings, beside the originals, and what the measures of grammar say of
+    originals with a fault in every sentence, or in every third."""
+    teacher, words = load_causal_lm(options.teacher), options.words - BEGINNING
+    long = [text for text in stories.held_out if len(text.split()) >= options.words]
     shown = [first_words(text, BEGINNING) for text in long]
-    bounded = options.words - BEGINNING
-    originals = written(teacher, shown, [text[len(start) :] for text, start in zip(long, shown, strict=True)])
-    bounds = grammar_bounds(originals, words=bounded)
-    print(
-        f"grammatical: {options.words} words with the beginning, at most {bounds.teacher_bits:.3f} bits per byte to the "
-        f"teacher and {bounds.repetition:.1%} said again, as 95 of 100 originals"
-    )
-    memory = Learnt(stories.learnt)
+    rest = [text[len(start) :] for text, start in zip(long, shown, strict=True)]
+    has_parser = shutil.which(PROGRAM) is not None
+    tell = partial(written, teacher, has_parser)
+    originals = tell(shown, rest)
+    bounds = [own for by in MEASURES if (own := grammar_bounds(originals, words=words, measures=[by]))]
+    for bound in bounds:
+        print(
+            f"grammatical by {bound.measure}: {options.words} words with the beginning, {bound.measure} of at most "
+            f"{bound.most:.3f} and {bound.repetition:.1%} said again, as 95 of 100 of {len(long)} originals"
+        )
+    memory, some = Learnt(stories.learnt), options.completions
     show("originals", originals, memory, bounds)
+    if has_parser:
+        for every in (1, 3):
+            faulty = [broken(text, every=every, seed=f"{options.seed} {place}") for place, text in enumerate(rest)]
+            show(f"originals, a fault in every {every} sentences", tell(shown, faulty), memory, bounds)
     for size in options.sizes:
         student = load_causal_lm(str(options.runs / size))
-        found = written(teacher, shown, complete(student, shown, seed=options.seed))
-        show(size, found, memory, bounds)
+        texts = complete(student, shown[:some], temperature=options.temperature, seed=options.seed)
+        found = tell(shown[:some], texts)
+        show(f"{size}, temperature {options.temperature:g}", found, memory, bounds)
         for one in found[:3]:
             print(f"  {size}: {one.beginning} |{one.text}\n", flush=True)
 
 
-def complete(student: LoadedModel, shown: Sequence[str], *, seed: int) -> list[str]:
+def complete(student: LoadedModel, shown: Sequence[str], *, temperature: float, seed: int) -> list[str]:
     """What it writes behind each beginning."""
     tokenizer = student.tokenizer
     prompts = [
         [int(tokenizer.bos_token_id), *tokenizer(start, add_special_tokens=False)["input_ids"]] for start in shown
     ]
-    found = generate(student.model, prompts, sampling=Sampling(temperature=0.7, max_new_tokens=240), seed=seed)
+    found = generate(student.model, prompts, sampling=Sampling(temperature=temperature, max_new_tokens=240), seed=seed)
     return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
 
 
-def written(teacher: LoadedModel, shown: Sequence[str], texts: Sequence[str]) -> list[Written]:
-    """Texts with how likely the teacher finds them."""
+def written(teacher: LoadedModel, has_parser: bool, shown: Sequence[str], texts: Sequence[str]) -> list[Written]:
+    """Texts with how likely the teacher finds them, and of how many sentences the parser makes nothing."""
     pairs = [
         Row(text if text.strip() else ".", start, finished=False) for start, text in zip(shown, texts, strict=True)
     ]
     examples = [to_examples([row], teacher.tokenizer, max_tokens=1024) for row in pairs]
     bits = predicted(teacher.model, examples, vocab_size=len(teacher.tokenizer)).each.tolist()
-    return [Written(start, text, teacher_bits=own) for start, text, own in zip(shown, texts, bits, strict=True)]
+    left: Sequence[float | None] = [None] * len(texts)
+    if has_parser:
+        left = [one.unparsed for one in parses_of(list(map(from_open_sentence, shown, texts)))]
+    return [
+        Written(start, text, teacher_bits=own, unparsed=some)
+        for start, text, own, some in zip(shown, texts, bits, left, strict=True)
+    ]
 
 
-def show(name: str, found: Sequence[Written], memory: Learnt, bounds: Any) -> None:
+LITTLE = [
+    "a",
+    "the",
+    "to",
+    "of",
+    "and",
+    "in",
+    "on",
+    "at",
+    "with",
+    "was",
+    "were",
+    "is",
+    "are",
+    "he",
+    "she",
+    "it",
+    "they",
+    "his",
+    "her",
+]
+
+
+def broken(text: str, *, every: int, seed: str) -> str:
+    """The text with one word left out, moved or too many in each sentence, or in each so many."""
+    random, sentences = Random(seed), list(sentences_of(text))
+    for place in range(0, len(sentences), every):
+        words = sentences[place].split()
+        if len(words) > 3:
+            at, fault = random.randrange(1, len(words) - 1), random.randrange(3)
+            if fault == 0:
+                del words[at]
+            elif fault == 1:
+                words[at - 1 : at + 1] = reversed(words[at - 1 : at + 1])
+            else:
+                words.insert(at, random.choice(LITTLE))
+        sentences[place] = " ".join(words)
+    return " " + " ".join(sentences)
+
+
+def show(name: str, found: Sequence[Written], memory: Learnt, bounds: Sequence[GrammarBounds]) -> None:
     """A line of measures."""
     copied = [memory.longest(one.text) for one in found]
-    measures = measures_of(found, [one.words for one in copied], bounds=bounds)
+    lengths = [one.words for one in copied]
+    measures = measures_of(found, lengths, bounds=None)
+    for bound in bounds:
+        measures[f"grammatical by {bound.measure}"] = measures_of(found, lengths, bounds=bound)["grammatical"]
     texts = [one.text for one in found]
     said = [f"{key} {one.value:.3g} [{one.low:.3g}, {one.high:.3g}]" for key, one in measures.items()]
     said += [f"distinct-{n} {distinct(texts, n, words=1000) or 0:.3f}" for n in (1, 2, 3)]

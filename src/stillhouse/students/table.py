@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from stillhouse.core.errors import ModelError
 
 Size = Literal["1M", "3M", "8M", "15M", "28M"]
 
@@ -39,13 +43,23 @@ SIZES: Mapping[Size, Shape] = {
 
 
 def student_of_size(
-    size: Size, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int = 512, seed: int = 0
+    size: Size,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_tokens: int = 512,
+    seed: int = 0,
+    embeddings: Float[Tensor, "vocab width"] | None = None,
 ) -> PreTrainedModel:
-    """A model of that size for this tokenizer, with random weights."""
+    """A model of that size for this tokenizer, with random weights. With a teacher's `embeddings` of the same tokens, its own
+    begin as their principal components."""
     config = config_of_size(size, vocabulary=len(tokenizer), max_tokens=max_tokens)
     config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     torch.manual_seed(seed)
-    return LlamaForCausalLM(config).eval()
+    student = LlamaForCausalLM(config).eval()
+    if embeddings is not None:
+        narrow = narrowed(embeddings.float(), config.hidden_size) * config.initializer_range
+        student.get_input_embeddings().weight.data.copy_(narrow)
+    return student
 
 
 def config_of_size(size: Size, *, vocabulary: int, max_tokens: int) -> LlamaConfig:
@@ -62,3 +76,22 @@ def config_of_size(size: Size, *, vocabulary: int, max_tokens: int) -> LlamaConf
         tie_word_embeddings=True,
         pad_token_id=None,  # a row that pads learns nothing as an input, and here it would be the one that begins texts
     )
+
+
+@torch.no_grad()
+def narrowed(rows: Float[Tensor, "vocab wide"], width: int) -> Float[Tensor, "vocab narrow"]:
+    """The `width` principal components of rows, with a standard deviation of 1, turned at random so that no column holds more
+    than another: scalar products between rows are kept as well as that width can, up to one factor.
+
+    Raises:
+        ModelError: if rows have fewer numbers than that.
+    """
+    if rows.shape[1] < width:
+        raise ModelError(
+            f"student.embeddings is teacher, but the teacher's have {rows.shape[1]} numbers a token, and the student's are to "
+            f"have {width}. Choose a smaller student.size, or leave embeddings out."
+        )
+    left, strength, _ = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
+    turn, _ = torch.linalg.qr(torch.randn(width, width, dtype=rows.dtype, device=rows.device))
+    narrow = left[:, :width] * strength[:width] @ turn
+    return narrow / narrow.std()

@@ -22,6 +22,11 @@ MOST_COMPARED = 100
 """Texts whose self-BLEU is taken: it compares each with all others."""
 
 
+Measure = Literal["unparsed", "teacher_bits"]
+MEASURES: tuple[Measure, ...] = ("unparsed", "teacher_bits")
+"""What can tell grammar, the better one first: a parser, and how likely the teacher finds a text."""
+
+
 @dataclass(frozen=True)
 class Written:
     """One text that a model, or whoever wrote the originals, put behind a beginning."""
@@ -54,8 +59,7 @@ class Written:
 class GrammarBounds:
     """What a text may lack at most to be called grammatical, and how long it is at least."""
 
-    measure: Literal["unparsed", "teacher_bits"]
-    """What tells grammar: a parser, or how likely the teacher finds a text."""
+    measure: Measure
     most: float
     repetition: float
     words: int
@@ -67,10 +71,12 @@ class GrammarBounds:
         return bool(told <= self.most and one.repetition <= self.repetition and one.words >= self.words)
 
 
-def grammar_bounds(originals: Sequence[Written], *, words: int) -> GrammarBounds | None:
-    """The bounds within which 95 of 100 held-out originals lie: in what the parser, where there is one, or else the teacher
-    makes of them, and in how little they repeat. None where neither is here."""
-    for measure in ("unparsed", "teacher_bits"):
+def grammar_bounds(
+    originals: Sequence[Written], *, words: int, measures: Sequence[Measure] = MEASURES
+) -> GrammarBounds | None:
+    """The bounds within which 95 of 100 held-out originals lie: by the first of the measures that is known of all, and in how
+    little they repeat. None where none is."""
+    for measure in measures:
         told = [getattr(one, measure) for one in originals]
         if None not in told:
             repeated = [one.repetition for one in originals]
@@ -93,7 +99,7 @@ def measures_of(
         "repetition": np.array([one.repetition for one in written]),
         "copied_words": np.array(copied, dtype=np.float64),
     }
-    for name in ("unparsed", "teacher_bits"):
+    for name in MEASURES:
         told = [getattr(one, name) for one in written]
         if None not in told:
             columns[name] = np.array(told, dtype=np.float64)
