@@ -10,17 +10,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from stillhouse.commands.stories.measuring import first_words, starts_of
+from stillhouse.commands.stories.measuring import first_words, judged_starts, starts_of
 from stillhouse.commands.stories.recipe import StoryRecipe
 from stillhouse.commands.stories.texts import Story
 from stillhouse.core.config import load_recipe, parse_recipe
-from stillhouse.core.errors import RecipeError
+from stillhouse.core.errors import DataError, RecipeError
 from stillhouse.core.files import read_lines
+from stillhouse.core.label_store import read_manifest
 from stillhouse.core.rouge import words_of
+from stillhouse.core.run import RunFolder
 from stillhouse.core.story_results import StoryResult
 from stillhouse.core.word_forms import holds
 from stillhouse.models.load import load_causal_lm
@@ -237,6 +241,48 @@ def test_a_run_killed_in_any_part_of_the_loop_ends_as_if_it_had_not_been(finishe
     assert not list(run.rglob("*.part"))
 
 
+def test_a_student_begins_with_the_teachers_embeddings_and_learns_what_it_said_once(tmp_path, build_model, tokenizer):
+    teacher = build_model("llama", layers=1, hidden=160, max_position_embeddings=512)
+    for part in (teacher, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
+    (tmp_path / "tiny.yaml").write_text(json.dumps(WORLD), encoding="utf-8")
+    changes: dict[str, Any] = {
+        "run": tmp_path / "run",
+        "teacher.model": tmp_path / "teacher",
+        "data.world": tmp_path / "tiny.yaml",
+        "data.number": 10,
+        "data.held_out": 0.2,
+        "data.sequence_tokens": 64,
+        "data.filters": "[]",
+        "data.instruct": 0,
+        "data.sampling.max_new_tokens": 9,
+        "tokenizer": "{kind: trimmed}",
+        "student.embeddings": "teacher",
+        "objectives": "[{name: forward_kl}]",
+        "labels": "{signal: sparse, shard_tokens: 64}",
+        "training.epochs": 1,
+        "rounds": "{most: 1, number: 2, ask: random}",
+        "evaluation.completions": 2,
+        "evaluation.beginning_words": 1,
+        "evaluation.sampling.max_new_tokens": 4,
+    }
+    said = stillhouse("distill", RECIPE, *(f"{key}={value}" for key, value in changes.items()))
+    assert said.code == 0, said.err
+    run = tmp_path / "run"
+    stages = RunFolder(run).stages()
+    first, later = stages["label_0"], stages["label_1"]
+    assert later["records"] > first["records"] and later["tokens"] > first["tokens"]
+    assert read_manifest(run / "labels").records == later["records"]
+    begun = load_causal_lm(str(run / "student_before")).model.get_input_embeddings().weight.detach()
+    kept = json.loads((run / "tokenizer" / "kept.json").read_text())
+    theirs = teacher.get_input_embeddings().weight.detach()[kept]
+    products = [(rows - rows.mean(0)) @ (rows - rows.mean(0)).T for rows in (begun, theirs)]
+    assert torch.corrcoef(torch.stack([one.flatten() for one in products]))[0, 1] > 0.9
+    assert {line["forward_kl"] for line in read_lines(run / "metrics.jsonl") if "forward_kl" in line}
+    again = stillhouse("label", run / "recipe.yaml")
+    assert again.code == 0, again.err
+
+
 def recipe_of(**changes: Any) -> dict[str, Any]:
     base = {
         "run": "runs/x",
@@ -262,6 +308,19 @@ REFUSED = {
     "completions that do not fit": (
         {"data": {"kind": "stories", "number": 10, "sequence_tokens": 64}},
         "evaluation.sampling.max_new_tokens",
+    ),
+    "embeddings of other tokens": (
+        {"student": {"size": "1M", "embeddings": "teacher"}},
+        "student.embeddings is teacher",
+    ),
+    "labels that nobody reads": ({"labels": {"signal": "sparse"}}, "no objective reads it. Leave labels out"),
+    "labels that do not serve": (
+        {
+            "labels": {"signal": "sampled"},
+            "tokenizer": {"kind": "trimmed"},
+            "objectives": [{"name": "reverse_kl"}],
+        },
+        "reverse_kl",
     ),
     "an unknown key": ({"rounds": {"mots": 3}}, "most"),
 }
@@ -297,3 +356,8 @@ def test_a_model_goes_on_from_the_first_words_as_they_are_written_or_from_an_ins
     assert (one.shown, one.original, one.is_instruction) == ("One day", " a dog ran.", False)
     assert other.is_instruction and other.original == told.text and other.shown.endswith("Story:\n")
     assert starts_of([plain], world, words=40, seed=0) == []
+    wanted = SimpleNamespace(completions=4, beginning_words=40)
+    recipe: Any = SimpleNamespace(evaluation=wanted, data=SimpleNamespace(seed=0))
+    pipeline: Any = SimpleNamespace(recipe=recipe, held_out=[plain], world=world)
+    with pytest.raises(DataError, match=r"evaluation\.beginning_words is 40, but no held-out text .* Lower it"):
+        judged_starts(pipeline)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.commands.stories.texts import Story
+from stillhouse.core.errors import DataError
 from stillhouse.core.progress import working
 from stillhouse.core.rouge import words_of
 from stillhouse.core.story_results import CopiedRun, RoundResult, StoryResult, StorySample, WriterResult
@@ -69,6 +70,23 @@ def starts_of(stories: Sequence[Story], world: World, *, words: int, seed: int) 
     return [start for start in found if start.original.strip()]
 
 
+def judged_starts(pipeline: "StoryPipeline") -> list[Start]:
+    """Where the students are to go on from.
+
+    Raises:
+        DataError: if no held-out text goes on behind its beginning.
+    """
+    wanted, held_out = pipeline.recipe.evaluation, pipeline.held_out
+    some = held_out[:: max(1, len(held_out) // wanted.completions)][: wanted.completions]
+    starts = starts_of(some, pipeline.world, words=wanted.beginning_words, seed=pipeline.recipe.data.seed)
+    if not starts:
+        raise DataError(
+            f"evaluation.beginning_words is {wanted.beginning_words}, but no held-out text that completions are judged by has "
+            "more words. Lower it, or ask for longer texts."
+        )
+    return starts
+
+
 def _start(story: Story, world: World, words: int, seed: int) -> Start:
     instruction = story.instruction(world, seed=seed)
     if instruction:
@@ -89,15 +107,7 @@ def first_words(text: str, words: int) -> str:
 
 def measured(pipeline: "StoryPipeline", rounds: Sequence[RoundResult]) -> StoryResult:
     """The originals, the student of the first round, and that of the last."""
-    wanted, world = pipeline.recipe.evaluation, pipeline.world
-    held_out = pipeline.held_out
-    step = max(1, len(held_out) // wanted.completions)
-    starts = starts_of(
-        held_out[::step][: wanted.completions],
-        world,
-        words=wanted.beginning_words,
-        seed=pipeline.recipe.data.seed,
-    )
+    wanted, held_out, starts = pipeline.recipe.evaluation, pipeline.held_out, judged_starts(pipeline)
     last = len(rounds) - 1
     numbers = {"student": last, **({"student_before": 0} if last else {})}
     said = {name: _completed(pipeline, starts, number) for name, number in numbers.items()}

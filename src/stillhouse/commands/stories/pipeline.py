@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from stillhouse.commands.labels import recorder_of, spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.plan.saved import planned_beside
 from stillhouse.commands.remote import remote_teacher
 from stillhouse.commands.stories.asking import Program, about
 from stillhouse.commands.stories.compared import run_result
-from stillhouse.commands.stories.measuring import measured
+from stillhouse.commands.stories.measuring import judged_starts, measured
 from stillhouse.commands.stories.recipe import StoryRecipe, TrimmedTokenizerConfig
 from stillhouse.commands.stories.texts import Story, examples_of, first_round, read_stories, whole_texts
 from stillhouse.core.config import to_yaml
@@ -32,12 +33,15 @@ from stillhouse.core.files import (
 )
 from stillhouse.core.life import Kept
 from stillhouse.core.progress import Progress, working
+from stillhouse.core.protocols import Teacher
 from stillhouse.core.results import Interval
 from stillhouse.core.run import RunFolder
 from stillhouse.core.story_results import RoundResult, StoryResult
+from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows
 from stillhouse.evaluation.stories import TextSums, bits_per_byte, check_parser, gain, predicted
-from stillhouse.models.anatomy import num_layers, parameter_count
+from stillhouse.labelling.label import label
+from stillhouse.models.anatomy import parameter_count
 from stillhouse.models.load import (
     LoadedModel,
     check_exists,
@@ -58,8 +62,10 @@ from stillhouse.synthesis.worlds.drawing import cells_of
 from stillhouse.synthesis.worlds.world import world_fingerprint
 from stillhouse.teachers import LocalTeacher, RemoteTeacherConfig
 from stillhouse.teachers.remote import RemoteWriter
+from stillhouse.teachers.stored import StoredTeacher
 from stillhouse.teachers.writer import LocalWriter, Writer
 from stillhouse.training import train
+from stillhouse.training.terms import Scheduled
 
 
 class StoryPipeline:
@@ -175,7 +181,7 @@ class StoryPipeline:
             write_atomic(self.texts_of(number), "".join(lines))
             self.progress.say(f"round {number}: {len(kept):,} kept of {len(of_round):,} texts")
             if number == 0:
-                self._first  # refused now, where there are too few  # noqa: B018
+                judged_starts(self)  # refused now, where there are too few, or too short ones
             return {"asked": len(of_round), "kept": len(kept), "replies": made.card["replies"]}
 
         name = "synthesize" if number == 0 else f"synthesize_{number}"
@@ -251,10 +257,8 @@ class StoryPipeline:
         return PreTrainedTokenizerFast.from_pretrained(str(self._tokenizer_folder))
 
     @cached_property
-    def _signals(self) -> LocalTeacher | None:
-        """The teacher, in the student's tokens; None where no objective reads it."""
-        if not self.recipe.reads_teacher:
-            return None
+    def _trimmed(self) -> LocalTeacher:
+        """The teacher, in the student's tokens."""
         kept = json.loads((self._tokenizer_folder / "kept.json").read_text(encoding="utf-8"))
         return LocalTeacher(trim_model(load_causal_lm(self.recipe.teacher.model).model, kept))
 
@@ -265,7 +269,16 @@ class StoryPipeline:
 
         def work() -> dict[str, Any]:
             size, tokens = self.recipe.student.size, self.recipe.data.sequence_tokens
-            student = student_of_size(size, self.tokenizer, max_tokens=tokens, seed=self.recipe.training.seed)
+            embedded: Any = (
+                self._trimmed.model.get_input_embeddings() if self.recipe.student.embeddings == "teacher" else None
+            )
+            student = student_of_size(
+                size,
+                self.tokenizer,
+                max_tokens=tokens,
+                seed=self.recipe.training.seed,
+                embeddings=None if embedded is None else embedded.weight.detach(),
+            )
             self._save(student, before)
             return {"parameters": parameter_count(student)}
 
@@ -290,7 +303,7 @@ class StoryPipeline:
         rounds: list[RoundResult] = []
         while not rounds or not rounds[-1].stop:
             number = len(rounds)
-            self.write(number)
+            self.label(number)
             self._learn(number)
             rounds.append(self._look(number))
 
@@ -303,20 +316,69 @@ class StoryPipeline:
         self._stage("train", "the last student is kept", work=work, makes=[self.run.student])
         return rounds
 
+    def _examples(self, number: int) -> list[Example]:
+        """All that is learnt in a round, in the student's tokens: that of the rounds before comes first."""
+        tokens, seed = self.recipe.data.sequence_tokens, self.recipe.data.seed
+        return examples_of(self.learnt(number), self.world, self.tokenizer, max_tokens=tokens, seed=seed)
+
+    @cached_property
+    def _terms(self) -> list[Scheduled]:
+        # None of these objectives reads a layer, so that their number does not matter.
+        return [chosen.build(student_layers=1, teacher_layers=1) for chosen in self.recipe.objectives]
+
+    def _signals(self) -> Teacher | None:
+        """The teacher, in the student's tokens, or what it said of them; None where no objective reads it."""
+        if not self.recipe.reads_teacher:
+            return None
+        if self.recipe.labels is None:
+            return self._trimmed
+        return StoredTeacher(
+            self.run.labels,
+            made_from=self._labels_made_from,
+            temperature=spoken_temperature(self.recipe.objectives),
+            tail=getattr(self.recipe.labels, "tail", "bucket"),
+        )
+
+    @cached_property
+    def _labels_made_from(self) -> str:
+        return fingerprint([self.teacher_fingerprint, fingerprint_files([self._tokenizer_folder / "kept.json"])])
+
+    def label(self, number: int = 0) -> dict[str, Any]:
+        """What the teacher says of each token of a round's texts, where the recipe has labels. Shards of the rounds before are
+        kept: their texts come first."""
+        self.make_tokenizer()
+        self.write(number)
+        wanted = self.recipe.labels
+        if wanted is None:
+            return {}
+
+        def work() -> dict[str, Any]:
+            tokens = len(self.tokenizer)
+            outcome = label(
+                self._trimmed,
+                self._examples(number),
+                self.run.labels,
+                made_from=self._labels_made_from,
+                row_tokens=self.recipe.data.sequence_tokens,
+                recorder=recorder_of(wanted, self.recipe.objectives, self._terms, vocab_size=tokens),
+                shard_tokens=wanted.shard_tokens,
+                progress=self.progress,
+            )
+            return asdict(outcome)
+
+        return self._stage(f"label_{number}", "the teacher labels", work=work, makes=[self.run.labels])
+
     def _learn(self, number: int) -> None:
         def work() -> dict[str, Any]:
             before = self.run.path / "student_before" if number == 0 else self.student_of(number - 1)
             student = load_causal_lm(str(before)).model
-            tokens, arm = self.recipe.data.sequence_tokens, f"round_{number}"
-            learnt = self.learnt(number)
-            examples = examples_of(learnt, self.world, self.tokenizer, max_tokens=tokens, seed=self.recipe.data.seed)
+            arm, examples = f"round_{number}", self._examples(number)
             checkpoints = self.run.path / "checkpoints" / arm
-            depths = {"student_layers": num_layers(student), "teacher_layers": num_layers(student)}
             trained = train(
                 student,
-                PackedRows(examples, row_tokens=tokens),
-                terms=[chosen.build(**depths) for chosen in self.recipe.objectives],
-                teacher=self._signals,
+                PackedRows(examples, row_tokens=self.recipe.data.sequence_tokens),
+                terms=self._terms,
+                teacher=self._signals(),
                 vocab_size=len(self.tokenizer),
                 schedule=self.recipe.training,
                 checkpoints=checkpoints,
@@ -326,7 +388,7 @@ class StoryPipeline:
             )
             self._save(trained, self.student_of(number))
             remove(checkpoints)
-            return {"texts": len(learnt), "tokens": sum(len(one.ids) for one in examples)}
+            return {"texts": len(self.learnt(number)), "tokens": sum(len(one.ids) for one in examples)}
 
         name, title = f"train_{number}", f"the student learns, round {number}"
         self._stage(name, title, work=work, makes=[self.student_of(number)])
@@ -421,10 +483,6 @@ class StoryPipeline:
         return shared_out(weak, self.recipe.rounds.number)
 
     # Evaluation and report.
-
-    def label(self) -> dict[str, Any]:
-        """Nothing is stored: the teacher runs in every step, where an objective reads it."""
-        return {}
 
     def evaluate(self) -> StoryResult:
         """The student's completions of held-out beginnings beside the originals."""

@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
+from stillhouse.commands.labels import label_faults
 from stillhouse.core.config import Config, Seed
 from stillhouse.evaluation.behaviour.config import JudgeConfig
+from stillhouse.labelling.config import LabelsConfig
 from stillhouse.models.generate import Sampling
 from stillhouse.objectives import Objective, objective
 from stillhouse.students.table import Size
@@ -71,10 +73,12 @@ TokenizerConfig = Annotated[TrainedTokenizerConfig | TrimmedTokenizerConfig, Fie
 
 
 class TableStudentConfig(Config):
-    """A model of Llama's architecture from the table of sizes, with random weights."""
+    """A model of Llama's architecture from the table of sizes."""
 
     size: Size
     """`1M`, `3M`, `8M`, `15M` or `28M` parameters, with 2,048 tokens."""
+    embeddings: Literal["random", "teacher"] = "random"
+    """What the student's begin as: drawn at random, or the principal components of the teacher's, for its own tokens."""
 
 
 class RoundsConfig(Config):
@@ -121,6 +125,8 @@ class StoryRecipe(Config):
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
     student: TableStudentConfig
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)] = (ObjectiveConfig(name="next_token"),)
+    labels: LabelsConfig | None = None
+    """Whether what the teacher says of the texts is stored once, or it runs in every step; where objectives read it."""
     training: Schedule = Schedule(learning_rate=1e-3)
     """Of each round: a later one goes on from the student before it, on all texts by then."""
     rounds: RoundsConfig = RoundsConfig()
@@ -128,7 +134,7 @@ class StoryRecipe(Config):
 
     @model_validator(mode="after")
     def _its_parts_fit(self) -> "StoryRecipe":
-        faults = [*self._teacher_faults(), *self._objective_faults()]
+        faults = [*self._teacher_faults(), *self._objective_faults(), *self._label_faults()]
         if self.evaluation.sampling.max_new_tokens >= self.data.sequence_tokens:
             faults.append(
                 f"evaluation.sampling.max_new_tokens is {self.evaluation.sampling.max_new_tokens}, but the student reads "
@@ -146,6 +152,18 @@ class StoryRecipe(Config):
                 "tokenizer.kind is trimmed, which cuts down the teacher's, and a teacher behind an API is not here. Use "
                 "tokenizer: {kind: trained}."
             )
+        if self.student.embeddings == "teacher" and self.tokenizer.kind != "trimmed":
+            yield (
+                f"student.embeddings is teacher, but tokenizer.kind is {self.tokenizer.kind}: the teacher has no embeddings of "
+                "such tokens. Use tokenizer: {kind: trimmed}, or leave embeddings out."
+            )
+
+    def _label_faults(self) -> Iterator[str]:
+        if self.labels is None:
+            return
+        if not self.reads_teacher:
+            yield "labels keep what the teacher says of each token, but no objective reads it. Leave labels out."
+        yield from label_faults(self.labels, self.objectives)
 
     def _objective_faults(self) -> Iterator[str]:
         names = [chosen.name for chosen in self.objectives]

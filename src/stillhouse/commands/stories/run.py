@@ -26,9 +26,11 @@ def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
         RecipeError: for a verb whose stage this recipe does not have.
     """
     recipe = load_recipe(StoryRecipe, Path(recipe_path), overrides)
-    if until == "label":
+    if until == "label" and recipe.labels is None:
         raise RecipeError(
-            ["labels: a recipe of kind stories stores none. Use `stillhouse train`."],
+            [
+                "labels are left out, so that the teacher runs in every step, where it is read at all. Use `stillhouse train`."
+            ],
             source=recipe_path,
         )
     console = Console(highlight=False, soft_wrap=True)
@@ -37,6 +39,8 @@ def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
             case "synthesize":
                 pipeline.synthesize()
                 console.print(written_summary(json.loads((pipeline.run.data / CARD).read_text(encoding="utf-8"))))
+            case "label":
+                pipeline.label()
             case "train":
                 pipeline.train()
             case _:
