@@ -20,6 +20,7 @@ from stillhouse.core.config import Config, parse_recipe, to_yaml, with_overrides
 from stillhouse.core.errors import DataError, ModelError, StillhouseError
 from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files
 from stillhouse.core.life import Kept
+from stillhouse.core.objects import files_of
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import BASELINES, EvaluationResult, Role
 from stillhouse.core.run import RunFolder
@@ -250,7 +251,7 @@ class Entrants:
     def data_fingerprint(self) -> str:
         """Hash of the data, and of all that turns it into tokens."""
         paths = self.config.sources
-        files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+        files = [file for path in paths for file in files_of(path)]
         return fingerprint([fingerprint_files(files), self.config.model_dump(mode="json", exclude={"path"})])
 
     @property

@@ -29,9 +29,10 @@ from stillhouse.commands.stories.pipeline import StoryPipeline
 from stillhouse.commands.stories.recipe import StoryRecipe
 from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.files import cache_folder
 from stillhouse.core.progress import Silent
 from stillhouse.core.run import RunFolder
-from stillhouse.models.load import cache_folder, display_name, load_tokenizer
+from stillhouse.models.load import display_name, load_tokenizer
 from stillhouse.reporting.formatting import clean, count, one_line, percent, si
 from stillhouse.students.config import CheckpointConfig, FromLayersConfig
 

@@ -158,6 +158,11 @@ def is_there(path: Path) -> bool:
         raise
 
 
+def cache_folder() -> Path:
+    """Where is kept what can be made or fetched again: `STILLHOUSE_CACHE`, or `~/.cache/stillhouse`."""
+    return Path(os.environ.get("STILLHOUSE_CACHE") or "~/.cache/stillhouse").expanduser()
+
+
 def size_on_disk(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())

@@ -3,11 +3,25 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, NonNegativeFloat, PositiveInt, PrivateAttr, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    PlainSerializer,
+    PositiveInt,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
 
 from stillhouse.core.config import Config, Seed
+from stillhouse.core.objects import as_written, refuse_secrets
 from stillhouse.core.task import Task
 from stillhouse.data.grounded import Template
+
+Source = Annotated[Path, AfterValidator(refuse_secrets), PlainSerializer(as_written, return_type=str, when_used="json")]
+"""A file or a folder, here or at an address that fsspec knows, such as `s3://bucket/texts.jsonl`."""
 
 HELD_OUT_SHARE = 0.1
 
@@ -29,12 +43,12 @@ class _SplitConfig(Config):
     """Which rows are learnt from, and which nobody trains on."""
 
     kind: str
-    path: Path | None
+    path: Source | None
     sequence_tokens: Annotated[int, Field(ge=8)] = 256
     """Length of a row in tokens, special ones included; longer documents are cut."""
     held_out: Annotated[float, Field(gt=0, le=0.5)] = HELD_OUT_SHARE
     """Share of the documents that nobody trains on and everybody is judged by. Without effect beside `held_out_path`."""
-    held_out_path: Path | None = None
+    held_out_path: Source | None = None
     """A file or folder, read as `path` is, that decides in the place of `held_out`: all of it is held out, and what `path`
     has in common with it is not trained on."""
 
@@ -79,7 +93,7 @@ class TextDataConfig(_SplitConfig):
     """Texts, each learnt whole or after a prompt, one token after the other."""
 
     kind: Literal["text"] = "text"
-    path: Path | None = None
+    path: Source | None = None
     """A `.jsonl` or `.txt` file, or a folder of them. May be left out where the recipe synthesises its text."""
 
 
@@ -120,7 +134,7 @@ class StyleConfig(Config):
 class ReplayConfig(Config):
     """Conversations about other things, which teacher and student read alike, so that the student stays as it is there."""
 
-    path: Path
+    path: Source
     """A file or folder as `data.path`. A share of it, as large as `data.held_out`, is held out to measure drift by."""
     share: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Share of all rows that are learnt from; 0 only measures."""
@@ -147,7 +161,7 @@ class ChatDataConfig(_SplitConfig):
     """Conversations, written out by the teacher's chat template; what the assistant says in them is learnt."""
 
     kind: Literal["chat"] = "chat"
-    path: Path | None = None
+    path: Source | None = None
     """A `.jsonl`, `.json`, `.csv` or `.tsv` file, or a folder of them, in a form that docs/chat.md names. May be left out where
     the recipe synthesises its conversations."""
     sequence_tokens: Annotated[int, Field(ge=8)] = 1024
@@ -190,9 +204,9 @@ class RagDataConfig(ChatDataConfig):
     """Questions to be answered from documents: passages are retrieved, teacher and student read the same, and answers cite."""
 
     kind: Literal["rag"] = "rag"  # type: ignore[assignment]
-    documents: Path
+    documents: Source
     """A folder of text, Markdown, HTML, PDF or JSON lines, or one such file: what is answered from."""
-    path: Path | None = None
+    path: Source | None = None
     """Questions: rows of `question`, and where they are known `answers` and `passages`, the names of those that tell. May be
     left out where the recipe synthesises them."""
     retriever: str = "bm25"
@@ -251,7 +265,7 @@ class PreferencesDataConfig(_SplitConfig):
     """Pairs of answers to the same prompt, of which one was chosen over the other."""
 
     kind: Literal["preferences"] = "preferences"
-    path: Path
+    path: Source
     """A `.jsonl`, `.json`, `.csv` or `.tsv` file, or a folder of them, in a form that docs/preferences.md names."""
     sequence_tokens: Annotated[int, Field(ge=8)] = 1024
     """Most tokens of a prompt with one of its answers. Nothing is cut: a pair with a longer one is left out."""
@@ -275,7 +289,7 @@ class MaskedTextDataConfig(_SplitConfig):
     """Texts of which some tokens are hidden, to be guessed from both sides; longer ones are cut into pieces."""
 
     kind: Literal["masked_text"] = "masked_text"
-    path: Path
+    path: Source
     """A `.jsonl`, `.csv` or `.tsv` file with a column of texts, a `.txt` file as for kind text, or a folder of them."""
     text: str = "text"
     """Column of the text; a `.txt` file has none."""
@@ -288,7 +302,7 @@ class MaskedTextDataConfig(_SplitConfig):
 class _AnsweredConfig(_SplitConfig):
     """Texts, or pairs of texts, each with one answer."""
 
-    path: Path
+    path: Source
     """A `.jsonl`, `.csv` or `.tsv` file, or a folder of them."""
     text: str = "text"
     """Column of the text, or of a pair's first."""
@@ -320,7 +334,7 @@ class TagsDataConfig(_SplitConfig):
     """Texts as lists of words, each word with its tag."""
 
     kind: Literal["tags"] = "tags"
-    path: Path
+    path: Source
     """A `.jsonl` file, or a folder of them."""
     words: str = "words"
     """Column of the words, a list."""
@@ -332,11 +346,11 @@ class SentencesDataConfig(_SplitConfig):
     """Sentences to embed. The teacher's embedding is all that is learnt, so they need no labels."""
 
     kind: Literal["sentences"] = "sentences"
-    path: Path
+    path: Source
     """A `.jsonl`, `.csv` or `.tsv` file with a column of sentences, a `.txt` file with one a line, or a folder of them."""
     text: str = "text"
     """Column of the sentence; a `.txt` file has none."""
-    pairs_path: Path | None = None
+    pairs_path: Source | None = None
     """Pairs with their similarity as people see it, to judge by: a `.jsonl`, `.csv` or `.tsv` file, or a folder of them, each
     a set of its own. What `path` has in common with them is not trained on."""
     first: str = "first"

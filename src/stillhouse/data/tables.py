@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from stillhouse.core.errors import DataError
 from stillhouse.core.faults import nearest, said
 from stillhouse.core.files import is_there
+from stillhouse.core.objects import fetched
 
 Splitter = Callable[[str], Iterable[str]]
 """How the content of a plain text file becomes texts."""
@@ -155,6 +156,7 @@ def files_in(path: Path, *, key: str, formats: Iterable[str]) -> list[Path]:
     Raises:
         DataError: if there is no such file or folder, or the file is in none of the formats.
     """
+    path = fetched(path, key=key)
     if not is_there(path):
         raise DataError(f"{key} {str(path)!r}: there is no such file or folder.")
     if path.is_dir():

@@ -36,6 +36,7 @@ from stillhouse.core.errors import ModelError
 from stillhouse.core.faults import shown
 from stillhouse.core.files import (
     atomic_path,
+    cache_folder,
     fingerprint,
     fingerprint_files,
     is_plain_name,
@@ -173,6 +174,14 @@ def load_student(
     loaded, missing, mismatched = _loaded(source, config, task, dtype=dtype)
     _refuse_random_parts(source, [name for name in (*missing, *mismatched) if not _in_head(name, loaded.model)])
     return loaded
+
+
+def seen_by_all(source: str) -> str:
+    """What other processes find the model by: unpacked once, and not seen from the folder that this one works in."""
+    path = local_path(source)
+    if path.is_file():
+        return unpacked_gguf(path)
+    return str(path.resolve()) if path.is_dir() else source
 
 
 def load_causal_lm(source: str, *, dtype: torch.dtype = torch.float32) -> LoadedModel:
@@ -503,11 +512,6 @@ def _cached_revision(hub_id: str) -> str | None:
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Equal only if every id means the same token: two vocabularies of equal size can still differ."""
     return fingerprint(sorted(tokenizer.get_vocab().items()))
-
-
-def cache_folder() -> Path:
-    """Where unpacked models are kept: `STILLHOUSE_CACHE`, or `~/.cache/stillhouse`."""
-    return Path(os.environ.get("STILLHOUSE_CACHE") or "~/.cache/stillhouse").expanduser()
 
 
 def unpacked_gguf(file: Path) -> str:

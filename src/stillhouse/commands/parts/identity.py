@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.config import Config
 from stillhouse.core.files import fingerprint, fingerprint_files
+from stillhouse.core.objects import files_of
 from stillhouse.models.load import source_fingerprint, vocabulary_fingerprint
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig
 
@@ -28,7 +29,7 @@ def data_fingerprint(
     """Hash of the data and of everything that turns it into tokens: the teacher, and those tokenizers that are not its own."""
     replay = recipe.replay
     sources = dict.fromkeys((path, *recipe.data.sources, *([] if replay is None else [replay.path])))
-    files = [file for path in sources for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    files = [file for path in sources for file in files_of(path)]
     return fingerprint(
         [
             fingerprint_files(files),

@@ -16,6 +16,7 @@ from stillhouse.commands.stages.training import made_beside_the_student
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.config import to_yaml
 from stillhouse.core.files import fingerprint_files
+from stillhouse.core.objects import files_of
 from stillhouse.core.results import EvaluationResult
 from stillhouse.synthesis import CARD
 from stillhouse.synthesis.licence import licence_of, said_about_outputs
@@ -101,7 +102,7 @@ def _sources(shop: Workshop) -> list[Path]:
 
 
 def _hash(path: Path) -> str:
-    return fingerprint_files(file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    return fingerprint_files(files_of(path))
 
 
 def _data_account(shop: Workshop, stages: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
