@@ -238,6 +238,7 @@ def _run(chosen: argparse.Namespace) -> int:
                 memory=chosen.memory,
             )
         case "synthesize" if chosen.dry_run:
+            _refuse_beside_a_dry_run(chosen)
             importlib.import_module("stillhouse.commands.dry_run").dry_run(chosen.recipe, chosen.overrides)
         case _:
             command = importlib.import_module("stillhouse.commands.run")
@@ -251,6 +252,13 @@ def _run(chosen: argparse.Namespace) -> int:
             }
             command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until, **shared)
     return 0
+
+
+def _refuse_beside_a_dry_run(chosen: argparse.Namespace) -> None:
+    from stillhouse.core.errors import StillhouseError
+
+    if chosen.ray is not None or chosen.actors is not None:
+        raise StillhouseError("--dry-run writes a few examples in this process. Leave --ray and --actors out.")
 
 
 def _is_plain_recipe(chosen: argparse.Namespace) -> bool:
@@ -322,7 +330,7 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--out", metavar="FILE", default="comparison.html", help=help_text)
         if name in ("distill", "train"):
             _add_launch(added)
-        if name in ("distill", "train", "label"):
+        if name in ("distill", "train", "label", "synthesize"):
             _add_ray(added)
         if name == "synthesize":
             added.add_argument(
@@ -455,7 +463,7 @@ def _add_ray(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="label on a Ray cluster: local begins one here, auto takes the one that runs here, or HOST:PORT",
+        help="label and write on a Ray cluster: local begins one here, auto takes the one that runs here, or HOST:PORT",
     )
     parser.add_argument(
         "--actors",

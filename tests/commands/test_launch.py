@@ -9,8 +9,10 @@ from torch.testing import assert_close
 
 from stillhouse.commands.launch.config import check_launch, held_by, share_of, write_config
 from stillhouse.commands.recipe import Recipe
+from stillhouse.commands.stages.labelling import check_spread
+from stillhouse.core.cluster import Cluster
 from stillhouse.core.config import parse_recipe
-from stillhouse.core.errors import StillhouseError
+from stillhouse.core.errors import RecipeError, StillhouseError
 from stillhouse.core.files import read_lines
 from stillhouse.training.trainer import Schedule
 
@@ -65,6 +67,25 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
     assert_refused_in_one_line(stillhouse("train", recipe(), "--sharded"), "--launch N")
     both = stillhouse("train", recipe(), "--launch", "2", "--sharded", "--launch-config", written)
     assert_refused_in_one_line(both, "distributed_type: FSDP")
+
+
+def test_actors_are_refused_where_the_teacher_has_nothing_to_do_beforehand(teacher_folder, texts_file, recipe):
+    local, data = Cluster("local"), {"synthesis": None, "data.path": str(texts_file)}
+    known = {
+        "labels": {"labels": {"signal": "sparse"}, **data},
+        "synthesis": {"labels": None},
+        "answers": {"labels": None, "source": {"kind": "teacher"}, **data},
+    }
+    for changes in known.values():
+        check_spread(parse_recipe(Recipe, recipe_values(teacher_folder, changes)), local)
+    idle = parse_recipe(Recipe, recipe_values(teacher_folder, {"labels": None, **data}))
+    with pytest.raises(StillhouseError, match=r"--ray is for what the teacher does beforehand.*or give labels"):
+        check_spread(idle, local)
+    tried = stillhouse("synthesize", recipe(), "--dry-run", "--ray", "local")
+    assert_refused_in_one_line(tried, "--dry-run", "Leave --ray")
+    near = {"labels": {"signal": "sparse", "store": "labels/here"}, **data}
+    with pytest.raises(RecipeError, match=r"labels\.store: 'labels/here' is no address"):
+        parse_recipe(Recipe, recipe_values(teacher_folder, near))
 
 
 def test_two_processes_make_the_student_that_one_makes(recipe, texts_file, tmp_path, monkeypatch):

@@ -1,18 +1,24 @@
 """Texts that lie in files are the texts that memory would have held."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.core.errors import DataError
-from stillhouse.data.asked import ask_to_go_on
+from stillhouse.core.objects import Objects
+from stillhouse.data.asked import ask_in_turn, ask_to_go_on, before_last, packed
 from stillhouse.data.asked_texts import ask_texts_to_go_on
+from stillhouse.data.chat import ChatReader
+from stillhouse.data.chat_forms import Conversation
+from stillhouse.data.config import ChatDataConfig
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows
-from stillhouse.data.shelf import Shelving, lengths_of, open_shelf, write_shelf
-from stillhouse.data.split import sides_given, sides_held_out, split_held_out, without_texts
+from stillhouse.data.prepare import chat_sides, prepare
+from stillhouse.data.shelf import Shelving, lengths_of, open_shelf, put_shelf, shelf_at, write_shelf
+from stillhouse.data.split import Known, sides_given, sides_held_out, split_held_out, without_texts
 from stillhouse.data.text import Row, each_row, to_example
 
 WEIGHTS = st.floats(0, 2) | st.just(0.1)
@@ -89,3 +95,48 @@ def test_texts_are_asked_as_if_all_were_in_memory(tokenizer, tmp_path):
     expected = [ask_to_go_on(row, to_example(row, tokenizer), max_tokens=16) for row in rows]
     assert [*found] == expected == found[:]
     assert [*found.pieces] == [piece for one in expected for piece in one.answered]
+
+
+@pytest.mark.parametrize("weight", ["assistant", "last"])
+def test_conversations_on_shelves_are_those_that_memory_would_have_held(tokenizer, tmp_path, weight):
+    said = [
+        [("user", f"who ran {n % 7}?"), ("assistant", "the fox " * (1 + n % 30)), ("user", "why?"), ("assistant", "so")]
+        for n in range(30)
+    ]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in one]} for one in said]
+    rows += [
+        {"messages": rows[0]["messages"][:1]},
+        rows[3],
+        {"messages": [*rows[5]["messages"][:3], rows[0]["messages"][1]]},
+    ]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = ChatDataConfig(path=file, sequence_tokens=32, weight=weight)
+    train, held_out = chat_sides(config, file)
+    found, reader = prepare(config, tokenizer), ChatReader(tokenizer, weight=weight)
+    for asked, rows_of, side in ((found.asked, found.train, train), (found.held_out_asked, found.held_out, held_out)):
+        expected = [
+            replace(ask_in_turn(read, max_tokens=32), messages=before_last(one, read))
+            for one, read in reader.learnt(side)
+        ]
+        assert [*asked] == expected and any(one.followups for one in expected) == (weight == "assistant")
+        assert [*rows_of] == [*packed(expected, row_tokens=32)]
+    assert (found.num_train_documents, found.num_held_out_documents) == (len(train), len(held_out))
+    assert found.notes[0] == f"chats.jsonl: {train[0].form}, 32 rows" and "left out: 1 with" in found.notes[1]
+
+
+def test_equal_rows_are_one_wherever_they_stand():
+    rows = [Conversation("a", (1.0,), where=f"file, line {n}", unfinished=frozenset({n % 2, 9})) for n in range(4)]
+    assert Known(rows).is_first.tolist() == [True, True, False, False]
+
+
+def test_a_shelf_of_objects_is_read_in_pieces_by_whoever_shares_no_disk(build_example, tmp_path, monkeypatch):
+    examples, asked = [build_example(seed, 50) for seed in range(40)], []
+    objects = Objects(f"file://{tmp_path}/there", key="labels.store")
+    put_shelf(examples, objects)
+    monkeypatch.setattr("stillhouse.data.shelf.PIECE_BYTES", 12 * 50 * 10)
+    monkeypatch.setattr(Objects, "part", lambda *call, part=Objects.part: asked.append(call[1:]) or part(*call))
+    shelf = shelf_at(objects)
+    asked.clear()  # whoever checks types looks at one of them
+    assert shelf[7:27] == examples[7:27]
+    assert len(asked) == 2, "twenty examples, ten at once"

@@ -1,31 +1,34 @@
-"""Labelling by actors on a cluster of two nodes: the same bytes, and in `make faults`, whoever is killed."""
+"""Labelling and writing by actors on a cluster of two nodes: the same bytes, and in `make faults`, whoever is killed."""
 
 import json
 import os
 import signal
 import time
 from collections import Counter
+from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
-from stillhouse.core.errors import StillhouseError
+from stillhouse.core.cluster import ALONE, ENVIRONMENT, Cluster, Room, check_cluster, check_room, room_in
+from stillhouse.core.errors import RunError, StillhouseError
+from stillhouse.core.files import write_atomic
 from stillhouse.core.progress import Silent
+from stillhouse.data.asked import Asked
+from stillhouse.data.chat_forms import Conversation
 from stillhouse.data.shelf import open_shelf, write_shelf
 from stillhouse.labelling import label
-from stillhouse.labelling.cluster import (
-    ALONE,
-    ENVIRONMENT,
-    Cluster,
-    RayCrew,
-    Room,
-    _places,
-    check_cluster,
-    check_room,
-    room_in,
-)
+from stillhouse.labelling.cluster import RayCrew, _places
 from stillhouse.labelling.label import label_by
+from stillhouse.models.generate import Sampling
+from stillhouse.models.load import load_causal_lm
+from stillhouse.synthesis import rewrite_by, synthesize_by, write_answers_by
+from stillhouse.synthesis.records import asking
+from stillhouse.teachers.answering import Answering
+from stillhouse.teachers.hands import OwnHands, RayHands
+from stillhouse.teachers.ledger import Ledger
+from stillhouse.teachers.writer import SpreadWriter
 
 os.environ.update(ENVIRONMENT | ALONE)
 ray = pytest.importorskip("ray", reason="stillhouse[ray] is not installed")
@@ -92,8 +95,76 @@ def members(folder, log):
     return load
 
 
+def logged(log):
+    """What writes a batch, and writes down when it begins and ends."""
+
+    def write(model, tokenizer, batch, advance):
+        place = {"pid": os.getpid(), "first": batch}
+        with Path(log).open("a") as file:
+            file.write(json.dumps({"call": "begins", **place}) + "\n")
+        time.sleep(SECONDS)
+        with Path(log).open("a") as file:
+            file.write(json.dumps({"call": "ends", **place}) + "\n")
+        return [*batch, int(model.config.vocab_size)]
+
+    return write
+
+
 def calls(log):
     return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_what_actors_write_is_what_one_process_writes_and_whoever_is_killed_costs_a_batch(
+    cluster, build_model, build_example, tokenizer, tmp_path
+):
+    folder, log = tmp_path / "teacher", tmp_path / "log"
+    build_model(vocab=len(tokenizer), layers=2).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+    def load():
+        import torch
+
+        torch.set_num_threads(1)
+        return load_causal_lm(str(folder))
+
+    loaded = load()
+    own, batches = OwnHands(loaded.model, loaded.tokenizer), {number: [number] for number in range(8)}
+    with RayHands(Cluster(cluster.address, 2), load) as hands:
+        told = {}
+        for number, said in hands(logged(log), batches):
+            told[number] = said
+            if len(told) == 2:
+                os.kill(calls(log)[-1]["pid"], signal.SIGKILL)
+        assert told == dict(own(logged(tmp_path / "mine"), batches))
+        _each_is_done_once_and_two_at_most_at_a_time(calls(log), num_killed=1)
+        with pytest.raises(RunError, match="ZeroDivisionError"):
+            list(hands(lambda *_: 1 / 0, {0: 0}))
+        for name, who in (("alone", own), ("many", hands)):
+            _write_all(who, tokenizer, build_example, tmp_path / name)
+    for file in (tmp_path / "alone").rglob("*.json*"):
+        assert (tmp_path / "many" / file.relative_to(tmp_path / "alone")).read_bytes() == file.read_bytes(), file.name
+    assert not list((tmp_path / "many").rglob("*-from-*"))
+
+
+def _write_all(hands, tokenizer, build_example, folder):
+    """All that a teacher writes, by this one's hands: what is asked of it in words, texts, answers and conversations."""
+    sampling = Sampling(max_new_tokens=6)
+    requests = [
+        asking(f"{n}", [{"role": "user", "content": f"who ran {n % 3}?"}], sampling=sampling) for n in range(10)
+    ]
+    writer = SpreadWriter(hands, tokenizer, name="tiny", fingerprint="0", batch_size=1)
+    replies = Ledger(folder.with_suffix(".jsonl"), writer).ask(requests)
+    texts = {"prompts": [f"Write {n}." for n in range(40)], "num_tokens": 400, "batch_size": 4, "seed": 1}
+    synthesize_by(hands, tokenizer, folder=folder / "texts", sampling=Sampling(max_new_tokens=24), **texts)
+    asked = [Asked(one.ids[:n], (one,)) for n in (4, 7, 2, 5) for one in [build_example(n, n + 5, prompt=n, vocab=300)]]
+    answering = Answering(batch_size=2, sampling=sampling)
+    limits = {"ends": {1}, "vocab_size": len(tokenizer), "max_tokens": 14}
+    write_answers_by(hands, asked, folder=folder / "answers", answering=answering, **limits)
+    said = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "so"}]
+    conversations = [Conversation(json.dumps({"messages": said, "tools": []}), (0.0, 1.0)) for _ in range(3)]
+    file = folder / "conversations.jsonl"
+    rewrite_by(hands, conversations, file=file, max_tokens=64, sampling=sampling, batch_size=1)
+    write_atomic(folder / "replies.json", json.dumps([asdict(one) for one in replies]))
 
 
 def test_two_nodes_write_the_bytes_of_one_process_and_the_killed_cost_their_shards_alone(
@@ -174,6 +245,6 @@ def test_a_cluster_that_is_not_there_or_too_small_is_refused_in_a_line(monkeypat
             check_cluster(cluster)
     with pytest.raises(StillhouseError, match="--actors 9: the cluster has 8 CPUs"):
         check_room([{"CPU": 8.0}], 9)
-    monkeypatch.setattr("stillhouse.labelling.cluster.find_spec", lambda name: None)
+    monkeypatch.setattr("stillhouse.core.cluster.find_spec", lambda name: None)
     with pytest.raises(StillhouseError, match=r"stillhouse\[ray\]"):
         check_cluster(Cluster("local"))

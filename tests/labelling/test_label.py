@@ -2,7 +2,9 @@
 
 import os
 import re
+from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from torch.testing import assert_close
@@ -10,10 +12,14 @@ from torch.testing import assert_close
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.files import size_on_disk
 from stillhouse.core.label_codecs import states_from_bytes
-from stillhouse.core.label_store import damaged, open_shard, read_manifest
+from stillhouse.core.label_store import FetchedFiles, damaged, open_shard, read_manifest
 from stillhouse.core.progress import Silent
+from stillhouse.core.signals import Wanted
+from stillhouse.data.packing import to_batch
 from stillhouse.labelling import Sampled, Sparse, States, label
-from stillhouse.teachers import LocalTeacher
+from stillhouse.labelling.cluster import Actor, Texts
+from stillhouse.labelling.label import Alone, Job, label_by, objects_at
+from stillhouse.teachers import LocalTeacher, StoredTeacher
 
 ROW_TOKENS = 32
 SHARD_TOKENS = 40
@@ -230,3 +236,84 @@ def test_without_a_text_there_is_nothing_to_label(teacher, tmp_path):
     with pytest.raises(DataError, match="no text to label"):
         store(teacher, [], tmp_path / "labels")
     assert not (tmp_path / "labels").exists()
+
+
+@pytest.fixture
+def objects(monkeypatch):
+    """A store of objects without a machine; of each that is fetched the name is kept."""
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    fetched, get = [], type(memory).get_file
+    monkeypatch.setattr(
+        type(memory), "get_file", lambda *call, **named: fetched.append(Path(call[1]).name) or get(*call, **named)
+    )
+    memory.fetched = fetched
+    yield memory
+    memory.store.clear()
+
+
+def at(teacher, examples, folder, **changes):
+    """Labelled into objects."""
+    given = {
+        "made_from": "malt",
+        "row_tokens": ROW_TOKENS,
+        "shard_tokens": SHARD_TOKENS,
+        "store": "memory://barrel/labels",
+    }
+    return label_by(Alone(teacher), examples, folder, **given | changes)
+
+
+def test_labels_that_are_objects_say_the_same_and_few_shards_lie_here(objects, teacher, examples, tmp_path):
+    here, there = store(teacher, examples, tmp_path / "here"), at(teacher, examples, tmp_path / "there")
+    assert (there.records, there.tokens, there.bytes_per_token) == (here.records, here.tokens, here.bytes_per_token)
+    assert [file.name for file in (tmp_path / "there").iterdir()] == ["manifest.json"]
+    manifest = read_manifest(tmp_path / "there")
+    kept = [objects.cat_file(f"/barrel/labels/{manifest.seal}/{name}") for name in manifest.shards]
+    assert kept == [content for _, content in sorted(snapshot(tmp_path / "here").items())]
+    files = FetchedFiles(
+        tmp_path / "cache", objects_at("memory://barrel/labels", manifest.seal), most_bytes=len(kept[0])
+    )
+    away, local = StoredTeacher(tmp_path / "cache", files=files), StoredTeacher(tmp_path / "here")
+    assert sorted(objects.fetched) == ["head.safetensors", "keys.safetensors", "manifest.json"], (
+        "no shard to begin with"
+    )
+    for example in examples:
+        batch = to_batch([[example]])
+        said, expected = (one.signals(batch, Wanted(logits=True)).logits.dense() for one in (away, local))
+        assert torch.equal(said, expected)
+        assert sum(size_on_disk(file) for file in (tmp_path / "cache").glob("shard-*")) <= 2 * len(kept[0])
+    assert len(objects.fetched) == 3 + len(manifest.shards), "each once, as they were read in turn"
+
+
+def test_objects_that_are_there_are_not_made_again_and_a_damaged_one_is_named(objects, teacher, examples, tmp_path):
+    at(teacher, examples, tmp_path)
+    manifest = read_manifest(tmp_path)
+    place, known = objects_at("memory://barrel/labels", manifest.seal), dict(objects.store)
+    assert damaged(tmp_path, place) == []
+    place.remove(manifest.shards[1])
+    assert damaged(tmp_path, place) == [manifest.shards[1]]
+    teacher.documents = 0
+    at(teacher, examples, tmp_path)
+    assert 0 < teacher.documents < len(examples) - 1
+    assert {name: bytes(one.getvalue()) for name, one in objects.store.items()} == {
+        name: bytes(one.getvalue()) for name, one in known.items()
+    }
+    content = objects.cat_file(f"/barrel/labels/{manifest.seal}/{manifest.shards[0]}")
+    objects.pipe(f"/barrel/labels/{manifest.seal}/{manifest.shards[0]}", content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DataError, match=f"{manifest.shards[0]} in memory://barrel/.* Remove that object"):
+        FetchedFiles(tmp_path, place, most_bytes=2**30).shard(manifest.shards[0])
+
+
+def test_an_actor_needs_no_disk_but_its_own_where_labels_are_objects(model, examples, tmp_path):
+    job = Job(tmp_path / "nobody", States(), ROW_TOKENS, "0" * 16, objects_at(f"file://{tmp_path}/there", "0" * 16))
+    texts = Texts(job)
+    texts.write(iter(examples))
+    actor = Actor(job, lambda: LocalTeacher(model), texts)
+    asked = {"number": [0], "start": [2], "end": [5]}
+    assert [actor(asked)["fault"], actor(asked)["fault"]] == [[""], [""]]
+    assert job.done([examples[2:5], examples[5:7]]) == {0}
+    assert open_shard(tmp_path / "there" / job.seal / job.name(0, examples[2:5])).keys() == [
+        e.key for e in examples[2:5]
+    ]
+    texts.remove()
+    assert not (tmp_path / "nobody").exists() and not list(tmp_path.rglob("tokens"))

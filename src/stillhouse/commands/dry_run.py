@@ -18,7 +18,7 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.remote import remote_teacher
 from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
 from stillhouse.commands.stories.kind import is_of_stories
-from stillhouse.commands.synthesis import DataFreeConfig, Program, by_whom, number_of, writer_of
+from stillhouse.commands.synthesis import DataFreeConfig, Program, by_whom, number_of, writing
 from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.progress import Progress
@@ -111,10 +111,10 @@ def _try(parts: Parts, wanted: DataFreeConfig, progress: Progress) -> list[str]:
     more than are shown.
     """
     wanted = by_whom(parts.recipe, wanted)
-    writer, total = writer_of(parts, wanted), number_of(wanted)
+    total = number_of(wanted)
     tried = min(total, SHOWN if wanted.writer.kind == "remote" else max(SHOWN, wanted.batch_size))
     spent = list[Spent]()
-    with TemporaryDirectory() as folder:
+    with writing(parts, wanted) as writer, TemporaryDirectory() as folder:
         program = Program(wanted, writer, Path(folder), number=tried, progress=progress)
 
         def make(ask: Ask) -> list[Record]:

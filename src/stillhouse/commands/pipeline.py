@@ -25,10 +25,10 @@ from stillhouse.commands.stages.suites import check_suites
 from stillhouse.commands.stages.workshop import Launch, Workshop
 from stillhouse.commands.synthesis import check_synthesis
 from stillhouse.commands.trackers import check_trackers
+from stillhouse.core.cluster import Cluster
 from stillhouse.core.life import Kept
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
-from stillhouse.labelling.cluster import Cluster
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
 from stillhouse.synthesis.rewards import check_reward
 from stillhouse.teachers import RemoteTeacherConfig, RemoteWriter
@@ -102,7 +102,7 @@ def at_work(
 ) -> Iterator[Pipeline]:
     """A recipe in its run folder, where no other process works meanwhile. Nothing is written before what can be known to
     be wrong without a model has been said. A stage that one of the `lenders`, other run folders, has done from the same is
-    taken over from it. With a `launch`, arms are trained by it; with a `cluster`, the teacher labels there.
+    taken over from it. With a `launch`, arms are trained by it; with a `cluster`, the teacher labels and writes there.
 
     Raises:
         StillhouseError: for what the user can mend.
@@ -110,7 +110,7 @@ def at_work(
     run = RunFolder(recipe.run, lenders=tuple(lenders))
     kept = Kept(progress, run.path)
     pipeline = Pipeline(recipe, run, kept)
-    pipeline.launch, pipeline.cluster = launch, cluster
+    pipeline.launch, pipeline.parts.cluster = launch, cluster
     pipeline.check()
     with run.open(recipe), kept:
         yield pipeline

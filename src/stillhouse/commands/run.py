@@ -15,14 +15,14 @@ from stillhouse.commands.plan.saved import said_of_plan
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
 from stillhouse.commands.stages.grounded_answers import grounded_account
-from stillhouse.commands.stages.labelling import check_labelled_elsewhere
+from stillhouse.commands.stages.labelling import check_spread
 from stillhouse.commands.stories.kind import is_of_stories
+from stillhouse.core.cluster import Cluster
 from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import RecipeError, StillhouseError
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
 from stillhouse.data.config import RagDataConfig
-from stillhouse.labelling.cluster import Cluster
 from stillhouse.reporting import results_table, reward_lines, terminal_progress, written_summary
 from stillhouse.reporting.grounded import grounded_lines
 from stillhouse.synthesis import CARD
@@ -42,8 +42,8 @@ def run(
     actors: int | None = None,
 ) -> None:
     """Read the recipe, then do what is not done yet, with progress in the terminal; arms are trained by `num_ranks` processes,
-    if a number is given, each of which holds the student whole or `sharded`, and so the teacher, which labels as `actors` of a
-    `ray` cluster, if one is named."""
+    if a number is given, each of which holds the student whole or `sharded`, and so the teacher, which labels and writes as
+    `actors` of a `ray` cluster, if one is named."""
     values = read_recipe(Path(recipe_path), overrides)
     if num_ranks is not None and (is_of_stories(values) or is_of_retrieval(values)):
         raise RecipeError(
@@ -57,10 +57,11 @@ def run(
         _check_held(num_ranks, launch_config)
     if ray is not None and (is_of_stories(values) or is_of_retrieval(values)):
         raise RecipeError(
-            [f"data.kind: {values['data']['kind']} is labelled in one process. Leave --ray out."], source=recipe_path
+            [f"data.kind: {values['data']['kind']} has its teacher in one process. Leave --ray out."],
+            source=recipe_path,
         )
     if actors is not None and ray is None:
-        raise StillhouseError("--actors says how many label on the cluster of --ray ADDRESS. Give both.")
+        raise StillhouseError("--actors says how many hold the teacher on the cluster of --ray ADDRESS. Give both.")
     if is_of_stories(values):
         importlib.import_module("stillhouse.commands.stories.run").run(recipe_path, overrides, until=until)
         return
@@ -77,7 +78,7 @@ def run(
     cluster = None
     if ray is not None:
         cluster = Cluster(ray, actors)
-        check_labelled_elsewhere(recipe, cluster)
+        check_spread(recipe, cluster)
     with at_work(recipe, terminal_progress(), launch=launch, cluster=cluster) as pipeline:
         match until:
             case "report":

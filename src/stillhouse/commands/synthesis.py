@@ -1,6 +1,7 @@
 """Data from nothing: a recipe's `synthesis` as a program that asks its teacher, and what the data card says of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from stillhouse.synthesis.rounds import dried_up, until_kept
 from stillhouse.synthesis.run import LEDGER, said_of_reasons
 from stillhouse.teachers.remote import RemoteWriter
 from stillhouse.teachers.remote_config import RemoteTeacherConfig, RemoteWriterConfig
-from stillhouse.teachers.writer import LocalWriter, Writer
+from stillhouse.teachers.writer import LocalWriter, SpreadWriter, Writer
 
 DataFreeConfig = ConversationSynthesisConfig | ContinueConfig
 """All ways but the templates of kind prompts."""
@@ -102,14 +103,31 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, wanted: ConversationSynt
         raise ModelError(f"synthesis.answers: {error}{hint}") from None
 
 
-def writer_of(parts: Parts, wanted: DataFreeConfig | GroundedConfig, *, ledger: str = f"data/{LEDGER}") -> Writer:
-    """Who writes, and in which ledger of the run it is kept."""
-    if isinstance(wanted.writer, RemoteTeacherConfig):
-        return remote_teacher(wanted.writer, parts.run, parts.progress, ledger=ledger)
+@contextmanager
+def writing(
+    parts: Parts, wanted: DataFreeConfig | GroundedConfig, *, ledger: str = f"data/{LEDGER}"
+) -> Iterator[Writer]:
+    """Who writes for as long as this lasts, and in which ledger of the run it is kept."""
     if isinstance(wanted.writer, RemoteWriterConfig):
-        return RemoteWriter(wanted.writer, say=parts.progress.say)
-    name = display_name(parts.recipe.teacher.model)
-    return LocalWriter(parts.teacher, name=name, fingerprint=parts.teacher_fingerprint, batch_size=wanted.batch_size)
+        yield remote_writer(parts, wanted.writer, ledger=ledger)
+        return
+    about: dict[str, Any] = {
+        "name": display_name(parts.recipe.teacher.model),
+        "fingerprint": parts.teacher_fingerprint,
+        "batch_size": wanted.batch_size,
+    }
+    if parts.cluster is None:
+        yield LocalWriter(parts.teacher, **about)
+        return
+    with parts.hands() as hands:
+        yield SpreadWriter(hands, parts.teacher_tokenizer, **about)
+
+
+def remote_writer(parts: Parts, wanted: RemoteWriterConfig, *, ledger: str = f"data/{LEDGER}") -> RemoteWriter:
+    """Whoever writes behind an API."""
+    if isinstance(wanted, RemoteTeacherConfig):
+        return remote_teacher(wanted, parts.run, parts.progress, ledger=ledger)
+    return RemoteWriter(wanted, say=parts.progress.say)
 
 
 @dataclass
@@ -212,6 +230,13 @@ def _nobody(_requests: Sequence[Any], **_options: Any) -> list[Any]:
     raise AssertionError("questions that are known are not asked for")
 
 
+def written_by(parts: Parts, wanted: DataFreeConfig | GroundedConfig) -> str:
+    """The fingerprint of whoever writes, who is not loaded for it."""
+    if isinstance(wanted.writer, RemoteWriterConfig):
+        return remote_writer(parts, wanted.writer).fingerprint
+    return parts.teacher_fingerprint
+
+
 def made_from(parts: Parts, wanted: DataFreeConfig) -> list[Any]:
     """What the data depends on."""
     wanted = by_whom(parts.recipe, wanted)
@@ -223,8 +248,7 @@ def made_from(parts: Parts, wanted: DataFreeConfig) -> list[Any]:
     ]
     reward = getattr(getattr(wanted, "choose", None), "reward", None)
     scored_by = [] if reward is None else [reward_fingerprint(reward)]
-    remote = isinstance(wanted.writer, RemoteWriterConfig)
-    by = writer_of(parts, wanted).fingerprint if remote else parts.teacher_fingerprint
+    by = written_by(parts, wanted)
     settings = wanted.model_dump(mode="json", exclude={"writer"})  # a larger budget makes no other data
     return [by, settings, fingerprint_files(files), *scored_by]
 
@@ -232,18 +256,17 @@ def made_from(parts: Parts, wanted: DataFreeConfig) -> list[Any]:
 def write_data(parts: Parts, wanted: DataFreeConfig, *, progress: Progress) -> dict[str, Any]:
     """The stage: all of it, and what a report says of it."""
     wanted = by_whom(parts.recipe, wanted)
-    writer = writer_of(parts, wanted)
-    program = Program(wanted, writer, parts.run.data, progress=progress)
-    made = write_synthetic(
-        program,
-        writer,
-        folder=parts.run.data,
-        about=about(
-            parts.recipe.teacher.model, writer, wanted, number=number_of(wanted) if wanted.kept is None else None
-        ),
-        finish=program.account,
-        progress=progress,
-    )
+    number = number_of(wanted) if wanted.kept is None else None
+    with writing(parts, wanted) as writer:
+        program = Program(wanted, writer, parts.run.data, progress=progress)
+        made = write_synthetic(
+            program,
+            writer,
+            folder=parts.run.data,
+            about=about(parts.recipe.teacher.model, writer, wanted, number=number),
+            finish=program.account,
+            progress=progress,
+        )
     for line in said_of(made):
         progress.say(line)
     progress.say(f"in {parts.run.data / SYNTHETIC}")

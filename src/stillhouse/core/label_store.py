@@ -30,11 +30,14 @@ from torch import Tensor
 from stillhouse.core.errors import DataError, StaleError
 from stillhouse.core.files import atomic_path, fingerprint, is_plain_name, write_atomic
 from stillhouse.core.label_codecs import Section
+from stillhouse.core.objects import Objects
 from stillhouse.core.signals import FactoredLogits
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
+KEYS = "keys.safetensors"
+"""In an object store alone: the keys of all shards, so that none is fetched to know what is in it."""
 
 
 def key_of(ids: Sequence[int]) -> str:
@@ -227,8 +230,9 @@ def _refuse_a_strangers(path: Path, seal: str, manifest: Manifest) -> None:
         )
 
 
-def damaged(folder: Path) -> list[str]:
-    """The files of a finished store that are missing, not what was written, or another store's.
+def damaged(folder: Path, objects: Objects | None = None) -> list[str]:
+    """The files of a finished store that are missing, not what was written, or another store's. Of `objects` only whether they
+    are there: what is in one is looked at when it is fetched.
 
     Raises:
         StaleError: if another version wrote it.
@@ -238,7 +242,98 @@ def damaged(folder: Path) -> list[str]:
     except DataError:
         return [MANIFEST]
     names = [*([] if manifest.head is None else [HEAD]), *manifest.shards]
+    if objects is not None:
+        there = objects.sizes()
+        return [name for name in [MANIFEST, KEYS, *names] if name not in there]
     return [name for name in names if not _is_whole(folder / name, manifest)]
+
+
+def write_keys(path: Path, shards: Sequence[Sequence[str]], *, seal: str) -> None:
+    """The keys of each shard's records, and where each shard ends among all."""
+    numbers = np.frombuffer(bytes.fromhex("".join(key for shard in shards for key in shard)), np.uint8)
+    ends = np.cumsum([len(shard) for shard in shards], dtype=np.int64)
+    tensors = {"keys": torch.from_numpy(numbers.copy()).reshape(-1, 16), "ends": torch.from_numpy(ends)}
+    _write(tensors, path, seal)
+
+
+class StoreFiles:
+    """The files of a finished store in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        self._shards: dict[str, Shard] = {}
+
+    def head(self) -> FactoredLogits | None:
+        """The teacher's head, where one is kept."""
+        return None if self.manifest.head is None else read_head(self.folder, self.manifest)
+
+    def keys(self) -> list[NDArray[Any]]:
+        """The keys of each shard's records."""
+        shards = (self.shard(name) for name in self.manifest.shards)
+        return [shard.tensors["keys"].numpy().reshape(-1).view("S16").copy() for shard in shards]
+
+    def shard(self, name: str) -> Shard:
+        """One of them, which stays open."""
+        if name not in self._shards:
+            self._shards[name] = open_shard(self.folder / name, self.manifest)
+        return self._shards[name]
+
+
+class FetchedFiles(StoreFiles):
+    """Those of a store whose files are objects elsewhere. The folder has what was fetched: of shards no more than `most_bytes`,
+    those that were read last."""
+
+    def __init__(self, folder: Path, objects: Objects, *, most_bytes: int) -> None:
+        self.objects, self.most_bytes = objects, most_bytes
+        if not (folder / MANIFEST).exists():
+            objects.get(MANIFEST, folder / MANIFEST)
+        super().__init__(folder)
+        self._sizes: dict[str, int] = {}
+        for name in self.manifest.shards:
+            if (folder / name).exists():
+                self._sizes[name] = (folder / name).stat().st_size
+
+    def head(self) -> FactoredLogits | None:
+        """Fetched once."""
+        if self.manifest.head is not None and not (self.folder / HEAD).exists():
+            self.objects.get(HEAD, self.folder / HEAD)
+        return super().head()
+
+    def keys(self) -> list[NDArray[Any]]:
+        """From one object, without a shard."""
+        if not (self.folder / KEYS).exists():
+            self.objects.get(KEYS, self.folder / KEYS)
+        tensors, seal = _read(self.folder / KEYS)
+        _refuse_a_strangers(self.folder / KEYS, seal, self.manifest)
+        keys, ends = tensors["keys"].numpy().reshape(-1).view("S16"), tensors["ends"].tolist()
+        return [keys[start:end].copy() for start, end in pairwise([0, *ends])]
+
+    def shard(self, name: str) -> Shard:
+        """Fetched if it is not there, in the place of those that were read longest ago. What came damaged is fetched again."""
+        if name not in self._shards:
+            file = self.folder / name
+            if not file.exists() or not _is_whole(file, self.manifest):
+                self.objects.get(name, file)
+            try:
+                self._shards[name] = open_shard(file, self.manifest)
+            except DataError:
+                file.unlink(missing_ok=True)
+                raise DataError(
+                    f"{name} in {self.objects.url} is not what was written. Remove that object, and `stillhouse label` makes "
+                    "only it again."
+                ) from None
+            self._sizes[name] = file.stat().st_size
+        self._sizes[name] = self._sizes.pop(name)  # the last that was read
+        self._make_room()
+        return self._shards[name]
+
+    def _make_room(self) -> None:
+        while len(self._sizes) > 1 and sum(self._sizes.values()) > self.most_bytes:
+            oldest = next(iter(self._sizes))
+            del self._sizes[oldest]
+            self._shards.pop(oldest, None)
+            (self.folder / oldest).unlink(missing_ok=True)
 
 
 def _is_whole(path: Path, manifest: Manifest) -> bool:

@@ -4,7 +4,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, BinaryIO, TypeVar, overload
 from weakref import finalize
 
@@ -12,22 +12,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillhouse.core.files import atomic_path
+from stillhouse.core.objects import Objects
 from stillhouse.data.examples import Example
 
 Member = TypeVar("Member")
 
 TOKENS, INDEX = "tokens", "index.npy"
+PIECE_BYTES = 2**20
+"""Of a shelf elsewhere that are fetched at once."""
 _TOKEN = np.dtype([("id", "<i4"), ("weight", "<f8")])
 _PLACE = np.dtype([("end", "<i8"), ("num_bytes", "<i8"), ("part_of", "S32")])
 """Of one example: 48 bytes that stay in memory."""
 
 
-class _Open:
+class Opened:
     """A file that is closed when nobody holds it any more."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         finalize(self, file.close)
+
+    def at(self, start: int, size: int) -> bytes:
+        """So many bytes from there."""
+        # pread: no position that processes or threads would share, and no mapped pages that count as this process's.
+        return os.pread(self.file.fileno(), size, start)
+
+
+class _Away:
+    """An object that is read in pieces, of which the last is held: whoever reads on asks for few."""
+
+    def __init__(self, objects: Objects, name: str) -> None:
+        self._objects, self._name = objects, name
+        self._start, self._piece = 0, b""
+
+    def at(self, start: int, size: int) -> bytes:
+        """So many bytes from there."""
+        if not self._start <= start <= start + size <= self._start + len(self._piece):
+            self._start, self._piece = start, self._objects.part(self._name, start, start + max(size, PIECE_BYTES))
+        return self._piece[start - self._start : start - self._start + size]
 
 
 class ReadOneByOne(Sequence[Member]):
@@ -48,7 +70,7 @@ class ReadOneByOne(Sequence[Member]):
 class Shelf(ReadOneByOne[Example]):
     """A sequence of examples like any other, but for where they are kept. What is read is not kept either."""
 
-    def __init__(self, opened: _Open, places: NDArray[Any]) -> None:
+    def __init__(self, opened: Opened | _Away, places: NDArray[Any]) -> None:
         self._open, self._places = opened, places
 
     def __len__(self) -> int:
@@ -64,8 +86,7 @@ class Shelf(ReadOneByOne[Example]):
         """One example, from the file."""
         place, start = self._places[number], int(self._places["end"][number - 1]) if number else 0
         size = (int(place["end"]) - start) * _TOKEN.itemsize
-        # pread: no position that processes or threads would share, and no mapped pages that count as this process's.
-        tokens = np.frombuffer(os.pread(self._open.file.fileno(), size, start * _TOKEN.itemsize), _TOKEN)
+        tokens = np.frombuffer(self._open.at(start * _TOKEN.itemsize, size), _TOKEN)
         part_of = place["part_of"].decode()
         return Example(tuple(tokens["id"].tolist()), tuple(tokens["weight"].tolist()), int(place["num_bytes"]), part_of)
 
@@ -82,7 +103,7 @@ class Shelving:
     lie (`TMPDIR`), which is gone when nobody reads it any more, however that came about."""
 
     def __init__(self, file: BinaryIO | None = None) -> None:
-        self._open = _Open(TemporaryFile() if file is None else file)  # noqa: SIM115 - see there
+        self._open = Opened(TemporaryFile() if file is None else file)  # noqa: SIM115 - see there
         self._places, self._end = bytearray(), 0
 
     def __len__(self) -> int:
@@ -120,4 +141,20 @@ def write_shelf(examples: Iterable[Example], folder: Path) -> None:
 
 def open_shelf(folder: Path) -> Shelf:
     """What `write_shelf` wrote."""
-    return Shelf(_Open((folder / TOKENS).open("rb")), np.load(folder / INDEX, mmap_mode="r"))
+    return Shelf(Opened((folder / TOKENS).open("rb")), np.load(folder / INDEX, mmap_mode="r"))
+
+
+def put_shelf(examples: Iterable[Example], objects: Objects) -> None:
+    """The same as two objects, for machines that share no disk."""
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "shelf"
+        write_shelf(examples, folder)
+        for file in (TOKENS, INDEX):
+            objects.put(folder / file, file)
+
+
+def shelf_at(objects: Objects) -> Shelf:
+    """What `put_shelf` put: the index is fetched, tokens when they are read."""
+    with TemporaryDirectory() as name:
+        objects.get(INDEX, Path(name) / INDEX)
+        return Shelf(_Away(objects, TOKENS), np.load(Path(name) / INDEX))

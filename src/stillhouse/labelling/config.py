@@ -1,17 +1,35 @@
 """What a recipe can say about stored labels."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator
 
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.label_codecs import Bits
+from stillhouse.core.objects import url_of
 from stillhouse.core.signals import Tail
+from stillhouse.data.config import Source
 
 
 class _LabelsConfig(Config):
     shard_tokens: PositiveInt = 16_384
     """A kill costs at most this many tokens of labelling, and damage as many."""
+    store: Source | None = None
+    """An address that fsspec knows, such as `s3://bucket/labels`, where all files of the store are put; if left out they lie in
+    the run folder."""
+    cache_gib: PositiveFloat = 16.0
+    """Of shards that are fetched from there, how much stays in the run folder."""
+
+    @field_validator("store")
+    @classmethod
+    def _is_elsewhere(cls, store: Path | None) -> Path | None:
+        if store is not None and url_of(store) is None:
+            raise ValueError(
+                f"{str(store)!r} is no address. Give one such as s3://bucket/labels, or leave it out: labels lie in the run "
+                "folder then, which run names."
+            )
+        return store
 
 
 class LastHiddenConfig(_LabelsConfig):

@@ -2,25 +2,32 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from stillhouse.core.errors import DataError
-from stillhouse.core.files import size_on_disk
+from stillhouse.core.files import fingerprint, size_on_disk
 from stillhouse.core.label_store import (
     FORMAT,
+    KEYS,
+    MANIFEST,
     Manifest,
     open_shard,
     seal_of,
     stored_bytes,
     write_head,
+    write_keys,
     write_manifest,
     write_shard,
 )
+from stillhouse.core.label_store import HEAD as HEAD_FILE
+from stillhouse.core.objects import Objects
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import FactoredLogits, Wanted
@@ -56,6 +63,23 @@ class Job:
     recorder: Recorder
     row_tokens: int
     seal: str
+    objects: Objects | None = None
+    """Where files are put that are not to lie in the folder."""
+
+    def name(self, number: int, examples: Sequence[Example]) -> str:
+        """Of the shard's file; of an object it also says what it was made from, as to see that it is there is all that is
+        seen of one."""
+        if self.objects is None:
+            return shard_name(number)
+        content = fingerprint([self.seal, [example.key for example in examples]])
+        return shard_name(number).replace(".", f"-{content}.", 1)
+
+    def done(self, shards: Sequence[Sequence[Example]]) -> set[int]:
+        """Which of the shards need not be made; objects are listed once."""
+        if self.objects is None:
+            return {number for number, shard in enumerate(shards) if self.is_done(number, shard)}
+        there = self.objects.sizes()
+        return {number for number, shard in enumerate(shards) if there and self.name(number, shard) in there}
 
     def do(self, teacher: Teacher, number: int, examples: Sequence[Example]) -> Factors:
         """Write the shard of this number, or, as number `HEAD`, the teacher's head: what is to be done with its product."""
@@ -63,11 +87,24 @@ class Job:
             return self._keep_head(teacher, examples[0])
         examples = examples[:]  # each read once
         records, keys = _records(teacher, examples, self.recorder, self.row_tokens), [one.key for one in examples]
-        write_shard(self.folder / shard_name(number), keys, records, tokens=_tokens(examples), seal=self.seal)
+        with self._kept(self.name(number, examples)) as file:
+            write_shard(file, keys, records, tokens=_tokens(examples), seal=self.seal)
         return {}
+
+    @contextmanager
+    def _kept(self, name: str) -> Iterator[Path]:
+        """A place to write a file, which lies where it belongs when the block ends without an error."""
+        if self.objects is None:
+            yield self.folder / name
+            return
+        with TemporaryDirectory() as folder:
+            yield Path(folder) / name
+            self.objects.put(Path(folder) / name, name)
 
     def is_done(self, number: int, examples: Sequence[Example]) -> bool:
         """Whether the shard is there, whole, of these records, and made from this. Of a head that is never known."""
+        if self.objects is not None:
+            return self.objects.has(self.name(number, examples))
         try:
             found = open_shard(self.folder / shard_name(number))
         except DataError:
@@ -77,7 +114,8 @@ class Job:
     def _keep_head(self, teacher: Teacher, example: Example) -> Factors:
         logits = teacher.signals(to_batch([[example]]), Wanted(logits=True)).logits
         assert isinstance(logits, FactoredLogits), "labels are of a language model"
-        write_head(self.folder, logits, seal=self.seal)
+        with self._kept(HEAD_FILE) as file:
+            write_head(file.parent, logits, seal=self.seal)
         return {"scale": logits.scale, "softcap": logits.softcap}
 
 
@@ -142,9 +180,11 @@ def label_by(
     row_tokens: int,
     recorder: Recorder = LAST_HIDDEN,
     shard_tokens: int = 16_384,
+    store: str | None = None,
     progress: Progress = SILENT,
 ) -> LabelOutcome:
-    """The same by a crew, which may be other processes: this one says what is to be done, and that it is.
+    """The same by a crew, which may be other processes: this one says what is to be done, and that it is. With a `store`, the
+    address of one, files are put there, and the folder has the manifest alone.
 
     Raises:
         DataError: if there is no example.
@@ -152,8 +192,10 @@ def label_by(
     if not examples:
         raise DataError("there is no text to label.")
     shards = list(_shards(examples, shard_tokens))
-    job = Job(folder, recorder, row_tokens, seal_of(recorder.signal, recorder.settings, made_from=made_from))
-    tasks: dict[int, Sequence[Example]] = {n: shard for n, shard in enumerate(shards) if not job.is_done(n, shard)}
+    seal = seal_of(recorder.signal, recorder.settings, made_from=made_from)
+    job = Job(folder, recorder, row_tokens, seal, None if store is None else objects_at(store, seal))
+    done_before = job.done(shards)
+    tasks: dict[int, Sequence[Example]] = {n: shard for n, shard in enumerate(shards) if n not in done_before}
     left, total, factors = sum(map(_tokens, tasks.values())), sum(map(_tokens, shards)), Factors()
     if recorder.keeps_head:
         tasks[HEAD] = shards[0][:1]
@@ -164,12 +206,36 @@ def label_by(
             factors |= said
             if number != HEAD:
                 progress.advance(_tokens(shards[number]))
-    names, settings = [shard_name(number) for number in range(len(shards))], dict(recorder.settings)
+    names = [job.name(number, shard) for number, shard in enumerate(shards)]
     head = factors if recorder.keeps_head else None
     records = sum(map(len, shards))
-    write_manifest(folder, Manifest(FORMAT, recorder.signal, settings, made_from, head, names, total, records))
+    manifest = Manifest(FORMAT, recorder.signal, dict(recorder.settings), made_from, head, names, total, records)
+    if job.objects is not None:
+        return _publish(job, job.objects, shards, manifest)
+    write_manifest(folder, manifest)
     per_token = sum(size_on_disk(folder / name) for name in names) / total
     return LabelOutcome(recorder.signal, records, total, size_on_disk(folder), per_token)
+
+
+def objects_at(store: str, seal: str) -> Objects:
+    """Where a store's objects are at this address: others may be there too."""
+    return Objects(f"{store.rstrip('/')}/{seal}", key="labels.store")
+
+
+def _publish(job: Job, objects: Objects, shards: Sequence[Sequence[Example]], manifest: Manifest) -> LabelOutcome:
+    """Put what is not put yet, the manifest last, which is kept in the folder too."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_keys(folder / KEYS, [[example.key for example in shard] for shard in shards], seal=job.seal)
+        write_manifest(folder, manifest)
+        for file in (KEYS, MANIFEST):
+            objects.put(folder / file, file)
+    sizes = objects.sizes()
+    for fetched in (HEAD_FILE, KEYS):  # of other labels, perhaps
+        (job.folder / fetched).unlink(missing_ok=True)
+    write_manifest(job.folder, manifest)
+    per_token = sum(sizes[file] for file in manifest.shards) / manifest.tokens
+    return LabelOutcome(manifest.signal, manifest.records, manifest.tokens, sum(sizes.values()), per_token)
 
 
 def _announce(

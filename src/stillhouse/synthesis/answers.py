@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,8 +13,9 @@ from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.rouge import rouge_l
 from stillhouse.data.asked import Asked
 from stillhouse.models.beams import beam_search
-from stillhouse.models.generate import sample
+from stillhouse.models.generate import sample, stop_ids_of
 from stillhouse.teachers.answering import Answering
+from stillhouse.teachers.hands import Advance, Hands, OwnHands
 
 ANSWERS = "answers.jsonl"
 """What the teacher said, an answer a line."""
@@ -66,19 +68,46 @@ def write_answers(
     They are kept batch by batch as they come, the shortest prompts first; started again after a kill, it goes on behind the
     last whole batch and ends with the same file, byte for byte.
     """
+    return write_answers_by(
+        OwnHands(model, tokenizer),
+        asked,
+        folder=folder,
+        answering=answering,
+        ends=stop_ids,
+        vocab_size=vocab_size,
+        max_tokens=max_tokens,
+        progress=progress,
+    )
+
+
+def write_answers_by(
+    hands: Hands,
+    asked: Sequence[Asked],
+    *,
+    folder: Path,
+    answering: Answering,
+    ends: set[int],
+    vocab_size: int,
+    max_tokens: int,
+    progress: Progress = SILENT,
+) -> AnswersOutcome:
+    """The same by whoever holds the model. Answers end with what the model ends texts with, and with `ends`."""
     asked = [_as_the_teacher_reads(one.at_last) for one in asked]
     order = sorted(range(len(asked)), key=lambda row: len(asked[row].prompt))
-    found: list[Answer] = []
+    rows = {start: order[start : start + answering.batch_size] for start in range(0, len(order), answering.batch_size)}
+    parts = {start: folder / "parts" / f"{start:07d}.jsonl" for start in rows}
+    missing = {
+        start: [_Question(row, asked[row].prompt, asked[row].reference) for row in rows[start]]
+        for start, part in parts.items()
+        if not part.exists()
+    }
     with working(progress, "the teacher answers", len(asked), "prompts"):
-        for start in range(0, len(order), answering.batch_size):
-            rows = order[start : start + answering.batch_size]
-            part = folder / "parts" / f"{start:07d}.jsonl"
-            if not part.exists():
-                limits = {"stop_ids": stop_ids, "vocab_size": vocab_size, "max_tokens": max_tokens}
-                said = _asked(model, tokenizer, asked, rows, answering, **limits)  # type: ignore[arg-type]
-                write_atomic(part, write_lines(said))
-            found += read_answers(part)
-            progress.advance(len(rows))
+        progress.advance(sum(len(rows[start]) for start in rows if start not in missing))
+        write = partial(_answered, answering, ends, vocab_size, max_tokens, len(asked))
+        for start, said in hands(write, missing):
+            write_atomic(parts[start], write_lines(said))
+            progress.advance(len(rows[start]))
+    found = [answer for part in parts.values() for answer in read_answers(part)]
     found.sort(
         key=lambda answer: answer.row
     )  # stable: answers to one prompt stay in the order in which they were drawn
@@ -124,92 +153,96 @@ def write_lines(answers: Sequence[Answer]) -> str:
     return "".join(json_line(asdict(answer)) for answer in answers)
 
 
-def _asked(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Asked],
-    rows: Sequence[int],
+@dataclass(frozen=True)
+class _Question:
+    """What the teacher is asked in a row, and what the data answers."""
+
+    row: int
+    prompt: tuple[int, ...]
+    reference: tuple[int, ...]
+
+
+def _answered(
     answering: Answering,
-    *,
-    stop_ids: set[int],
+    ends: set[int],
     vocab_size: int,
     max_tokens: int,
+    num_asked: int,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Sequence[_Question],
+    _: Advance,
 ) -> list[Answer]:
-    """What the model says in these rows."""
-    if answering.method == "sample":
-        said = _drawn(model, asked, rows, answering, stop_ids, vocab_size, max_tokens)
-    else:
-        said = _searched(model, asked, rows, answering, stop_ids, vocab_size, max_tokens)
+    """What the model says to these, of all that are asked."""
+    limits = _Limits(stop_ids_of(model) | ends, vocab_size, max_tokens)
+    said = (
+        _drawn(model, batch, answering, limits, num_asked)
+        if answering.method == "sample"
+        else _searched(model, batch, answering, limits)
+    )
     return [
         Answer(
-            row,
-            prompt=str(tokenizer.decode(list(asked[row].prompt))),
-            answer=str(tokenizer.decode(list(ids[:-1] if ids[-1] in stop_ids else ids))),
+            one.row,
+            prompt=str(tokenizer.decode(list(one.prompt))),
+            answer=str(tokenizer.decode(list(ids[:-1] if ids[-1] in limits.stop_ids else ids))),
             tokens=len(ids),
-            finished=ids[-1] in stop_ids,
+            finished=ids[-1] in limits.stop_ids,
             times=times,
             ids=list(ids),
         )
-        for row in rows
-        for ids, times in Counter(map(tuple, said[row])).items()
+        for one, answers in zip(batch, said, strict=True)
+        for ids, times in Counter(map(tuple, answers)).items()
     ]
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """What ends an answer, and what it is made of."""
+
+    stop_ids: set[int]
+    vocab_size: int
+    max_tokens: int
+
+
 def _drawn(
-    model: PreTrainedModel,
-    asked: Sequence[Asked],
-    rows: Sequence[int],
-    answering: Answering,
-    stop_ids: set[int],
-    vocab_size: int,
-    max_tokens: int,
-) -> dict[int, list[list[int]]]:
+    model: PreTrainedModel, batch: Sequence[_Question], answering: Answering, limits: _Limits, num_asked: int
+) -> list[list[list[int]]]:
     """Some answers to each prompt. The first is the same however many are drawn."""
-    again = [(number, row) for row in rows for number in range(answering.samples or 1)]
+    samples = answering.samples or 1
     found = sample(
         model,
-        [asked[row].prompt for _, row in again],
+        [one.prompt for one in batch for _ in range(samples)],
         sampling=answering.sampling,
         seed=answering.seed,
-        numbers=[number * len(asked) + row for number, row in again],
-        stop_ids=stop_ids,
-        vocab_size=vocab_size,
-        max_tokens=max_tokens,
+        numbers=[number * num_asked + one.row for one in batch for number in range(samples)],
+        stop_ids=limits.stop_ids,
+        vocab_size=limits.vocab_size,
+        max_tokens=limits.max_tokens,
         batch_size=answering.batch_size,
     )
-    said: dict[int, list[list[int]]] = {row: [] for row in rows}
-    for (_, row), one in zip(again, found, strict=True):
-        said[row].append(one.tokens)
-    return said
+    tokens = [one.tokens for one in found]
+    return [tokens[start : start + samples] for start in range(0, len(tokens), samples)]
 
 
 def _searched(
-    model: PreTrainedModel,
-    asked: Sequence[Asked],
-    rows: Sequence[int],
-    answering: Answering,
-    stop_ids: set[int],
-    vocab_size: int,
-    max_tokens: int,
-) -> dict[int, list[list[int]]]:
+    model: PreTrainedModel, batch: Sequence[_Question], answering: Answering, limits: _Limits
+) -> list[list[list[int]]]:
     """The best answer to each prompt, or the nearest to the data's."""
     assert answering.beams is not None and answering.length_penalty is not None
     found = beam_search(
         model,
-        [asked[row].prompt for row in rows],
+        [one.prompt for one in batch],
         beams=answering.beams,
         length_penalty=answering.length_penalty,
         max_new_tokens=answering.sampling.max_new_tokens,
-        stop_ids=stop_ids,
-        vocab_size=vocab_size,
-        max_tokens=max_tokens,
+        stop_ids=limits.stop_ids,
+        vocab_size=limits.vocab_size,
+        max_tokens=limits.max_tokens,
         batch_size=answering.batch_size,
     )
     if answering.method == "beam":
-        return {row: best[:1] for row, best in zip(rows, found, strict=True)}
-    return {
-        row: [nearest(best, asked[row].reference, stop_ids=stop_ids)] for row, best in zip(rows, found, strict=True)
-    }
+        return [best[:1] for best in found]
+    return [[nearest(best, one.reference, stop_ids=limits.stop_ids)] for one, best in zip(batch, found, strict=True)]
 
 
 def nearest(answers: Sequence[list[int]], reference: Sequence[int], *, stop_ids: set[int]) -> list[int]:

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stillhouse.data.chat_template import ChatTemplate, Message
 from stillhouse.models.generate import Continuation, Sampling, sample, stop_ids_of
 from stillhouse.models.tokenizers import end_of_turn
 from stillhouse.synthesis.records import Ask, asking, is_plain
+from stillhouse.teachers.hands import Advance, Hands, OwnHands
 
 Said = tuple[str, int, bool]
 """A text, its number of tokens, and whether it came to its end."""
@@ -55,20 +57,68 @@ def rewrite(
     conversation's place and on the turn. Batches are kept as they come: started again after a kill, it goes on behind the last
     whole one and ends with the same file, byte for byte.
     """
-    author = _Local(model, tokenizer, max_tokens=max_tokens, sampling=sampling, seed=seed)
-    records: list[dict[str, Any]] = []
+    return rewrite_by(
+        OwnHands(model, tokenizer),
+        conversations,
+        file=file,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def rewrite_by(
+    hands: Hands,
+    conversations: Sequence[Conversation],
+    *,
+    file: Path,
+    max_tokens: int,
+    sampling: Sampling,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> HistoryOutcome:
+    """The same by whoever holds the model."""
+    starts = range(0, len(conversations), batch_size)
+    parts = {start: file.parent / "parts" / f"{file.stem}-{start:07d}.json" for start in starts}
+    batches = {
+        start: _Batch(start, conversations[start : start + batch_size])
+        for start, part in parts.items()
+        if not part.exists()
+    }
     with working(progress, "the teacher answers", len(conversations), "conversations"):
-        for start in range(0, len(conversations), batch_size):
-            part = file.parent / "parts" / f"{file.stem}-{start:07d}.json"
-            if part.exists():
-                batch = read_json(part, mend="Remove it, and it is written again.")
-            else:
-                batch = author.write(conversations[start : start + batch_size], first=start)
-                write_atomic(part, json.dumps(batch, ensure_ascii=False))
-            records += batch
-            progress.advance(len(batch))
+        progress.advance(len(conversations) - sum(len(batch.conversations) for batch in batches.values()))
+        for start, said in hands(partial(_write, max_tokens, sampling, seed), batches):
+            write_atomic(parts[start], json.dumps(said, ensure_ascii=False))
+            progress.advance(len(said))
+    records = [
+        record for part in parts.values() for record in read_json(part, mend="Remove it, and it is written again.")
+    ]
     write_atomic(file, "".join(json_line(record["row"]) for record in records))
     return _outcome(records)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Conversations that are written together, and which of all the first of them is."""
+
+    first: int
+    conversations: Sequence[Conversation]
+
+
+def _write(
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: _Batch,
+    _: Advance,
+) -> list[dict[str, Any]]:
+    author = _Local(model, tokenizer, max_tokens=max_tokens, sampling=sampling, seed=seed)
+    return author.write(batch.conversations, first=batch.first)
 
 
 def rewrite_asking(

@@ -12,7 +12,7 @@ from stillhouse.models.answer_logprobs import next_logprobs
 from stillhouse.models.generate import Sampling
 from stillhouse.synthesis.records import Ask, Record, asking
 from stillhouse.teachers.judging import COMPARISON, SLOTS, filled, read_better
-from stillhouse.teachers.writer import LocalWriter, Reply, Request, Writer
+from stillhouse.teachers.writer import LocalWriter, Reply, Request, SpreadWriter, Writer
 
 RATING = (
     "Read the conversation and rate the assistant's last answer. A good answer is right, does what was asked, is clear, and is "
@@ -129,7 +129,6 @@ class YesJudge:
     def __init__(self, ask: Ask, writer: Writer, *, prompt: str = YES, tops: int = 20, seed: int = 0) -> None:
         self.ask, self.writer, self.prompt, self.tops, self.seed = ask, writer, prompt, tops, seed
         self.unparsable = 0
-        self._words: dict[str, list[int]] | None = None
 
     @property
     def counts(self) -> dict[str, float]:
@@ -139,7 +138,16 @@ class YesJudge:
     def __call__(self, records: Sequence[Record]) -> list[float]:
         """The log-odds."""
         requests = [self._request(record) for record in records]
-        found = self._local(self.writer, requests) if isinstance(self.writer, LocalWriter) else self._told(requests)
+        match self.writer:
+            case LocalWriter():
+                found = odds_of_yes(self.writer, requests)
+            case SpreadWriter():
+                size = self.writer.batch_size
+                shares = {start: requests[start : start + size] for start in range(0, len(requests), size)}
+                told = dict(self.writer.told(odds_of_yes, shares))
+                found = [odds for start in shares for odds in told[start]]
+            case _:
+                found = [_odds(reply) for reply in self.ask(requests, title="the judge says yes or no")]
         self.unparsable += sum(map(math.isnan, found))
         return found
 
@@ -149,23 +157,25 @@ class YesJudge:
         messages = [{"role": "user", "content": text}]
         return asking(f"judge {self.seed}", messages, sampling=sampling, top_logprobs=self.tops)
 
-    def _local(self, writer: LocalWriter, requests: Sequence[Request]) -> list[float]:
-        words = self._words or _spelt(writer.tokenizer)
-        self._words = words
-        if not words["yes"] or not words["no"]:
-            raise ModelError(
-                f"{writer.name} has no single token for 'yes' or for 'no', so their odds cannot be read. Let it say a rating "
-                "instead (by: rating)."
-            )
-        found = []
-        for request in requests:
-            logprobs = next_logprobs(writer.model, writer.prompt_ids(request))
-            yes, no = (float(logprobs[words[word]].logsumexp(0)) for word in ("yes", "no"))
-            found.append(yes - no)
-        return found
 
-    def _told(self, requests: Sequence[Request]) -> list[float]:
-        return [_odds(reply) for reply in self.ask(requests, title="the judge says yes or no")]
+def odds_of_yes(writer: LocalWriter, requests: Sequence[Request]) -> list[float]:
+    """What the model would say next, of each by itself.
+
+    Raises:
+        ModelError: if one of the words is no single token.
+    """
+    words = _spelt(writer.tokenizer)
+    if not words["yes"] or not words["no"]:
+        raise ModelError(
+            f"{writer.name} has no single token for 'yes' or for 'no', so their odds cannot be read. Let it say a rating "
+            "instead (by: rating)."
+        )
+    found = []
+    for request in requests:
+        logprobs = next_logprobs(writer.model, writer.prompt_ids(request))
+        yes, no = (float(logprobs[words[word]].logsumexp(0)) for word in ("yes", "no"))
+        found.append(yes - no)
+    return found
 
 
 def _spelt(tokenizer: Any) -> dict[str, list[int]]:

@@ -1,13 +1,14 @@
 """A teacher that was asked once and wrote its answers down."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.core.batch import Batch
@@ -19,7 +20,7 @@ from stillhouse.core.label_codecs import (
     sparse_from_bytes,
     states_from_bytes,
 )
-from stillhouse.core.label_store import Shard, key_of, open_shard, read_head, read_manifest
+from stillhouse.core.label_store import StoreFiles, key_of
 from stillhouse.core.signals import FactoredLogits, SampledTokens, Signals, SparseLogprobs, Tail, Wanted
 from stillhouse.objectives.sparse import renormalised
 
@@ -54,17 +55,24 @@ class StoredTeacher:
     """
 
     def __init__(
-        self, folder: Path, *, made_from: str | None = None, temperature: float | None = None, tail: Tail = "bucket"
+        self,
+        folder: Path,
+        *,
+        made_from: str | None = None,
+        temperature: float | None = None,
+        tail: Tail = "bucket",
+        files: StoreFiles | None = None,
     ) -> None:
+        """With `files`, those are read in the place of the folder's own."""
         self.folder = folder
         self.tail = tail
-        self.manifest = read_manifest(folder)
+        self._files = files or StoreFiles(folder)
+        self.manifest = self._files.manifest
         if made_from is not None and self.manifest.made_from != made_from:
             raise StaleError(f"the labels in {folder} were made from another teacher, tokenizer or data. Label again.")
         self.temperature = self._temperature(temperature)
-        self.head = None if self.manifest.head is None else read_head(folder, self.manifest)
-        self._open = lru_cache(maxsize=None)(lambda name: open_shard(folder / name, self.manifest))
-        self._places = _Places(self._open(name) for name in self.manifest.shards)
+        self.head = self._files.head()
+        self._places = _Places(self._files.keys())
 
     def _temperature(self, wanted: float | None) -> float:
         settings = self.manifest.settings
@@ -103,7 +111,7 @@ class StoredTeacher:
         if place is None:
             raise StaleError(f"a text of the data has no label in {self.folder}: the data has changed. Label again.")
         shard, record = place
-        return self._open(self.manifest.shards[shard]).record(record)
+        return self._files.shard(self.manifest.shards[shard]).record(record)
 
     def _logits(self, found: _Found) -> FactoredLogits | SparseLogprobs | SampledTokens:
         match self.manifest.signal:
@@ -159,9 +167,8 @@ class StoredTeacher:
 class _Places:
     """In which shard a record lies, and which it is there: 32 bytes a record, found by halving."""
 
-    def __init__(self, shards: Iterable[Shard]) -> None:
-        parts = [shard.tensors["keys"].numpy().reshape(-1).view("S16") for shard in shards]
-        keys = np.concatenate([part.copy() for part in parts])
+    def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
+        keys = np.concatenate(parts)
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]
         self._numbers = order

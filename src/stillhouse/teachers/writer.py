@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,6 +15,7 @@ from stillhouse.models.anatomy import most_tokens
 from stillhouse.models.generate import Continuation, Sampling, sample, stop_ids_of
 from stillhouse.models.load import LoadedModel
 from stillhouse.models.tokenizers import end_of_turn
+from stillhouse.teachers.hands import Advance, Hands
 
 Message = Mapping[str, str]
 """`{"role": ..., "content": ...}`."""
@@ -100,6 +102,7 @@ class Paid(Protocol):
 
 
 Kept = TypeVar("Kept")
+Told = TypeVar("Told")
 
 
 def keep_each(found: Iterator[Kept], keep: Callable[[Kept], None]) -> None:
@@ -136,15 +139,13 @@ class LocalWriter:
 
     def write(self, requests: Sequence[Request], done: Collection[str] = ()) -> Iterator[tuple[Request, Reply]]:
         """Replies to a few batches at a time; those of which everything is done are left out."""
-        for sampling, alike in groupby(requests, key=lambda request: request.sampling):
-            some = list(alike)
-            size = self.batch_size * BATCHES_AT_ONCE
-            for start in range(0, len(some), size):
-                batch = some[start : start + size]
-                if any(request.key not in done for request in batch):
-                    yield from self._written(batch, sampling)
+        for asked in asked_together(requests, done, batch_size=self.batch_size):
+            yield from zip(asked, self.replies(asked), strict=True)
 
-    def _written(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Reply]]:
+    def replies(self, requests: Sequence[Request]) -> list[Reply]:
+        """To requests that are asked together, all with one sampling: what is written to each depends on who they are, as
+        sums do."""
+        sampling = requests[0].sampling
         asked = [(request, self.prompt_ids(request)) for request in requests]
         room = most_tokens(self.model)
         fits = [(request, ids) for request, ids in asked if room is None or len(ids) < room]
@@ -159,8 +160,7 @@ class LocalWriter:
             batch_size=self.batch_size,
         )
         said = {request.key: one for (request, _), one in zip(fits, found, strict=True)}
-        for request, ids in asked:
-            yield request, self._reply(request, len(ids), said.get(request.key, Continuation()))
+        return [self._reply(request, len(ids), said.get(request.key, Continuation())) for request, ids in asked]
 
     def prompt_ids(self, request: Request) -> list[int]:
         """What the model reads."""
@@ -197,6 +197,54 @@ class LocalWriter:
             prompt_tokens=prompt_tokens,
             logprob=sum(said.logprobs),
         )
+
+
+def asked_together(requests: Sequence[Request], done: Collection[str], *, batch_size: int) -> Iterator[list[Request]]:
+    """Requests by what a model is asked in one go, a few batches with one sampling; those of which everything is done are left
+    out."""
+    size = batch_size * BATCHES_AT_ONCE
+    for _, alike in groupby(requests, key=lambda request: request.sampling):
+        some = list(alike)
+        for start in range(0, len(some), size):
+            together = some[start : start + size]
+            if any(request.key not in done for request in together):
+                yield together
+
+
+class SpreadWriter:
+    """The same by others that each hold the model: what `LocalWriter` asks in one go, one of them is asked, and so each text is
+    the same. Replies come in the order in which they are written."""
+
+    def __init__(
+        self, hands: Hands, tokenizer: PreTrainedTokenizerBase, *, name: str, fingerprint: str, batch_size: int = 32
+    ) -> None:
+        self.hands, self.tokenizer, self.batch_size = hands, tokenizer, batch_size
+        self.name, self.fingerprint = name, fingerprint
+
+    def write(self, requests: Sequence[Request], done: Collection[str] = ()) -> Iterator[tuple[Request, Reply]]:
+        """As they come."""
+        batches = dict(enumerate(asked_together(requests, done, batch_size=self.batch_size)))
+        for number, replies in self.told(LocalWriter.replies, batches):
+            yield from zip(batches[number], replies, strict=True)
+
+    def told(
+        self, tell: Callable[[LocalWriter, Sequence[Request]], Told], batches: Mapping[int, Sequence[Request]]
+    ) -> Iterator[tuple[int, Told]]:
+        """What whoever holds the model, as a `LocalWriter`, tells of each batch, by its number; `tell` is a function of a
+        module."""
+        about = {"name": self.name, "fingerprint": self.fingerprint, "batch_size": self.batch_size}
+        return self.hands(partial(_told, tell, about), batches)
+
+
+def _told(
+    tell: Callable[[LocalWriter, Sequence[Request]], Told],
+    about: Mapping[str, Any],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Sequence[Request],
+    _: Advance,
+) -> Told:
+    return tell(LocalWriter(LoadedModel(model, tokenizer, "", Path()), **about), batch)
 
 
 def _until_stop(text: str, stop: Sequence[str]) -> str:

@@ -1,6 +1,8 @@
 """The parts of one recipe, each made when it is first asked for: models, tokenizers, data, and what they are known by."""
 
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -12,7 +14,9 @@ from stillhouse.commands.parts.replay import read_replayed
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.sources import askable
 from stillhouse.core.alignment import CommonOutcomes
+from stillhouse.core.cluster import Cluster
 from stillhouse.core.files import fingerprint, fingerprint_files
+from stillhouse.core.objects import fetched
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Pooling
@@ -26,9 +30,11 @@ from stillhouse.models.labels import answers_of
 from stillhouse.models.load import (
     LoadedModel,
     display_name,
+    load_causal_lm,
     load_config,
     load_model,
     load_tokenizer,
+    seen_by_all,
     source_fingerprint,
 )
 from stillhouse.models.token_bytes import common_outcomes
@@ -36,6 +42,7 @@ from stillhouse.models.tokenizers import end_of_turn
 from stillhouse.synthesis import ANSWERS, SYNTHETIC, answered_by, read_answers
 from stillhouse.synthesis.config import PromptSynthesisConfig
 from stillhouse.teachers import RemoteTeacherConfig, RemoteWriter
+from stillhouse.teachers.hands import Hands, OwnHands, RayHands
 from stillhouse.training.sources import OfflineConfig, answering_of
 
 
@@ -44,6 +51,8 @@ class Parts:
 
     def __init__(self, recipe: Recipe, run: RunFolder, progress: Progress) -> None:
         self.recipe, self.run, self.progress = recipe, run, progress
+        self.cluster: Cluster | None = None
+        """Where the teacher labels and writes; None is in this process."""
 
     # The teacher, and how both read.
 
@@ -59,6 +68,16 @@ class Parts:
         labels = self.labels
         self.progress.say(f"loading the teacher, {display_name(self.recipe.teacher.model)}")
         return load_model(self.recipe.teacher.model, self.recipe.task, labels=labels)
+
+    @contextmanager
+    def hands(self) -> Iterator[Hands]:
+        """Who writes as the teacher, which is loaded here, or by each of those on a cluster."""
+        if self.cluster is None:
+            yield OwnHands(self.teacher.model, self.teacher_tokenizer)
+            return
+        load = partial(load_causal_lm, seen_by_all(self.recipe.teacher.model))
+        with RayHands(self.cluster, load, progress=self.progress) as hands:
+            yield hands
 
     @cached_property
     def teacher_config(self) -> PretrainedConfig:
@@ -125,9 +144,12 @@ class Parts:
     def stop_ids(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> set[int]:
         """All tokens that end an answer: the model's own, and the one that the data ends with; in the tokens of this tokenizer,
         or of the student's."""
-        speaks = tokenizer or self.tokenizer
-        ends = end_of_turn(speaks) if isinstance(self.recipe.data, ChatDataConfig) else speaks.eos_token_id
-        return stop_ids_of(model) | ({ends} if isinstance(ends, int) else set())
+        return stop_ids_of(model) | self.ends(tokenizer or self.tokenizer)
+
+    def ends(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+        """What the data ends an answer with, in the tokens of this tokenizer."""
+        found = end_of_turn(tokenizer) if isinstance(self.recipe.data, ChatDataConfig) else tokenizer.eos_token_id
+        return {found} if isinstance(found, int) else set()
 
     # Where the data lies, and what is read of it.
 
@@ -141,7 +163,8 @@ class Parts:
     @property
     def data_path(self) -> Path:
         """Where the training text comes from."""
-        return self.documents if self.answers_first else self.recipe.data.path or self.documents
+        given = self.recipe.data.path
+        return self.documents if self.answers_first or given is None else fetched(given)
 
     @property
     def answers_first(self) -> bool:

@@ -7,7 +7,7 @@ from stillhouse.commands.sources import said_of_answers
 from stillhouse.commands.stages.asking import ask_answers
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.commands.stages.writing import write
-from stillhouse.synthesis import AnswersOutcome, write_answers
+from stillhouse.synthesis import AnswersOutcome, write_answers_by
 from stillhouse.teachers.answering import Answering
 from stillhouse.training.sources import answering_of
 
@@ -32,16 +32,16 @@ def answer(shop: Workshop) -> dict[str, Any]:
 
 
 def _written(shop: Workshop, wanted: Answering) -> AnswersOutcome:
-    """By the teacher in this process."""
+    """By the teacher, in this process or in others."""
     parts = shop.parts
-    return write_answers(
-        parts.teacher.model,
-        parts.teacher_tokenizer,
-        parts.asked,
-        folder=parts.answers.parent,
-        answering=wanted,
-        stop_ids=parts.stop_ids(parts.teacher.model, parts.teacher_tokenizer),
-        vocab_size=len(parts.teacher_tokenizer),
-        max_tokens=shop.recipe.data.sequence_tokens,
-        progress=shop.progress,
-    )
+    with parts.hands() as hands:
+        return write_answers_by(
+            hands,
+            parts.asked,
+            folder=parts.answers.parent,
+            answering=wanted,
+            ends=parts.ends(parts.teacher_tokenizer),
+            vocab_size=len(parts.teacher_tokenizer),
+            max_tokens=shop.recipe.data.sequence_tokens,
+            progress=shop.progress,
+        )

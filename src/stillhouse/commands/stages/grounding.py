@@ -15,9 +15,10 @@ from stillhouse.commands.parts.replay import read_replayed
 from stillhouse.commands.remote import QUESTIONS
 from stillhouse.commands.retrieving import Finder, check_retriever, finder_of, retriever_fingerprint
 from stillhouse.commands.stages.workshop import Workshop
-from stillhouse.commands.synthesis import about, by_whom, said_of, writer_of
+from stillhouse.commands.synthesis import about, by_whom, said_of, writing, written_by
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import fingerprint_files, json_line, read_lines, write_atomic
+from stillhouse.core.objects import files_of
 from stillhouse.core.progress import Progress
 from stillhouse.data.config import CONTEXT_COLUMN, RagDataConfig
 from stillhouse.data.grounded import (
@@ -171,7 +172,7 @@ def find_contexts(shop: Workshop) -> dict[str, Any]:
         return {"contexts": len(mixed.contexts), "mixture": counts(mixed.contexts), "notes": {**lost, **mixed.notes}}
 
     sources = [data.documents, *(path for path in (data.path, data.held_out_path) if path is not None)]
-    files = [file for path in sources for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    files = [file for path in sources for file in files_of(path)]
     retrievers = [retriever_fingerprint(one) for one in (data.retriever, data.teacher_retriever) if one is not None]
     asks = None if wanted is None or data.path is not None else _asks(shop, wanted)
     made_from = [fingerprint_files(files), data, *retrievers, asks]
@@ -181,8 +182,7 @@ def find_contexts(shop: Workshop) -> dict[str, Any]:
 
 def _asks(shop: Workshop, wanted: GroundedConfig) -> list[Any]:
     """What questions depend on that somebody writes."""
-    by = writer_of(shop.parts, wanted).fingerprint if wanted.writer.kind == "remote" else shop.parts.teacher_fingerprint
-    return [by, wanted.number, plain(wanted.sampling), wanted.seed]
+    return [written_by(shop.parts, wanted), wanted.number, plain(wanted.sampling), wanted.seed]
 
 
 def _asked(grounding: Grounding, finder: Finder, progress: Progress) -> tuple[list[RagQuestion], dict[str, int]]:
@@ -191,13 +191,13 @@ def _asked(grounding: Grounding, finder: Finder, progress: Progress) -> tuple[li
     if data.path is not None:
         return grounding.questions(data.path, key="data.path"), {}
     assert wanted is not None and wanted.number is not None
-    writer = writer_of(grounding.parts, wanted, ledger=QUESTIONS)
     grounding.parts.run.data.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(grounding.parts.run.path / QUESTIONS, writer, progress=progress)
     ids = {text: id for id, text in grounding.texts.items()}
-    records = document_questions(
-        ledger.ask, passages=list(ids), number=wanted.number, sampling=wanted.sampling, seed=wanted.seed
-    )
+    with writing(grounding.parts, wanted, ledger=QUESTIONS) as writer:
+        ask = Ledger(grounding.parts.run.path / QUESTIONS, writer, progress=progress).ask
+        records = document_questions(
+            ask, passages=list(ids), number=wanted.number, sampling=wanted.sampling, seed=wanted.seed
+        )
     asked = [record for record in records if not record.dropped and record.question.strip()]
     hits = finder.retriever.search([record.question for record in asked], data.candidates) if asked else []
     kept: dict[str, RagQuestion] = {}
@@ -242,8 +242,7 @@ def ground(shop: Workshop) -> dict[str, Any]:
 
 
 def _settings(shop: Workshop, wanted: GroundedConfig) -> list[Any]:
-    by = writer_of(shop.parts, wanted).fingerprint if wanted.writer.kind == "remote" else shop.parts.teacher_fingerprint
-    return [by, wanted.model_dump(mode="json", exclude={"writer"})]
+    return [written_by(shop.parts, wanted), wanted.model_dump(mode="json", exclude={"writer"})]
 
 
 def check_contexts(grounding: Grounding) -> list[Context]:
@@ -307,31 +306,31 @@ def _taught(
 ) -> tuple[list[Record], Mapping[str, int]]:
     """All records with answers, the teacher's where one is wanted."""
     parts, template = grounding.parts, grounding.data.template
-    writer = writer_of(parts, wanted)
-    filters = build_filters(wanted.used_filters, tokenizer=writer.tokenizer)
-    checks = grounded_filters(contexts, template, wanted.checks, samples=wanted.answers.samples)
+    with writing(parts, wanted) as writer:
+        filters = build_filters(wanted.used_filters, tokenizer=writer.tokenizer)
+        checks = grounded_filters(contexts, template, wanted.checks, samples=wanted.answers.samples)
 
-    def make(ask: Ask) -> list[Record]:
-        return answer_grounded(
-            ask,
-            records,
-            contexts,
-            writer=writer.name,
-            answers=wanted.answering(),
-            template=template,
-            checks=wanted.checks,
-            clean=lambda said: _cleaned(said, filters),
-            fits=fits,
+        def make(ask: Ask) -> list[Record]:
+            return answer_grounded(
+                ask,
+                records,
+                contexts,
+                writer=writer.name,
+                answers=wanted.answering(),
+                template=template,
+                checks=wanted.checks,
+                clean=lambda said: _cleaned(said, filters),
+                fits=fits,
+            )
+
+        made = write_synthetic(
+            make,
+            writer,
+            folder=parts.run.data,
+            about=about(parts.recipe.teacher.model, writer, wanted, number=len(records)),
+            finish=lambda done: {**account_of(done, [*checks, *filters]), "over_refusals": over_refusals(done)},
+            progress=progress,
         )
-
-    made = write_synthetic(
-        make,
-        writer,
-        folder=parts.run.data,
-        about=about(parts.recipe.teacher.model, writer, wanted, number=len(records)),
-        finish=lambda done: {**account_of(done, [*checks, *filters]), "over_refusals": over_refusals(done)},
-        progress=progress,
-    )
     for line in said_of(made):
         progress.say(line)
     return list(made.records), made.dropped

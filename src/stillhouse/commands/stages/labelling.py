@@ -13,13 +13,16 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.stages.answering import answer
 from stillhouse.commands.stages.asking import labelling_teacher
 from stillhouse.commands.stages.workshop import Workshop
+from stillhouse.core.cluster import Cluster, check_cluster
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.label_store import damaged
+from stillhouse.core.label_store import MANIFEST, FetchedFiles, StoreFiles, damaged, read_manifest
+from stillhouse.core.objects import Objects, as_written
 from stillhouse.data.examples import Example
-from stillhouse.labelling.cluster import Cluster, RayCrew, check_cluster
-from stillhouse.labelling.label import Alone, Crew, label_by
-from stillhouse.models.load import load_model, local_path, unpacked_gguf
-from stillhouse.teachers import LocalTeacher, RemoteTeacherConfig
+from stillhouse.labelling.cluster import RayCrew
+from stillhouse.labelling.label import Alone, Crew, label_by, objects_at
+from stillhouse.models.load import load_causal_lm, seen_by_all
+from stillhouse.teachers import LocalTeacher, RemoteTeacherConfig, RemoteWriterConfig
+from stillhouse.training.sources import answering_of
 
 
 def label(shop: Workshop) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def label(shop: Workshop) -> dict[str, Any]:
             row_tokens=shop.recipe.data.sequence_tokens,
             recorder=recorder(parts, wanted),
             shard_tokens=wanted.shard_tokens,
+            store=None if wanted.store is None else as_written(wanted.store),
             progress=shop.progress,
         )
         return asdict(outcome)
@@ -48,19 +52,22 @@ def label(shop: Workshop) -> dict[str, Any]:
     return shop.once("label", "the teacher labels", made_from=made_from, work=work)
 
 
-def check_labelled_elsewhere(recipe: Recipe, cluster: Cluster) -> None:
+def check_spread(recipe: Recipe, cluster: Cluster) -> None:
     """Refuse what actors cannot do, before anything begins.
 
     Raises:
         StillhouseError: naming what is to be changed.
     """
-    if recipe.labels is None:
-        raise StillhouseError(
-            "--ray is for labelling, and the recipe has no labels: the teacher runs in every step. Give both."
-        )
+    is_remote = isinstance(getattr(recipe.synthesis, "writer", None), RemoteWriterConfig)
     if isinstance(recipe.teacher, RemoteTeacherConfig):
         raise StillhouseError(
             "--ray is for a teacher that actors load, and teacher.kind is remote: its server shares the work."
+        )
+    beforehand = [recipe.labels, recipe.history, answering_of(recipe.source), None if is_remote else recipe.synthesis]
+    if not any(one is not None for one in beforehand):
+        raise StillhouseError(
+            "--ray is for what the teacher does beforehand, and this recipe has no labels and lets it write nothing "
+            "(synthesis, history, or source.kind teacher): it runs in every step. Leave --ray out, or give labels."
         )
     check_cluster(cluster)
 
@@ -68,23 +75,15 @@ def check_labelled_elsewhere(recipe: Recipe, cluster: Cluster) -> None:
 def _crew(shop: Workshop, examples: Sequence[Example]) -> Crew:
     """Who labels: this process, with the teacher or what its server tells, or actors that each load it."""
     parts = shop.parts
-    if shop.cluster is not None:
-        return RayCrew(shop.cluster, partial(_loaded, _for_all(shop.recipe.teacher.model)), shop.progress)
+    if parts.cluster is not None:
+        return RayCrew(parts.cluster, partial(_loaded, seen_by_all(shop.recipe.teacher.model)), shop.progress)
     remote = parts.remote
     teacher = LocalTeacher(parts.teacher.model) if remote is None else labelling_teacher(shop, remote, examples)
     return Alone(teacher, shop.progress)
 
 
-def _for_all(source: str) -> str:
-    """What other processes find the model by: unpacked once, and not seen from the folder that this one works in."""
-    path = local_path(source)
-    if path.is_file():
-        return unpacked_gguf(path)
-    return str(path.resolve()) if path.is_dir() else source
-
-
 def _loaded(source: str) -> LocalTeacher:
-    return LocalTeacher(load_model(source, "causal_lm").model)
+    return LocalTeacher(load_causal_lm(source).model)
 
 
 def _examples(parts: Parts) -> Sequence[Example]:
@@ -97,10 +96,28 @@ def _examples(parts: Parts) -> Sequence[Example]:
     return examples
 
 
+def store_files(shop: Workshop) -> StoreFiles:
+    """The stored labels, from wherever they are kept."""
+    labels, folder = shop.recipe.labels, shop.run.labels
+    objects = _objects(shop)
+    if labels is None or objects is None:
+        return StoreFiles(folder)
+    return FetchedFiles(folder, objects, most_bytes=int(labels.cache_gib * 2**30))
+
+
+def _objects(shop: Workshop) -> Objects | None:
+    """Where finished labels are kept, if that is not the run folder."""
+    wanted = shop.recipe.labels
+    if wanted is None or wanted.store is None or not (shop.run.labels / MANIFEST).exists():
+        return None
+    return objects_at(as_written(wanted.store), read_manifest(shop.run.labels).seal)
+
+
 def _forget_damaged_labels(shop: Workshop) -> None:
     """Labels that were finished and then damaged are made again, the damaged files alone."""
-    names = damaged(shop.run.labels) if shop.run.is_done("label") else []
+    names = damaged(shop.run.labels, _objects(shop)) if shop.run.is_done("label") else []
     if names:
-        shop.progress.say(f"damaged in {shop.run.labels}, and made again: {', '.join(names)}")
+        where = shop.run.labels if (objects := _objects(shop)) is None else objects.url
+        shop.progress.say(f"damaged in {where}, and made again: {', '.join(names)}")
         shop.run.event("warned", stage="label", damaged=names)
         shop.run.forget("label")

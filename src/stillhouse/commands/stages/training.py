@@ -13,7 +13,7 @@ from stillhouse.commands.recipe import HARD_OBJECTIVE, Recipe
 from stillhouse.commands.stages.answering import answer
 from stillhouse.commands.stages.arms import train_arm
 from stillhouse.commands.stages.beginning import make_student
-from stillhouse.commands.stages.labelling import label
+from stillhouse.commands.stages.labelling import label, store_files
 from stillhouse.commands.stages.weighing import weigh
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.protocols import Teacher
@@ -99,6 +99,7 @@ def _signals(shop: Workshop, student: PreTrainedModel) -> Teacher | None:
         made_from=shop.parts.learnt_fingerprint,
         temperature=spoken_temperature(shop.recipe.objectives),
         tail=labels.tail if isinstance(labels, SparseConfig) else "bucket",
+        files=store_files(shop),
     )
 
 

@@ -11,7 +11,6 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.core.files import fingerprint
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
-from stillhouse.labelling.cluster import Cluster
 from stillhouse.training.sharding import Held
 
 Launch = Callable[["Workshop", str], dict[str, Any]]
@@ -25,7 +24,6 @@ class Workshop:
         self.recipe, self.run, self.progress = recipe, run, progress
         self.parts, self.metrics = Parts(recipe, run, progress), MetricsLog(run)
         self.launch: Launch | None = None
-        self.cluster: Cluster | None = None
         self.rank, self.num_ranks = 0, 1
         """Of the processes that train together, which this is, and how many there are."""
         self.held: Held = "whole"

@@ -8,7 +8,7 @@ from stillhouse.commands.stages.asking import asking_teacher
 from stillhouse.commands.stages.grounding import ground, is_rag
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.commands.synthesis import DataFreeConfig, made_from, write_data
-from stillhouse.synthesis import filled_templates, rewrite, rewrite_asking, synthesize, synthesize_asking
+from stillhouse.synthesis import filled_templates, rewrite_asking, rewrite_by, synthesize_asking, synthesize_by
 from stillhouse.synthesis.config import GroundedConfig, HistoryConfig, PromptSynthesisConfig
 from stillhouse.synthesis.run import LEDGER
 
@@ -44,8 +44,9 @@ def _write_from_templates(shop: Workshop, wanted: PromptSynthesisConfig) -> dict
         if parts.remote is not None:
             ask = asking_teacher(shop, parts.remote, ledger=f"data/{LEDGER}").ask
             return asdict(synthesize_asking(ask, prompts=prompts, **options))
-        model, tokenizer = parts.teacher.model, parts.teacher_tokenizer
-        return asdict(synthesize(model, tokenizer, prompts=prompts, progress=shop.progress, **options))
+        tokenizer = parts.teacher_tokenizer
+        with parts.hands() as hands:
+            return asdict(synthesize_by(hands, tokenizer, prompts=prompts, progress=shop.progress, **options))
 
     made_from = [parts.teacher_fingerprint, wanted]
     return shop.once("synthesize", "the teacher writes", made_from=made_from, work=work, makes=[parts.documents])
@@ -74,13 +75,13 @@ def _rewrite(shop: Workshop, wanted: HistoryConfig) -> dict[str, Any]:
     }
 
     def work() -> dict[str, Any]:
-        given, tokenizer = conversations(parts), parts.teacher_tokenizer
+        given = conversations(parts)
         if parts.remote is not None:
             ask = asking_teacher(shop, parts.remote, ledger=f"data/{LEDGER}").ask
-            outcome = rewrite_asking(ask, tokenizer, given, **options)
+            outcome = rewrite_asking(ask, parts.teacher_tokenizer, given, **options)
         else:
-            model, size = parts.teacher.model, wanted.batch_size
-            outcome = rewrite(model, tokenizer, given, batch_size=size, progress=shop.progress, **options)
+            with parts.hands() as hands:
+                outcome = rewrite_by(hands, given, batch_size=wanted.batch_size, progress=shop.progress, **options)
         for reason, number in outcome.kept.items():
             shop.progress.say(f"{number:,} of {outcome.conversations:,} conversations stay as they are: {reason}")
         parts.read_anew()

@@ -1,0 +1,204 @@
+"""Who writes a teacher's batches: a model of this process, or actors on a cluster that each hold it."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from traceback import print_exc
+from types import TracebackType
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stillhouse.core.cluster import AGAIN, MOST_FRUITLESS, Cluster, check_room, connected, nodes, room_in
+from stillhouse.core.errors import RunError, StillhouseError
+from stillhouse.core.progress import SILENT, Progress
+from stillhouse.models.load import LoadedModel
+
+Batch = TypeVar("Batch")
+Said = TypeVar("Said")
+
+Advance = Callable[[int], None]
+Write = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Batch, Advance], Said]
+"""What is written to a batch, by whichever process holds the model: it depends on these two and the batch alone, so it is the
+same wherever that is. Whoever cares is told of each token as it comes. For actors it is a function of a module."""
+
+EACH_HAS = 2
+"""Batches that an actor is given: one to write, and one that waits."""
+LOOK_SECONDS = 5.0
+"""After which somebody looks whether there is room for an actor at all, while none has begun."""
+
+
+def unheard(num_tokens: int) -> None:
+    """Nobody is told."""
+
+
+@runtime_checkable
+class Hands(Protocol):
+    """Whoever writes batches."""
+
+    @property
+    def at_once(self) -> int:
+        """Batches that may be under way at the same time."""
+
+    def __call__(
+        self, write: Write[Batch, Said], batches: Mapping[int, Batch], *, advance: Advance = unheard
+    ) -> Iterator[tuple[int, Said]]:
+        """What is written to each batch, by its number, as it comes. Only a model of this process tells of each token."""
+
+
+class OwnHands:
+    """A model of this process: one batch after another."""
+
+    at_once = 1
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    def __call__(
+        self, write: Write[Batch, Said], batches: Mapping[int, Batch], *, advance: Advance = unheard
+    ) -> Iterator[tuple[int, Said]]:
+        """In the order of the batches."""
+        for number, batch in batches.items():
+            yield number, write(self.model, self.tokenizer, batch, advance)
+
+
+class RayHands(AbstractContextManager["RayHands"]):
+    """Actors on a Ray cluster, each with the teacher in memory from its first batch until the end: rounds of questions and
+    answers do not load it again. The cluster is asked for when there is something to write.
+
+    An actor or node that is lost costs the batches that it had, two at most, which others are given; another actor is begun in
+    its place where there is room. Ray's own restarts would wait for room that a lost node takes along.
+    """
+
+    def __init__(self, cluster: Cluster, load: Callable[[], LoadedModel], *, progress: Progress = SILENT) -> None:
+        self.cluster, self.load, self.progress = cluster, load, progress
+        self.at_once = EACH_HAS * (cluster.actors or EACH_HAS)
+        self._held = ExitStack()
+        self._begun = False
+        self._each: dict[str, float] = {}
+        self._starting: dict[Any, Any] = {}
+        """Actors that have not begun yet, by what they will say then."""
+        self._there: list[Any] = []
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+    def __call__(
+        self, write: Write[Batch, Said], batches: Mapping[int, Batch], *, advance: Advance = unheard
+    ) -> Iterator[tuple[int, Said]]:
+        """As they come, whoever writes them.
+
+        Raises:
+            StillhouseError: if the cluster is not there or has no room.
+            RunError: for what went wrong in an actor, and if all that try are lost.
+        """
+        if not batches:
+            return
+        import ray
+
+        self._begin()
+        waiting, given = deque(batches), dict[Any, tuple[Any, int]]()
+        fruitless = 0
+        while waiting or given:
+            for actor in self._there:
+                while waiting and sum(who is actor for who, _ in given.values()) < EACH_HAS:
+                    number = waiting.popleft()
+                    given[actor.write.remote(write, batches[number])] = actor, number
+            done, _ = ray.wait([*given, *self._starting], timeout=LOOK_SECONDS)
+            if not done and not self._there:
+                check_room(nodes(), None)
+            for ref in (ref for ref in done if ref in self._starting):
+                actor = self._starting.pop(ref)
+                if _said(ref) is None:
+                    fruitless += 1
+                    self._replace(actor, fruitless)
+                else:
+                    self._there.append(actor)
+            for ref in done:
+                if ref not in given:  # it began, or was lost with another batch of its actor's
+                    continue
+                actor, said = given[ref][0], _said(ref)
+                if said is None:
+                    lost = {other: number for other, (who, number) in given.items() if who is actor}
+                    waiting.extendleft(sorted(lost.values(), reverse=True))
+                    given = {other: one for other, one in given.items() if other not in lost}
+                    fruitless += 1
+                    self._replace(actor, fruitless)
+                else:
+                    fruitless = 0
+                    yield given.pop(ref)[1], said[0]
+
+    def _begin(self) -> None:
+        """In touch with the cluster, with all actors on their way."""
+        if self._begun:
+            return
+        self._held.enter_context(connected(self.cluster))
+        check_room(nodes(), self.cluster.actors)
+        room = room_in(nodes(), self.cluster.actors)
+        self._each, self.at_once, self._begun = room.each, EACH_HAS * room.actors, True
+        self.progress.say(f"{room.actors} actors on the Ray cluster write")
+        for _ in range(room.actors):
+            self._hire()
+
+    def _hire(self) -> None:
+        import ray
+
+        actor = ray.remote(Hand).options(max_restarts=0, max_task_retries=0, **self._each).remote(self.load)
+        self._starting[actor.begin.remote()] = actor
+
+    def _replace(self, actor: Any, fruitless: int) -> None:
+        """Somebody else for an actor that is lost.
+
+        Raises:
+            RunError: if too many were lost since the last batch was written.
+        """
+        import ray
+
+        self._there = [one for one in self._there if one is not actor]
+        ray.kill(actor)  # lost to us: it may be there all the same
+        if fruitless > MOST_FRUITLESS * max(1, self.at_once // EACH_HAS):
+            raise RunError(AGAIN)
+        self._hire()
+
+
+def _said(ref: Any) -> tuple[Any] | None:
+    """What an actor says; None where it was lost before it could.
+
+    Raises:
+        RunError: for what went wrong there.
+    """
+    import ray
+
+    try:
+        fault, said = ray.get(ref)
+    except ray.exceptions.RayError:
+        return None
+    if fault:
+        raise RunError(fault)
+    return (said,)
+
+
+class Hand:
+    """One who writes, in a process of its own."""
+
+    def __init__(self, load: Callable[[], LoadedModel]) -> None:
+        self._load = load
+        self._loaded: LoadedModel | None = None
+
+    def begin(self) -> tuple[str, int]:
+        """Says that it is there. The teacher is loaded with the first batch, which can say what is wrong with it."""
+        return "", os.getpid()
+
+    def write(self, write: Write[Any, Any], batch: Any) -> tuple[str, Any]:
+        """One batch. What was wrong is said in words: an error would look like the actor's death."""
+        try:
+            loaded = self._loaded = self._loaded or self._load()
+            return "", write(loaded.model, loaded.tokenizer, batch, unheard)
+        except StillhouseError as error:
+            return str(error), None
+        except Exception as error:
+            print_exc()  # into Ray's logs
+            return f"an actor failed: {type(error).__name__}: {error}", None
