@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from stillhouse.data.config import TextDataConfig
+from stillhouse.data.config import ChatDataConfig, TextDataConfig
 from stillhouse.data.packing import PackedRows
 from stillhouse.data.prepare import prepare
 from stillhouse.labelling import label
@@ -22,6 +22,7 @@ from stillhouse.training.order import ByLength
 
 ROW_TOKENS = 128
 RECORD = "The fox number {n} ran over the hill {m}."
+QUESTION = "Where did fox number {n} run?"
 
 
 def main() -> None:
@@ -30,26 +31,45 @@ def main() -> None:
     parser.add_argument("tokenizer", help="whose tokens are counted: a hub id, a folder, or a GGUF file")
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--what", choices=["read", "label", "train"], default="read")
+    parser.add_argument("--kind", choices=["text", "chat"], default="text", help="of the data")
     parser.add_argument("--alone", action="store_true", help="in this process, of the first number alone")
     options = parser.parse_args()
     if options.alone:
-        _measure(options.tokenizer, options.records[0], options.what)
+        _measure(options.tokenizer, options.records[0], options.what, options.kind)
         return
     for records in options.records:
-        command = [sys.executable, __file__, options.tokenizer, "--alone", "--what", options.what]
+        command = [
+            sys.executable,
+            __file__,
+            options.tokenizer,
+            "--alone",
+            "--what",
+            options.what,
+            "--kind",
+            options.kind,
+        ]
         subprocess.run([*command, "--records", str(records)], check=True)
 
 
-def _measure(source: str, records: int, what: str) -> None:
+def _record(number: int, kind: str) -> dict[str, object]:
+    said = RECORD.format(n=number, m=number % 97)
+    if kind == "text":
+        return {"text": said}
+    asked = {"role": "user", "content": QUESTION.format(n=number)}
+    return {"messages": [asked, {"role": "assistant", "content": said}]}
+
+
+def _measure(source: str, records: int, what: str, kind: str) -> None:
     tokenizer = load_tokenizer(source)
     with TemporaryDirectory() as name:
         file = Path(name) / "texts.jsonl"
         with file.open("w", encoding="utf-8") as lines:
             for number in range(records):
-                lines.write(json.dumps({"text": RECORD.format(n=number, m=number % 97)}) + "\n")
+                lines.write(json.dumps(_record(number, kind)) + "\n")
         _peak_bytes()
         before, started = _peak_bytes(), time.perf_counter()
-        config = TextDataConfig(path=file, sequence_tokens=ROW_TOKENS, held_out=0.01)
+        of_kind = TextDataConfig if kind == "text" else ChatDataConfig
+        config = of_kind(path=file, sequence_tokens=ROW_TOKENS, held_out=0.01)
         rows = prepare(config, tokenizer).train
         assert isinstance(rows, PackedRows)
         tokens = sum(rows.lengths)
@@ -69,7 +89,7 @@ def _measure(source: str, records: int, what: str) -> None:
                 rows.collate([rows[number] for number in step])
         grown = _peak_bytes() - before
     print(
-        f"{what:<6} {records:>9,} records, {tokens:>11,} tokens: {grown / 2**20:>8,.0f} MiB more at the peak, "
+        f"{what:<6} {kind} {records:>9,} records, {tokens:>11,} tokens: {grown / 2**20:>8,.0f} MiB more at the peak, "
         f"{grown / records:>6,.0f} bytes a record, {time.perf_counter() - started:,.0f} s",
         flush=True,
     )

@@ -4,7 +4,7 @@ import copy
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -104,9 +104,16 @@ class ChatReader:
 
     def learnt(self, conversations: Iterable[Conversation]) -> list[tuple[Conversation, "ReadConversation"]]:
         """The same with where they are from, and with their turns."""
-        found = [(one, self.read(one)) for one in conversations]
-        self.dropped.update(_reason(one) for one, read in found if not any(read.example.weights[1:]))
-        return [(one, read) for one, read in found if any(read.example.weights[1:])]
+        return list(self.each_learnt(conversations))
+
+    def each_learnt(self, conversations: Iterable[Conversation]) -> Iterator[tuple[Conversation, "ReadConversation"]]:
+        """The same one after the other: more of them than memory holds."""
+        for one in conversations:
+            read = self.read(one)
+            if any(read.example.weights[1:]):
+                yield one, read
+            else:
+                self.dropped[_reason(one)] += 1
 
     def example(self, conversation: Conversation) -> Example:
         """One conversation whole, however long."""

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -10,6 +11,7 @@ from typing import Any
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.faults import nearest, said
+from stillhouse.core.objects import as_written
 from stillhouse.data.chat_template import CUT, MARK, REASONING_KEYS, Message, Span
 from stillhouse.data.tables import Record, files_in, is_whole, read_records, records_in
 
@@ -180,6 +182,20 @@ def _refuse_another_form(record: Record, form: Form) -> None:
             f"{record.where} has the keys {_keys(record)} ({_form_of(record).name}), but the file begins as {form.name}. "
             "Keep to one form a file."
         )
+
+
+def each_conversation(path: Path, *, key: str = "data.path") -> Iterator[Conversation]:
+    """As `read_conversations`, one after the other: more of them than memory holds.
+
+    Raises:
+        DataError: as there.
+    """
+    is_empty = True
+    for _, one in stream_conversations(path, key=key):
+        is_empty = False
+        yield one
+    if is_empty:
+        raise DataError(f"{key} {as_written(path)!r} holds no rows. Give it at least two.")
 
 
 def stream_conversations(path: Path, *, key: str = "data.path") -> Iterator[tuple[Record, Conversation]]:
@@ -479,10 +495,26 @@ OTHER_FORMS: Mapping[tuple[str, ...], str] = {
 """What else people keep by such keys, and what to do with it."""
 
 
+class FileCounts:
+    """How many conversations each file holds, and in which form, as they are gone through."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def count(self, one: Conversation) -> Conversation:
+        """The same, counted."""
+        self._counts[one.where.rpartition(", ")[0], one.form] += 1
+        return one
+
+    @property
+    def notes(self) -> list[str]:
+        """A line a file: the form that it is in, and how much it holds."""
+        return [f"{Path(file).name}: {form}, {count:,} rows" for (file, form), count in self._counts.items()]
+
+
 def said_of_files(conversations: Iterable[Conversation]) -> list[str]:
-    """A line a file: the form that it is in, and how much it holds."""
-    counts: dict[tuple[str, str], int] = {}
+    """The same of all of them."""
+    files = FileCounts()
     for one in conversations:
-        key = (one.where.rpartition(", ")[0], one.form)
-        counts[key] = counts.get(key, 0) + 1
-    return [f"{Path(file).name}: {form}, {count:,} rows" for (file, form), count in counts.items()]
+        files.count(one)
+    return files.notes

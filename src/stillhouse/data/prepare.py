@@ -1,8 +1,8 @@
 """The front door: from what a recipe says about the data to the rows that a task trains on and is judged by."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -13,10 +13,17 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.task import Task
-from stillhouse.data.asked import Asked, ask_in_turn, before_last, packed
+from stillhouse.data.asked import Asked
+from stillhouse.data.asked_chats import AskedChats, ask_chats_in_turn
 from stillhouse.data.asked_texts import AskedTexts, ask_texts_to_go_on
 from stillhouse.data.chat import ChatReader
-from stillhouse.data.chat_forms import Conversation, read_conversations, said_of_files
+from stillhouse.data.chat_forms import (
+    Conversation,
+    FileCounts,
+    each_conversation,
+    read_conversations,
+    said_of_files,
+)
 from stillhouse.data.config import (
     ChatDataConfig,
     ClassificationDataConfig,
@@ -144,7 +151,7 @@ def prepare(
                 return _paired_chat(config, tokenizer, teacher_tokenizer, chat_sides(config, path, rewritten=rewritten))
             if config.teacher_context is not None:
                 return _chat_in_context(config, config.teacher_context, tokenizer, path, answer_tokens)
-            return _chat(config, tokenizer, chat_sides(config, path, rewritten=rewritten))
+            return _chat(config, tokenizer, _chat_sides_read(config, path, rewritten))
         case RewardsDataConfig():
             return _rewards(config, tokenizer, path)
         case PreferencesDataConfig():
@@ -201,22 +208,24 @@ def _text(config: TextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
             )
         return found
 
-    train, held_out = _text_sides(config, path)
+    train, held_out = _sides_read(config, path, each_row, hint=DOCUMENTS_HINT)
     told, judged = asked(train), asked(held_out)
     rows, held = (PackedRows(side.pieces, row_tokens=config.sequence_tokens) for side in (told, judged))
     return Prepared(config.task, rows, held, len(train), len(held_out), asked=told, held_out_asked=judged)
 
 
-def _text_sides(config: TextDataConfig, path: Path) -> tuple[Side[Row], Side[Row]]:
-    """As `_two_sides`."""
-    read = partial(each_row, path)
+def _sides_read(
+    config: TextDataConfig | ChatDataConfig, path: Path, each: Callable[..., Iterator[AnyRow]], *, hint: str = ""
+) -> tuple[Side[AnyRow], Side[AnyRow]]:
+    """As `_two_sides`, of rows that are read one after the other, whenever a side is gone through."""
+    read = partial(each, path)
     if config.judges_all:
         alone = Side(read, Known(read()).is_first)
         return alone, alone
     if config.held_out_path is None:
-        return sides_held_out(read, share=config.held_out)
+        return sides_held_out(read, share=config.held_out, hint=hint)
     key = "data.held_out_path"
-    return sides_given(read, partial(each_row, config.held_out_path, key=key), key=key)
+    return sides_given(read, partial(each, config.held_out_path, key=key), key=key)
 
 
 ChatSides = tuple[list[Conversation], list[Conversation]]
@@ -231,17 +240,28 @@ def chat_sides(config: ChatDataConfig, path: Path, *, rewritten: Path | None = N
     return without_texts(anew, (one.text for one in held_out), key="history"), held_out
 
 
-def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, both: ChatSides) -> Prepared:
-    train, held_out = both
-    has_messages = any(not one.segments for one in (*train, *held_out))
-    reader = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking, needs_template=has_messages)
+def _chat_sides_read(
+    config: ChatDataConfig, path: Path, rewritten: Path | None
+) -> tuple[Side[Conversation], Side[Conversation]]:
+    """As `chat_sides`."""
+    train, held_out = _sides_read(config, path, each_conversation)
+    if rewritten is None:
+        return train, held_out
+    anew, _ = sides_given(partial(each_conversation, rewritten), lambda: held_out, key="history")
+    return anew, held_out
 
-    def asked(rows: Sequence[Conversation], side: str) -> tuple[Asked, ...]:
+
+def _chat(
+    config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, both: tuple[Side[Conversation], Side[Conversation]]
+) -> Prepared:
+    """Read conversation by conversation, and kept in files: of each memory holds only where it lies."""
+    has_messages = any(not one.segments for side in both for one in side)
+    reader = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking, needs_template=has_messages)
+    files = FileCounts()
+
+    def asked(rows: Side[Conversation], side: str) -> AskedChats:
         before = reader.dropped.copy()
-        found = tuple(
-            replace(ask_in_turn(read, max_tokens=config.sequence_tokens), messages=before_last(one, read))
-            for one, read in reader.learnt(rows)
-        )
+        found = ask_chats_in_turn(map(files.count, rows), reader, max_tokens=config.sequence_tokens)
         if not found:
             why = "; ".join(f"{count:,} have {reason}" for reason, count in (reader.dropped - before).items())
             raise DataError(
@@ -249,8 +269,11 @@ def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, both: Chat
             )
         return found
 
-    sides = asked(train, "to train on"), asked(held_out, "held out")
-    return _spoken(config, *sides, (len(train), len(held_out)), _notes([*train, *held_out], reader))
+    told, judged = asked(both[0], "to train on"), asked(both[1], "held out")
+    rows, held = (PackedRows(side.pieces, row_tokens=config.sequence_tokens) for side in (told, judged))
+    notes = (*files.notes, *_left_out(reader))
+    counts = len(both[0]), len(both[1])
+    return Prepared(config.task, rows, held, *counts, notes=notes, asked=told, held_out_asked=judged)
 
 
 def _chat_in_context(
@@ -337,26 +360,13 @@ def _drawn(rows: Sequence[Asked], num_told: int, wanted: TeacherContextConfig) -
     return [rows[number] for number in sorted(Random(wanted.seed).sample(range(len(rows)), needed))]
 
 
-def _spoken(
-    config: ChatDataConfig,
-    train: tuple[Asked, ...],
-    held_out: Sequence[Asked],
-    counts: tuple[int, int],
-    notes: Sequence[str] = (),
-) -> Prepared:
-    """Packed rows of both sides."""
-    learnt, judged = (packed(side, row_tokens=config.sequence_tokens) for side in (train, held_out))
-    return Prepared(
-        config.task, learnt, judged, *counts, notes=tuple(notes), asked=train, held_out_asked=tuple(held_out)
-    )
-
-
 def _notes(conversations: Sequence[Conversation], reader: ChatReader | PairedChatReader) -> list[str]:
     """What was found in the files, and what was left out of them."""
-    return [
-        *said_of_files(conversations),
-        *(f"left out: {count:,} with {reason}" for reason, count in reader.dropped.items()),
-    ]
+    return [*said_of_files(conversations), *_left_out(reader)]
+
+
+def _left_out(reader: ChatReader | PairedChatReader) -> Iterator[str]:
+    return (f"left out: {count:,} with {reason}" for reason, count in reader.dropped.items())
 
 
 def _paired_text(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Sized
+from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from hashlib import blake2b
 from itertools import compress
@@ -97,11 +98,19 @@ class Known:
     def __init__(self, rows: Iterable[HasText]) -> None:
         rows_seen, texts_seen = bytearray(), bytearray()
         for row in rows:
-            rows_seen += blake2b(repr(row).encode(), digest_size=16).digest()
+            rows_seen += blake2b(repr(_identity(row)).encode(), digest_size=16).digest()
             texts_seen += blake2b(row.text.encode(), digest_size=16).digest()
         self.texts = np.frombuffer(texts_seen, "S16")
         self.is_first = np.zeros(len(self.texts), np.bool_)
         self.is_first[np.unique(np.frombuffer(rows_seen, "S16"), return_index=True)[1]] = True
+
+
+def _identity(row: HasText) -> list[Any]:
+    """What two rows have in common that are equal."""
+    if not is_dataclass(row):
+        return [row]
+    values = (getattr(row, field.name) for field in fields(row) if field.compare)
+    return [sorted(value) if isinstance(value, frozenset) else value for value in values]
 
 
 def sides_held_out(
