@@ -70,10 +70,10 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
 
 
 def test_actors_are_refused_where_the_teacher_has_nothing_to_do_beforehand(teacher_folder, texts_file, recipe):
-    local, data = Cluster("local"), {"synthesis": None, "data.path": str(texts_file)}
+    local, data = Cluster("local"), {"run": "runs/x", "synthesis": None, "data.path": str(texts_file)}
     known = {
         "labels": {"labels": {"signal": "sparse"}, **data},
-        "synthesis": {"labels": None},
+        "synthesis": {"run": "runs/x", "labels": None},
         "answers": {"labels": None, "source": {"kind": "teacher"}, **data},
     }
     for changes in known.values():
