@@ -132,15 +132,15 @@ def test_the_teacher_answers_the_prompts_in_its_own_template(heard, tmp_path):
 
 def test_where_the_teachers_answers_cannot_be_read_the_datas_are_learnt_or_nothing_is(heard, tmp_path, monkeypatch):
     path = heard(source={**MIXED, "otherwise": "teacher"})
-    written = "stillhouse.commands.stages.answering.write_answers"
+    written = "stillhouse.commands.stages.answering.write_answers_by"
 
-    def silent(model, tokenizer, asked, *, folder, **options):
-        outcome = write_answers(model, tokenizer, asked, folder=folder, **options)
-        lines = [{**line, "ids": [tokenizer.eos_token_id], "finished": True} for line in answers(folder.parent)]
+    def silent(hands, asked, *, folder, **options):
+        outcome = write_answers_by(hands, asked, folder=folder, **options)
+        lines = [{**line, "ids": [hands.tokenizer.eos_token_id], "finished": True} for line in answers(folder.parent)]
         (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         return outcome
 
-    from stillhouse.synthesis import write_answers
+    from stillhouse.synthesis import write_answers_by
 
     monkeypatch.setattr(written, silent)
     said = stillhouse("train", path)

@@ -77,12 +77,18 @@ def test_a_run_that_stops_while_the_teacher_answers_ends_with_the_same(answered,
     path = answered(evaluation=NO_CONTROL)
     assert stillhouse("train", path).code == 0
 
-    def stop(*_args, **_options):
-        raise KeyboardInterrupt
+    from stillhouse.synthesis import answers as writing
 
-    run = tmp_path / "again"
+    run, told = tmp_path / "again", []
+
+    def stop(*given, sample=writing.sample, **options):
+        if told:  # behind the first batch
+            raise KeyboardInterrupt
+        told.append(given)
+        return sample(*given, **options)
+
     with monkeypatch.context() as patch:
-        patch.setattr("stillhouse.synthesis.answers.read_answers", stop)  # behind the first batch
+        patch.setattr(writing, "sample", stop)
         assert stillhouse("train", path, f"run={run}").code == 130
     assert len(list((run / "answers" / "parts").iterdir())) == 1 and not (run / "answers" / "answers.jsonl").exists()
     assert stillhouse("train", path, f"run={run}").code == 0

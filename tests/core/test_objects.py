@@ -77,7 +77,7 @@ def test_what_is_not_there_or_cannot_be_reached_is_said_in_a_line(memory, monkey
         with pytest.raises(DataError, match=words):
             fetched(Path(url))
     monkeypatch.setitem(known_implementations, "cask", {"class": "cask_not_there.Cask", "err": "Install caskfs"})
-    with pytest.raises(DataError, match=r"the driver for such addresses is not installed \(Install caskfs\)"):
+    with pytest.raises(DataError, match=r"the driver for such addresses is not installed here \(Install caskfs\)"):
         fetched(Path("cask://barrel/x"))
 
 

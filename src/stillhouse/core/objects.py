@@ -118,7 +118,7 @@ def reached(url: str, *, key: str) -> Iterator[tuple[Any, str]]:
         raise DataError(f"{key} {url!r}: there is no such file or folder.") from None
     except ImportError as error:
         raise DataError(
-            f"{key} {url!r}: the driver for such addresses is not installed ({error}). pip installs it under that name."
+            f"{key} {url!r}: the driver for such addresses is not installed here ({error}). Install it with pip."
         ) from None
     except Exception as error:  # each driver has errors of its own
         why = " ".join(str(error).split())[:200]
