@@ -123,7 +123,7 @@ def writing(
         yield SpreadWriter(hands, parts.teacher_tokenizer, **about)
 
 
-def remote_writer(parts: Parts, wanted: RemoteWriterConfig, *, ledger: str = f"data/{LEDGER}") -> RemoteWriter:
+def remote_writer(parts: Parts, wanted: RemoteWriterConfig, *, ledger: str = f"data/{LEDGER}") -> Writer:
     """Whoever writes behind an API."""
     if isinstance(wanted, RemoteTeacherConfig):
         return remote_teacher(wanted, parts.run, parts.progress, ledger=ledger)
