@@ -1,22 +1,22 @@
 """What the report and the terminal say of a plan, beside what the run took."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from stillhouse.reporting import formatting
 from stillhouse.reporting.shapes import Cell, Prose, Row, Table, words
 
-INTRO = "What `stillhouse plan` expected before the run, and what the run took."
+INTRO = "What was expected before the run, and what the run took."
+CAPTION = "Below what was planned, by how much of what was taken that was too high, or too low."
 
 
 def plan_view(found: Mapping[str, Any] | None) -> Prose | None:
-    """The whole section; None where nothing was planned."""
-    lines = plan_lines(found or {})
-    if not found or not lines:
+    """The whole section; None where nothing was planned, or nothing of it can be compared."""
+    if not found or not (found.get("seconds") or found.get("memory")):
         return None
     left_out = ", ".join(words(name) for name in found.get("left_out", ()))
     notes = [f"Not compared, as they were stopped and went on, or were taken over: {left_out}."] if left_out else []
-    return Prose([f"{line}." for line in lines], [_table(found["stages"])], intro=INTRO, notes=notes)
+    return Prose(tables=[_table(found)], intro=INTRO, notes=notes)
 
 
 def plan_lines(found: Mapping[str, Any]) -> list[str]:
@@ -30,7 +30,7 @@ def plan_lines(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _line(what: str, error: Mapping[str, float], written: Any) -> str:
+def _line(what: str, error: Mapping[str, float], written: Callable[[float], str]) -> str:
     return f"{what}: planned {written(error['planned'])}, taken {written(error['taken'])} ({off(error)})"
 
 
@@ -40,15 +40,16 @@ def off(error: Mapping[str, float]) -> str:
     return f"{100 * share:+.0f} %".replace("-", "−")
 
 
-def _table(stages: Mapping[str, Mapping[str, float]]) -> Table:
-    rows = [
-        Row(
-            words(name),
-            "",
-            "",
-            [Cell(formatting.duration(one["planned"])), Cell(formatting.duration(one["taken"])), Cell(off(one))],
-        )
-        for name, one in stages.items()
-    ]
-    columns = [("planned", ""), ("taken", ""), ("plan was off by", "of what was taken")]
-    return Table(caption="Seconds of each stage.", corner="stage", columns=columns, rows=rows)
+def _table(found: Mapping[str, Any]) -> Table:
+    """The whole first, then stage by stage."""
+    seconds, memory = found.get("seconds"), found.get("memory")
+    rows = [_row("all stages", seconds, formatting.duration)] if seconds else []
+    if memory:
+        rows.append(_row("memory, at most", memory, lambda size: formatting.si(size, "B")))
+    rows += [_row(words(name), one, formatting.duration) for name, one in found["stages"].items()]
+    columns = [("planned", "off by"), ("taken", "")]
+    return Table(caption=CAPTION, corner="", columns=columns, rows=rows)
+
+
+def _row(name: str, error: Mapping[str, float], written: Callable[[float], str]) -> Row:
+    return Row(name, "", "", [Cell(written(error["planned"]), off(error)), Cell(written(error["taken"]))])
