@@ -11,12 +11,10 @@ weights, as what it says takes as long.
 import argparse
 import importlib
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +30,8 @@ from stillhouse.commands.plan.kinds import module_of
 from stillhouse.commands.plan.saved import Errors, errors_of
 from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.run import RunFolder
-from stillhouse.reporting.formatting import duration, si
-from stillhouse.reporting.plans import off
+from stillhouse.reporting.formatting import duration
+from stillhouse.reporting.plans import off, plan_lines
 
 RECIPES: dict[str, Sequence[str]] = {
     "language_model": (
@@ -92,27 +90,12 @@ def main() -> None:
         _print(name, found, taken)
 
 
-@dataclass(frozen=True)
-class Taken:
-    """What a whole command took, starting and loading libraries included."""
-
-    seconds: float
-    share: float
-    """Of one processor, that it was given: the rest others had, or it waited for the disk."""
-
-
-def _taken(verb: str, name: str, overrides: Sequence[str]) -> Taken:
+def _taken(verb: str, name: str, overrides: Sequence[str]) -> float:
+    """Seconds of a whole command, starting and loading libraries included."""
     command = [sys.executable, "-m", "stillhouse", verb, f"recipes/{name}.yaml", *overrides]
-    started, used = time.perf_counter(), _processor_seconds()
+    started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - started
-    return Taken(seconds, (_processor_seconds() - used) / seconds)
-
-
-def _processor_seconds() -> float:
-    """Of all commands that have ended."""
-    found = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return found.ru_utime + found.ru_stime
+    return time.perf_counter() - started
 
 
 def _sources(name: str, options: argparse.Namespace) -> list[str]:
@@ -168,20 +151,14 @@ def _tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=512, **names)
 
 
-def _print(name: str, found: Errors, commands: dict[str, Taken]) -> None:
+def _print(name: str, found: Errors, commands: dict[str, float]) -> None:
     values = found.to_dict()
-    for what, written in (("seconds", duration), ("memory", lambda size: si(size, "B"))):
-        error = values[what]
-        print(f"{name:<16} {what:<8} planned {written(error['planned']):>12}", end=" ")
-        print(f"taken {written(error['taken']):>12}  off by {off(error)}")
+    for line in plan_lines(values):
+        print(f"{name:<16} {line}")
     stages = ", ".join(f"{stage} {off(error)}" for stage, error in values["stages"].items() if error["taken"] > 2)
     print(f"{'':<16} of stages over 2 s: {stages}")
-    times = ", ".join(f"{verb} took {duration(one.seconds)}" for verb, one in commands.items())
-    planned, taken = commands["plan"].share, commands["distill"].share
-    seconds = values["seconds"]
-    alike = {"planned": seconds["planned"] * planned, "taken": seconds["taken"] * taken}
-    shares = f"given {planned:.0%} of a processor while planned and {taken:.0%} while run"
-    print(f"{'':<16} {times}; {shares}: at equal shares off by {off(alike)}", flush=True)
+    times = ", ".join(f"{verb} took {duration(seconds)}" for verb, seconds in commands.items())
+    print(f"{'':<16} {times}", flush=True)
 
 
 if __name__ == "__main__":

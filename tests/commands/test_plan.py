@@ -21,6 +21,7 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.stories.recipe import StoryRecipe
 from stillhouse.core.config import parse_recipe
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.files import append_line
 from stillhouse.core.progress import Silent
 from stillhouse.core.run import RunFolder
 from stillhouse.models.footprint import saved_bytes
@@ -190,6 +191,7 @@ def test_a_plan_is_held_against_what_the_stages_took_and_another_recipes_is_not(
     for name, changes in {"label": {"seconds": 20.0}, "train": {"seconds": 60.0, "resumed": True}}.items():
         file = run.path / "stages" / f"{name}.json"
         record = {**json.loads(file.read_text()), **changes}
+        append_line(run.path / "events.jsonl", {"event": "finished", "stage": name, "processor_seconds": 8.0})
         file.write_text(json.dumps({name: value for name, value in record.items() if name != "check"}))
     errors = errors_of(run, recipe)
     assert errors is not None and errors.seconds is not None and errors.memory is not None
@@ -197,8 +199,10 @@ def test_a_plan_is_held_against_what_the_stages_took_and_another_recipes_is_not(
     assert errors.memory.taken > 0
     lines = plan_lines(errors.to_dict())
     assert lines[0] == "time: planned 10 s, taken 20 s (−50 %)"
+    # Eight seconds of a processor in twenty: ten of a whole one would have been too much.
+    assert lines[1] == "given 100 % of a processor while planned and 40 % while run: at equal shares +25 %"
     view = plan_view(errors.to_dict())
-    assert view is not None and "train" in view.notes[0]
+    assert view is not None and "at equal shares" in view.notes[0] and "train" in view.notes[1]
     assert errors_of(run, with_override(recipe, "training.epochs=7")) is None
     assert plan_view(None) is None
 

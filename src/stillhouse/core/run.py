@@ -210,12 +210,12 @@ class RunFolder:
             self._refuse_stale(name, beginning.read_text(encoding="utf-8", errors="replace"), made_from)
         write_atomic(beginning, made_from)
         self.event("resumed" if resumed else "started", stage=name)
-        started = time.monotonic()
+        started, used = time.monotonic(), processor_seconds()
         outcome = work()
-        seconds = round(time.monotonic() - started, 1)
+        seconds, used = round(time.monotonic() - started, 1), round(processor_seconds() - used, 1)
         done = {"made_from": made_from, "asked_of_it": asked, "seconds": seconds, "resumed": resumed, **outcome}
         _write_record(record, done)
-        self.event("finished", stage=name, seconds=done["seconds"], peak_bytes=peak_bytes())
+        self.event("finished", stage=name, seconds=seconds, processor_seconds=used, peak_bytes=peak_bytes())
         return done
 
     def _borrow(self, name: str, made_from: str) -> dict[str, Any] | None:
@@ -266,6 +266,11 @@ class RunFolder:
     def metric_lines(self) -> list[dict[str, Any]]:
         """What `log` wrote."""
         return read_lines(self.metrics)
+
+
+def processor_seconds() -> float:
+    """That processors have worked for this process by now, and for those that it started and that have ended."""
+    return sum(os.times()[:4])
 
 
 def _write_record(file: Path, done: dict[str, Any]) -> None:

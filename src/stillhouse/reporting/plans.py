@@ -7,6 +7,8 @@ from stillhouse.reporting import formatting
 from stillhouse.reporting.shapes import Cell, Prose, Row, Table, words
 
 INTRO = "What was expected before the run, and what the run took."
+LEAST_DIFFERENCE = 0.1
+"""Between two shares of a processor that is worth a line."""
 CAPTION = "Below what was planned, by how much of what was taken that was too high, or too low."
 
 
@@ -15,8 +17,10 @@ def plan_view(found: Mapping[str, Any] | None) -> Prose | None:
     if not found or not (found.get("seconds") or found.get("memory")):
         return None
     left_out = ", ".join(words(name) for name in found.get("left_out", ()))
+    shares = _said_of_shares(found["seconds"], found.get("shares")) if found.get("seconds") else ""
+    busy = [f"The run was {shares}."] if shares else []
     notes = [f"Not compared, as they were stopped and went on, or were taken over: {left_out}."] if left_out else []
-    return Prose(tables=[_table(found)], intro=INTRO, notes=notes)
+    return Prose(tables=[_table(found)], intro=INTRO, notes=[*busy, *notes])
 
 
 def plan_lines(found: Mapping[str, Any]) -> list[str]:
@@ -25,9 +29,20 @@ def plan_lines(found: Mapping[str, Any]) -> list[str]:
     lines = []
     if seconds:
         lines.append(_line("time", seconds, formatting.duration))
+    if seconds and (said := _said_of_shares(seconds, found.get("shares"))):
+        lines.append(said)
     if memory:
         lines.append(_line("memory", memory, lambda size: formatting.si(size, "B")))
     return lines
+
+
+def _said_of_shares(seconds: Mapping[str, float], shares: Mapping[str, float] | None) -> str:
+    """How much of the time's error is that of a machine that was more or less busy; nothing where it was not."""
+    if not shares or abs(shares["planned"] / shares["taken"] - 1) < LEAST_DIFFERENCE:
+        return ""
+    planned, taken = (formatting.percent(shares[name], 0) for name in ("planned", "taken"))
+    alike = {name: seconds[name] * shares[name] for name in ("planned", "taken")}
+    return f"given {planned} of a processor while planned and {taken} while run: at equal shares {off(alike)}"
 
 
 def _line(what: str, error: Mapping[str, float], written: Callable[[float], str]) -> str:

@@ -10,6 +10,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from stillhouse.core.config import Config, load_recipe, read_recipe, to_yaml
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import write_atomic
 from stillhouse.core.progress import Progress
+from stillhouse.core.run import processor_seconds
 
 FOUND = "rehearsal.json"
 
@@ -59,11 +61,13 @@ def main(arguments: list[str]) -> int:
     file = folder / "recipe.yaml"
     try:
         kind: Any = importlib.import_module(module_of(read_recipe(file)))
+        started, used = time.monotonic(), processor_seconds()
         found = kind.rehearse(load_recipe(kind.RECIPE, file), folder)
+        share = (processor_seconds() - used) / (time.monotonic() - started)
     except StillhouseError as error:
         print(error, file=sys.stderr)
         return 2
-    write_atomic(folder / FOUND, json.dumps(asdict(found)))
+    write_atomic(folder / FOUND, json.dumps({**asdict(found), "share": share}))
     return 0
 
 

@@ -89,3 +89,5 @@ class Timed:
     stages: dict[str, float]
     """Seconds of each."""
     peak_bytes: int
+    share: float = field(default=1.0, kw_only=True)
+    """Of one processor, that it was given: the rest others had, or it waited for the disk."""

@@ -48,9 +48,9 @@ def show(
         room=free_bytes() if memory is None else round(memory * GIGABYTE),
         progress=terminal_progress(),
     )
-    kept = save(
-        SavedPlan(VERSION, recipe_hash(recipe), dict(plan.seconds), plan.peak, sum(plan.disk.values())), recipe.run
-    )
+    disk = sum(plan.disk.values())
+    saved = SavedPlan(VERSION, recipe_hash(recipe), dict(plan.seconds), plan.peak, disk, plan.share)
+    kept = save(saved, recipe.run)
     _print(plan, price_per_hour=price_per_hour, kept=kept)
 
 

@@ -60,6 +60,8 @@ class Plan:
     seconds: Mapping[str, float]
     """Of each stage; empty where nothing was rehearsed."""
     changes: Sequence[Change]
+    share: float = 1.0
+    """Of one processor, that the rehearsal was given."""
     counted_seconds: float | None = None
     """By counting operations, where nothing was rehearsed."""
 

@@ -91,7 +91,16 @@ def planned(recipe: RetrievalRecipe, *, rehearsal: bool, room: int, progress: Pr
 
     changes = [] if peak <= room else changes_that_fit(recipe, _savings_of(recipe), room=room, needs=needs)
     disk = _disk_of(recipe, size, amount)
-    return Plan(_said_of(recipe, size, amount), memory, peak, room, disk, seconds, changes)
+    return Plan(
+        _said_of(recipe, size, amount),
+        memory,
+        peak,
+        room,
+        disk,
+        seconds,
+        changes,
+        1.0 if found is None else found.share,
+    )
 
 
 @dataclass(frozen=True)

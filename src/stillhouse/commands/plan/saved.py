@@ -11,7 +11,7 @@ from stillhouse.core.files import fingerprint, read_lines, write_atomic
 from stillhouse.core.run import PLAN, RunFolder
 from stillhouse.reporting.plans import plan_lines
 
-VERSION = 1
+VERSION = 2
 NOT_ASKED = ("run", "report_to")
 """Keys that change nothing of what a run takes."""
 
@@ -27,6 +27,8 @@ class SavedPlan:
     """Of each stage; empty where nothing was rehearsed."""
     memory: int
     disk: int
+    share: float = 1.0
+    """Of one processor, that its rehearsal was given."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Errors:
     seconds: Error | None
     memory: Error | None
     stages: Mapping[str, Error]
+    shares: Error | None = None
+    """Of one processor: what the rehearsal was given, and what these stages were."""
     left_out: tuple[str, ...] = ()
     """Stages that went on from where they had been stopped, or were taken over: what they took is not all known."""
 
@@ -91,11 +95,15 @@ def errors_of(run: RunFolder, recipe: Config) -> Errors | None:
     known = [name for name in plan.seconds if name in done and name not in unclear]
     stages = {name: Error(plan.seconds[name], max(0.1, float(done[name]["seconds"]))) for name in known}
     planned, taken = (sum(getattr(one, side) for one in stages.values()) for side in ("planned", "taken"))
-    peaks = [line["peak_bytes"] for line in read_lines(run.path / "events.jsonl") if "peak_bytes" in line]
+    ended = [line for line in read_lines(run.path / "events.jsonl") if line["event"] == "finished"]
+    peaks = [line["peak_bytes"] for line in ended if "peak_bytes" in line]
+    used = {line["stage"]: line["processor_seconds"] for line in ended if "processor_seconds" in line}
+    share = sum(used.get(name, 0.0) for name in known) / taken if stages else 0.0
     return Errors(
         seconds=Error(planned, taken) if stages else None,
         memory=Error(plan.memory, max(peaks)) if peaks else None,
         stages=stages,
+        shares=Error(plan.share, share) if share > 0 else None,
         left_out=tuple(unclear),
     )
 

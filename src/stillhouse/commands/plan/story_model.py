@@ -71,7 +71,8 @@ def planned(recipe: StoryRecipe, *, rehearsal: bool, room: int, progress: Progre
 
     changes = [] if peak <= room else changes_that_fit(recipe, _savings_of(recipe), room=room, needs=needs)
     seconds = {} if amount is None else seconds_of(amount)
-    return Plan(_said_of(recipe, amount), memory, peak, room, _disk_of(recipe), seconds, changes)
+    share = 1.0 if found is None else found.share
+    return Plan(_said_of(recipe, amount), memory, peak, room, _disk_of(recipe), seconds, changes, share)
 
 
 def _refuse_unrehearsed(recipe: StoryRecipe) -> None:

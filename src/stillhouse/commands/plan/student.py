@@ -59,7 +59,15 @@ def planned(recipe: Recipe, *, rehearsal: bool, room: int, progress: Progress) -
     peak = memory.most if measured is None else measured
     changes = [] if peak <= room else changes_that_fit(recipe, savings_of(recipe), room=room, needs=needs)
     return Plan(
-        _amount(recipe, size), memory, peak, room, disk, seconds, changes, None if seconds else _counted_seconds(recipe)
+        _amount(recipe, size),
+        memory,
+        peak,
+        room,
+        disk,
+        seconds,
+        changes,
+        1.0 if found is None else found.share,
+        None if seconds else _counted_seconds(recipe),
     )
 
 
