@@ -21,8 +21,8 @@ from stillhouse.students.config import FromLayersConfig
 from stillhouse.students.layer_choice import GREEDY_SHORTLIST, choose_layers, uniform_layers
 from stillhouse.synthesis.config import PromptSynthesisConfig
 
-MICRO_BATCHES = 4
-"""As many as there are rows for; the ten steps read them again and again."""
+FEWEST_MICRO_BATCHES, MICRO_BATCHES, TOKENS = 2, 4, 4096
+"""To learn from: as many as come to so many tokens, if there are as many; the ten steps read them again and again."""
 RECORDS = 16
 """That the teacher writes, where it writes any."""
 
@@ -123,7 +123,9 @@ def _rows_wanted(whole: Parts) -> int:
     """Rows of the file that fill a few micro-batches, and leave some to be held out."""
     recipe, data = whole.recipe, whole.data
     per_row = data.num_train_documents / max(1, len(data.train))
-    wanted = math.ceil(MICRO_BATCHES * recipe.training.rows_per_micro_batch * per_row)
+    at_once = recipe.training.rows_per_micro_batch
+    number = min(MICRO_BATCHES, max(FEWEST_MICRO_BATCHES, TOKENS // (at_once * recipe.data.sequence_tokens)))
+    wanted = math.ceil(number * at_once * per_row)
     share = recipe.data.held_out if recipe.data.held_out_path is None else 0.0
     return math.ceil(max(wanted, 2) / (1 - share)) + math.ceil(1 / share if share else 0)
 
