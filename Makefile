@@ -39,7 +39,7 @@ setup: .venv/ready  ## make .venv and install stillhouse into it, with the versi
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --no-deps textbrewer torchdistill
 	@touch $@
 
-demo: setup  ## distil a real model on this machine and write a report (about ten minutes)
+demo: setup  ## distil a real model on this machine and write a report (about a quarter of an hour)
 	@teacher=$$($(BIN)/python tools/fetch_demo_teacher.py) || exit $$?; \
 	$(BIN)/stillhouse distill recipes/demo.yaml "teacher.model=$$teacher" $(if $(RUN),'run=$(RUN)') $(ARGS)
 
