@@ -1,6 +1,7 @@
 """An arm that several processes train."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import yaml
@@ -39,7 +40,10 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
     assert yaml.safe_load(written.read_text())["num_processes"] == 2
     assert held_by(written) == "whole"
     refused = {
-        "distributed_type: DEEPSPEED": "DEEPSPEED.*MULTI_GPU.*FSDP2.*--sharded",
+        "distributed_type: MEGATRON_LM": "MEGATRON_LM.*MULTI_GPU.*FSDP2.*--sharded.*DEEPSPEED",
+        "distributed_type: DEEPSPEED": "zero_stage None.*2.*3",
+        "distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 1}": "zero_stage 1.*2.*3",
+        "distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3, offload_param_device: cpu}": "offload_param_device cpu",
         "distributed_type: FSDP": r"fsdp_version 1.*FSDP2.*fsdp_version: 2",
         "distributed_type: FSDP\nfsdp_config: {fsdp_version: 2, fsdp_offload_params: true}": "fsdp_offload_params",
         "distributed_type: FSDP\nmixed_precision: fp16\nfsdp_config: {fsdp_version: 2}": "mixed_precision fp16",
@@ -48,6 +52,12 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
     for text, words in refused.items():
         written.write_text(text)
         with pytest.raises(StillhouseError, match=words):
+            check_launch(made, 2, config=str(written))
+    for stage in (2, 3):
+        written.write_text(BY_DEEPSPEED.format(stage))
+        assert held_by(written) == f"zero{stage}"
+    if find_spec("deepspeed") is None:
+        with pytest.raises(StillhouseError, match=r"distributed_type DEEPSPEED: .*not installed.*pip install"):
             check_launch(made, 2, config=str(written))
     written.write_text("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}")
     assert held_by(written) == "sharded"
@@ -88,7 +98,16 @@ def test_actors_are_refused_where_the_teacher_has_nothing_to_do_beforehand(teach
         parse_recipe(Recipe, recipe_values(teacher_folder, near))
 
 
-def test_two_processes_make_the_student_that_one_makes(recipe, texts_file, tmp_path, monkeypatch):
+BY_DEEPSPEED = """
+distributed_type: DEEPSPEED
+deepspeed_config: {{zero_stage: {}, gradient_accumulation_steps: 4, offload_param_device: none}}
+main_process_port: 0
+"""
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+
+
+@pytest.mark.parametrize("by", ["--sharded", pytest.param("zero_stage: 3", marks=needs_deepspeed)])
+def test_two_processes_make_the_student_that_one_makes(by, recipe, texts_file, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", ":".join(__import__("sys").path))
     changes = {
         "synthesis": None,
@@ -99,7 +118,10 @@ def test_two_processes_make_the_student_that_one_makes(recipe, texts_file, tmp_p
     path = recipe(changes)
     alone = stillhouse("train", path, f"run={tmp_path / 'alone'}")
     assert alone.code == 0, alone.err
-    shared = stillhouse("train", path, "--launch", "2", "--sharded")
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(BY_DEEPSPEED.format(3))
+    how = [by] if by == "--sharded" else ["--launch-config", file]
+    shared = stillhouse("train", path, "--launch", "2", *how)
     assert shared.code == 0, shared.err
     assert "training in 2 processes that share the student's weights" in shared.err + shared.out
     ours, theirs = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("run", "alone"))

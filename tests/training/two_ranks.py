@@ -28,6 +28,7 @@ from stillhouse.training.sharding import is_sharded, whole_tensors
 from stillhouse.training.terms import Scheduled
 from stillhouse.training.trainer import DistillationTrainer, Schedule, _arguments, train
 from stillhouse.training.watch import Watch
+from stillhouse.training.zero import is_shared
 
 ROWS_PER_STEP = 4
 STATES = FeatureTerm("hidden_mse", weight=0.1, pairs=((1, 1), (2, 2)))
@@ -55,6 +56,11 @@ class KeepGradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         learning = [pair for pair in model.named_parameters() if pair[1].requires_grad]
+        if is_shared(model):
+            from deepspeed.utils import safe_get_full_grad
+
+            self.steps.append({name: safe_get_full_grad(parameter).clone() for name, parameter in learning})
+            return
         found = whole_tensors({name: parameter.grad for name, parameter in learning}, keeps=True)
         self.steps.append({name: gradient.clone() for name, gradient in found.items()})
 
@@ -135,7 +141,7 @@ def steps(
         log_line=lines.append,
         inspect=likeliest,
         held=held,
-        teacher_held=held,
+        teacher_held="whole" if held == "whole" else "sharded",
         precision=precision,
         **options,
     )
@@ -159,11 +165,20 @@ class StoppingRows(PackedRows):
         return super().at_step(batches, step=step, progress=progress)
 
 
-def learnt(folder, checkpoints, *, num_ranks, stops_at=0, held="whole"):
+class OddRows(PackedRows):
+    """Rows of which the second step learns nothing that is a number."""
+
+    def at_step(self, batches, *, step, progress=0.0):
+        if step != 2:
+            return batches
+        return [{**batch, "weights": batch["weights"] * float("nan")} for batch in batches]
+
+
+def learnt(folder, checkpoints, *, num_ranks, stops_at=0, held="whole", rows_type=StoppingRows):
     """The student after four steps, saved every two; None where it was stopped before the third."""
     student = AutoModelForCausalLM.from_pretrained(folder / "student")
     examples = [Example(*example) for example in torch.load(folder / "examples.pt")]
-    rows = StoppingRows(examples, row_tokens=24)
+    rows = rows_type(examples, row_tokens=24)
     rows.stops_at = stops_at
     schedule = Schedule(
         epochs=2.0,
@@ -171,6 +186,7 @@ def learnt(folder, checkpoints, *, num_ranks, stops_at=0, held="whole"):
         rows_per_step=ROWS_PER_STEP // num_ranks,
         rows_per_micro_batch=1,
         save_every_steps=2,
+        odd_steps="skip",
     )
     teacher = LocalTeacher(AutoModelForCausalLM.from_pretrained(folder / "teacher"))
     options = {"terms": TERMS[:4], "teacher": teacher, "vocab_size": 300, "schedule": schedule, "held": held}
@@ -183,18 +199,43 @@ def learnt(folder, checkpoints, *, num_ranks, stops_at=0, held="whole"):
     return {name: weight.detach().clone() for name, weight in trained.named_parameters()}
 
 
-if __name__ == "__main__":
-    where, rank = Path(sys.argv[1]), os.environ["RANK"]
-    shared = {"num_ranks": 2, "rows_per_micro_batch": 1}
+SHARED = {"num_ranks": 2, "rows_per_micro_batch": 1}
+
+
+def by_torch(where):
+    """What two processes find with whole copies, and with torch's FSDP2."""
     found = {
-        (kind, "whole"): steps(where, **shared, kind=kind, recomputes=kind == "pairs")
+        (kind, "whole"): steps(where, **SHARED, kind=kind, recomputes=kind == "pairs")
         for kind in ("texts", "pairs", "replayed")
     }
     for kind in ("texts", "spans", "written"):
-        found[kind, "sharded"] = steps(where, **shared, kind=kind, held="sharded", recomputes=kind != "spans")
-    found["pairs", "sharded"] = steps(where, **shared, kind="pairs", student="untied", held="sharded")
-    found["texts", "in bfloat16"] = steps(where, **shared, held="sharded", precision="bfloat16")
-    for held in ("whole", "sharded"):
+        found[kind, "sharded"] = steps(where, **SHARED, kind=kind, held="sharded", recomputes=kind != "spans")
+    found["pairs", "sharded"] = steps(where, **SHARED, kind="pairs", student="untied", held="sharded")
+    found["texts", "in bfloat16"] = steps(where, **SHARED, held="sharded", precision="bfloat16")
+    return found | going_on(where, ("whole", "sharded"))
+
+
+def by_deepspeed(where):
+    """What two processes find with DeepSpeed's ZeRO."""
+    found = {("texts", "zero2"): steps(where, **SHARED, held="zero2")}
+    for kind in ("texts", "spans", "written"):
+        found[kind, "zero3"] = steps(where, **SHARED, kind=kind, held="zero3", recomputes=kind == "written")
+    found["pairs", "zero3"] = steps(where, **SHARED, kind="pairs", student="untied", held="zero3")
+    found["texts", "in bfloat16"] = steps(where, **SHARED, held="zero3", precision="bfloat16")
+    for held in ("zero2", "zero3"):
+        found["odd", held] = learnt(where, where / f"odd-{held}", num_ranks=2, held=held, rows_type=OddRows)
+    return found | going_on(where, ("zero2", "zero3"))
+
+
+def going_on(where, ways):
+    """What is begun by two, and what one has begun is ended by them."""
+    found = {}
+    for held in ways:
         assert learnt(where, where / f"begun-by-two-{held}", num_ranks=2, stops_at=3, held=held) is None
         found[f"begun by one, {held}"] = learnt(where, where / f"begun-by-one-{held}", num_ranks=2, held=held)
-    torch.save(found, where / f"rank-{rank}.pt")
+    return found
+
+
+if __name__ == "__main__":
+    folder, by, rank = Path(sys.argv[1]), sys.argv[2], os.environ["RANK"]
+    torch.save({"torch": by_torch, "deepspeed": by_deepspeed}[by](folder), folder / f"rank-{rank}.pt")

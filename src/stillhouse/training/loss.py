@@ -25,6 +25,7 @@ from stillhouse.training.dual_space import dual_space_total
 from stillhouse.training.features import FeatureTerm
 from stillhouse.training.sharding import is_sharded
 from stillhouse.training.terms import UNITS, AnyTerm, shares_of, unit_of, wanted_of
+from stillhouse.training.zero import is_shared
 
 NO_PROJECTIONS = Projections({}, seed=0)
 
@@ -91,7 +92,9 @@ def _nothing(student: nn.Module, batch: Batch, terms: Sequence[AnyTerm], *, proj
     """No loss, and a gradient of zeros: who trains together must all take part in every step, also with nothing to learn."""
     said = read_signals(student, batch, Wanted(logits=True)).logits
     learning: list[Tensor] = [weight for weight in projections.parameters() if weight.requires_grad]
-    if is_sharded(student):  # whose blocks are with others by now: what they said leads back to them
+    if is_sharded(student) or is_shared(
+        student
+    ):  # whose blocks are with others by now: what they said leads back to them
         learning += [said.values] if isinstance(said, DenseLogits) else _factors(said)
     else:
         learning += [weight for weight in student.parameters() if weight.requires_grad]

@@ -149,6 +149,10 @@ class OddSteps(TrainerCallback):
     skip_at_most: int = 0
     """So many steps of a run; one more stops it."""
     tell: Tell = tell_nobody
+    norm: Callable[[nn.Module], float] = field(default=lambda model: gradient_norm(model))
+    """How long the gradient is."""
+    forget: Callable[[nn.Module], None] = field(default=lambda model: model.zero_grad(set_to_none=True))
+    """Lets go of it: an optimiser passes over what has none."""
     skipped_now: bool = False
     """Whether this was the last step's fate."""
 
@@ -159,7 +163,7 @@ class OddSteps(TrainerCallback):
             ModelError: if a number is none and no more steps may be skipped.
         """
         model = kwargs["model"]
-        numbers = {**self.numbers(), "gradient_norm": _gradient_norm(model)}
+        numbers = {**self.numbers(), "gradient_norm": self.norm(model)}
         self.skipped_now = not all(math.isfinite(value) for value in numbers.values())
         if not self.skipped_now:
             return
@@ -167,14 +171,15 @@ class OddSteps(TrainerCallback):
         before: list[int] = state.stateful_callbacks.get(SKIPPED, [])
         if len(before) >= self.skip_at_most:
             refuse_odd(numbers, step=step, file=file, skipped=len(before))
-        model.zero_grad(set_to_none=True)  # an optimiser passes over what has no gradient
+        self.forget(model)
         state.stateful_callbacks[SKIPPED] = [*before, step]
         where = f"; what it read is in {file}" if file else ""
         says = f"step {step} was skipped, for its numbers are none ({_shown(numbers)}){where}"
         self.tell("skipped", says, step=step, file=file)
 
 
-def _gradient_norm(model: nn.Module) -> float:
+def gradient_norm(model: nn.Module) -> float:
+    """Of all that the model has gradients of."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm: Any = torch.nn.utils.get_total_norm(gradients)
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # of a model that is sharded

@@ -21,9 +21,10 @@ from stillhouse.models.anatomy import few_ids, layers_of
 from stillhouse.models.isolation import evaluating
 from stillhouse.models.precision import Precision
 from stillhouse.models.signals import unwrapped
+from stillhouse.training.zero import is_part, whole
 
-Held = Literal["whole", "sharded"]
-"""Whether each of several processes holds a copy of the student, or a part of it."""
+Held = Literal["whole", "sharded", "zero2", "zero3"]
+"""Whether each of several processes holds a copy of the student, or a part of it; the last two are DeepSpeed's."""
 
 
 class Sharded(nn.Module):
@@ -79,7 +80,7 @@ def shard(model: nn.Module, *, num_ranks: int, precision: Precision = "float32")
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether processes share its weights."""
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    return any(isinstance(module, FSDPModule) for module in model.modules()) or any(map(is_part, model.parameters()))
 
 
 def reshard(model: nn.Module) -> None:
@@ -115,8 +116,8 @@ def whole_tensors(tensors: Mapping[str, Tensor], *, keeps: bool) -> dict[str, Te
     made: dict[int, Tensor] = {}
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if isinstance(tensor, DTensor) and id(tensor) not in made:
-            full = tensor.full_tensor()
+        if (isinstance(tensor, DTensor) or is_part(tensor)) and id(tensor) not in made:
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else whole(tensor)
             made[id(tensor)] = full.cpu() if keeps else full.new_empty(())
         found[name] = made.get(id(tensor), tensor)
     return found if keeps else {}

@@ -41,6 +41,7 @@ from stillhouse.models.signals import unwrapped
 from stillhouse.objectives import Pace
 from stillhouse.students.projections import Projections
 from stillhouse.teachers import LocalTeacher
+from stillhouse.training import zero
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.mixing import MixedRows
 from stillhouse.training.odd_batch import keep_batch
@@ -180,7 +181,9 @@ class DistillationTrainer(HalvingTrainer):
     ) -> None:
         self.projections, self.precision = projections or NO_PROJECTIONS, precision
         pupil = Pupil(model, self.projections) if len(self.projections.maps) else model
-        self.is_sharded = held == "sharded" and kwargs["args"].world_size > 1
+        is_alone = kwargs["args"].world_size == 1
+        self.is_sharded = held == "sharded" and not is_alone
+        self.zero_stage = None if is_alone else zero.STAGES.get(held)
         if self.is_sharded:
             shard(pupil, num_ranks=kwargs["args"].world_size, precision=precision)
         if teacher_held == "sharded" and isinstance(teacher, LocalTeacher) and kwargs["args"].world_size > 1:
@@ -197,6 +200,8 @@ class DistillationTrainer(HalvingTrainer):
         self._sums = torch.zeros(self._num_terms + 2 * len(UNITS), dtype=torch.float64)
         self.read, self.tell = [], tell
         self.odd_steps = OddSteps(self._odd_numbers, self._keep_step, skip_at_most, tell)
+        if self.zero_stage is not None:
+            self.odd_steps.norm, self.odd_steps.forget = self._norm_of_parts, self._forget_parts
         self.add_callback(self.odd_steps)
 
     @property
@@ -316,8 +321,9 @@ class DistillationTrainer(HalvingTrainer):
         if self.watch is not None and batch.real.any():
             self.watch.read(batch)
         with computing_in(self.precision):
-            loss, term_sums = distillation_loss(
+            loss, term_sums = zero.loss_of(
                 model,
+                distillation_loss,
                 batch,
                 teacher=self.teacher,
                 terms=self.terms_now(),
@@ -394,6 +400,8 @@ class DistillationTrainer(HalvingTrainer):
     def _all_weights(self, *, wanted: bool) -> AbstractContextManager[None]:
         """Where the student may be run outside of a step."""
         pupil: Any = self.model
+        if wanted and self.zero_stage == 3:
+            return zero.gathered(self.steps)
         return gathered(pupil) if wanted and self.is_sharded else nullcontext()
 
     def _all_weights_of_the_teacher(self, *, wanted: bool) -> AbstractContextManager[None]:
@@ -404,11 +412,32 @@ class DistillationTrainer(HalvingTrainer):
 
     def _wrap_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """A student whose weights are shared sees to its gradients itself."""
+        if self.zero_stage is not None:
+            return self.steps.model
         if self.is_sharded:
             return model if isinstance(model, Sharded) else Sharded(model)
         return super()._wrap_model(model, *args, **kwargs)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """DeepSpeed takes weights and optimiser apart together: they are as a checkpoint has left them by now."""
+        own: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.zero_stage is not None:
+            pupil: Any = self.model
+            self.steps = zero.part(pupil, own, stage=self.zero_stage, max_norm=self.args.max_grad_norm)
+            self.optimizer = self.steps
+            self.accelerator.backward = self.steps.backward
+        chosen: Any = self.optimizer
+        return chosen
+
+    def _norm_of_parts(self, _model: nn.Module) -> float:
+        return float(self.steps.gradient_norm())
+
+    def _forget_parts(self, _model: nn.Module) -> None:
+        self.steps.is_odd = True
+
     def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if self.zero_stage is not None:
+            return self.steps.gradient_norm()  # it is shortened in the step
         norm: Any = super()._clip_grad_norm(model)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # each process knows of its own part
 
@@ -429,7 +458,7 @@ class DistillationTrainer(HalvingTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As one process would, also where several share the weights."""
-        if not self.is_sharded:
+        if not self._has_parts:
             super().save_model(output_dir, _internal_call)
             return
         assert output_dir is not None
@@ -443,24 +472,36 @@ class DistillationTrainer(HalvingTrainer):
         if maps:
             self.projections.save(Path(output_dir), maps=list(maps.values()))
 
+    @property
+    def _has_parts(self) -> bool:
+        """Whether this process has a part of the student's weights alone."""
+        return self.is_sharded or self.zero_stage == 3
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_sharded:
+        if not self.is_sharded and self.zero_stage is None:
             super()._save_optimizer_and_scheduler(output_dir)
             return
         chosen: Any = self.optimizer
-        state = whole_optimizer(chosen, keeps=self.args.should_save)
+        keeps = self.args.should_save
+        state = (
+            whole_optimizer(chosen, keeps=keeps) if self.is_sharded else zero.whole_optimizer(self.steps, keeps=keeps)
+        )
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
             pace: Any = self.lr_scheduler
             torch.save(pace.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.is_sharded or checkpoint is None:
+        if checkpoint is None or (not self.is_sharded and self.zero_stage is None):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         optimizer: Any = self.optimizer
         pace: Any = self.lr_scheduler
-        take_optimizer(optimizer, torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True))
+        kept = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        if self.is_sharded:
+            take_optimizer(optimizer, kept)
+        else:
+            zero.take_optimizer(self.steps, kept)
         pace.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -515,7 +556,7 @@ class DistillationTrainer(HalvingTrainer):
         """The student as it is now, its weights in one place: of several processes that share them, the first has them all."""
         pupil: Any = self.model
         student = unwrapped(pupil)
-        if not self.is_sharded:
+        if not self._has_parts:
             return student
         maps = whole_tensors(self.projections.state_dict(keep_vars=True), keeps=True)
         for place, (name, weights) in enumerate(maps.items()):

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,14 @@ from stillhouse.teachers import LocalTeacherConfig
 from stillhouse.training.sharding import Held
 from stillhouse.training.sources import OfflineConfig, ReplayConfig, TeacherSourceConfig
 from stillhouse.training.trainer import Schedule
+from stillhouse.training.zero import NO_DEEPSPEED
 
-OTHER_WAYS = ("DEEPSPEED", "MEGATRON_LM")
+OTHER_WAYS = ("MEGATRON_LM",)
 """Ways of `accelerate` that share a student's weights by a library of their own. The losses here multiply the head
-themselves, and find it whole where torch shares the weights (FSDP2); nobody has shown what comes of it with these."""
+themselves, and find it whole where torch (FSDP2) or DeepSpeed shares the weights; nobody has shown what comes of others."""
+ZERO_STAGES: Mapping[object, Held] = {2: "zero2", 3: "zero3"}
+LEFT_TO_US = ("deepspeed_config_file", "offload_optimizer_device", "offload_param_device")
+"""What a file may say of DeepSpeed that is not done here."""
 
 
 def check_launch(
@@ -37,8 +43,11 @@ def check_launch(
             f"--launch {num_ranks} shares training.rows_per_step, which is {rows}: it must be a multiple of {num_ranks}."
         )
     _check_source(recipe)
-    if "sharded" in (held, None if config is None else held_by(Path(config))):
+    found = held if config is None else held_by(Path(config))
+    if found != "whole":
         _check_sharded(recipe)
+    if found in ZERO_STAGES.values() and find_spec("deepspeed") is None:
+        raise StillhouseError(f"--launch-config {config!r} has distributed_type DEEPSPEED: {NO_DEEPSPEED}")
     if teacher_held == "sharded":
         _check_sharded_teacher(recipe)
 
@@ -61,7 +70,8 @@ def _check_source(recipe: Recipe) -> None:
 def _check_sharded(recipe: Recipe) -> None:
     if recipe.student.lora is not None:
         raise StillhouseError(
-            "student.lora learns an adapter on weights that stay as they are; --sharded takes apart what learns. Leave one out."
+            "student.lora learns an adapter on weights that stay as they are; --sharded, or a file that says as much, takes "
+            "apart what learns. Leave one out."
         )
 
 
@@ -92,18 +102,38 @@ def held_by(file: Path) -> Held:
     if kind in OTHER_WAYS:
         raise StillhouseError(
             f"--launch-config {str(file)!r} has distributed_type {kind}, which shares a student's weights among processes by a "
-            "library of its own. Here they are whole (MULTI_GPU), or shared by FSDP2: distributed_type: FSDP with "
-            "fsdp_config: {fsdp_version: 2}, which is what --sharded does."
+            "library of its own. Here they are whole (MULTI_GPU), shared by FSDP2 (distributed_type: FSDP with "
+            "fsdp_config: {fsdp_version: 2}, which is what --sharded does), or by DeepSpeed (DEEPSPEED, zero_stage 2 or 3)."
         )
     precision = values.get("mixed_precision", "no")
     if precision not in ("no", "bf16", False):  # YAML takes a bare `no` for one
         raise StillhouseError(
             f"--launch-config {str(file)!r} has mixed_precision {precision}. It can be no or bf16, as training.precision."
         )
+    if kind == "DEEPSPEED":
+        return _zero_stage(file, values)
     if kind != "FSDP":
         return "whole"
     _check_fsdp(file, values)
     return "sharded"
+
+
+def _zero_stage(file: Path, values: dict[str, Any]) -> Held:
+    chosen = values.get("deepspeed_config")
+    settings = chosen if isinstance(chosen, dict) else {}
+    for name in LEFT_TO_US:
+        if settings.get(name) not in (None, "none"):
+            raise StillhouseError(
+                f"--launch-config {str(file)!r} has deepspeed_config.{name} {settings[name]}. Of DeepSpeed zero_stage counts "
+                "here; weights and optimiser stay where they are used. Leave it out."
+            )
+    stage = settings.get("zero_stage")
+    if stage not in ZERO_STAGES:
+        raise StillhouseError(
+            f"--launch-config {str(file)!r} has deepspeed_config.zero_stage {stage}. It can be 2 (gradients and optimiser are "
+            "shared) or 3 (weights, too)."
+        )
+    return ZERO_STAGES[stage]
 
 
 def _check_fsdp(file: Path, values: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,13 @@ from stillhouse.training.trainer import latest_checkpoint
 POLL_SECONDS = 0.2
 LEAVE_SECONDS = 60.0
 """For processes that were told to end, before they are killed."""
+
+SHARE: Mapping[Held, str] = {
+    "whole": "",
+    "sharded": " that share the student's weights",
+    "zero2": " that share the student's optimiser, by DeepSpeed",
+    "zero3": " that share the student's weights, by DeepSpeed",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class Launcher:
             left.unlink(missing_ok=True)
         latest_checkpoint(shop.run.path / "checkpoints" / role)  # removes what is not whole, which none of many may do
         config = write_config(place.config, self.num_ranks, config=self.config)
-        together = " that share the student's weights" if self._held == "sharded" else ""
+        together = SHARE[self._held]
         shop.progress.say(f"training in {self.num_ranks} processes{together}, by {config}")
         with (
             place.log.open("w", encoding="utf-8") as log,

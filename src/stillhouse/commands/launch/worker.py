@@ -69,8 +69,10 @@ def main() -> int:
 
 
 def _work(run: RunFolder, arm: Role, place: Place, *, rank: int, held: tuple[Held, Held]) -> None:
-    # What a file of `accelerate config` says of FSDP is done by our trainer: accelerate would take the head apart, too.
-    os.environ.pop("ACCELERATE_USE_FSDP", None)
+    # What a file of `accelerate config` says of FSDP and DeepSpeed is done by our trainer: accelerate would take the head
+    # apart, too, and divide losses that are divided already.
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"):
+        os.environ.pop(name, None)
     recipe = _as_accelerate_was_told(load_recipe(Recipe, run.recipe))
     shop = Workshop(recipe, run, Telling(place.told) if rank == 0 else SILENT)
     shop.rank, shop.num_ranks = rank, int(os.environ.get("WORLD_SIZE", "1"))
