@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from traceback import print_exc
 from types import TracebackType
@@ -97,26 +97,20 @@ class RayHands(AbstractContextManager["RayHands"]):
         """
         if not batches:
             return
-        import ray
-
         self._begin()
+        import ray  # told by now how quiet it is to be
+
         waiting, given = deque(batches), dict[Any, tuple[Any, int]]()
         fruitless = 0
         while waiting or given:
-            for actor in self._there:
-                while waiting and sum(who is actor for who, _ in given.values()) < EACH_HAS:
+            for actor in self._free(given):
+                if waiting:
                     number = waiting.popleft()
                     given[actor.write.remote(write, batches[number])] = actor, number
             done, _ = ray.wait([*given, *self._starting], timeout=LOOK_SECONDS)
             if not done and not self._there:
                 check_room(nodes(), None)
-            for ref in (ref for ref in done if ref in self._starting):
-                actor = self._starting.pop(ref)
-                if _said(ref) is None:
-                    fruitless += 1
-                    self._replace(actor, fruitless)
-                else:
-                    self._there.append(actor)
+            fruitless += self._welcome(done, fruitless)
             for ref in done:
                 if ref not in given:  # it began, or was lost with another batch of its actor's
                     continue
@@ -130,6 +124,28 @@ class RayHands(AbstractContextManager["RayHands"]):
                 else:
                     fruitless = 0
                     yield given.pop(ref)[1], said[0]
+
+    def _free(self, given: Mapping[Any, tuple[Any, int]]) -> list[Any]:
+        """Who can be given one more batch, once for each; those who have none come first."""
+        has = [sum(who is actor for who, _ in given.values()) for actor in self._there]
+        return [
+            actor
+            for number in range(EACH_HAS)
+            for actor, least in zip(self._there, has, strict=True)
+            if least <= number
+        ]
+
+    def _welcome(self, done: Collection[Any], fruitless: int) -> int:
+        """Those who have begun, and somebody else for those who could not: how many that were."""
+        lost = 0
+        for ref in [ref for ref in done if ref in self._starting]:
+            actor = self._starting.pop(ref)
+            if _said(ref) is None:
+                lost += 1
+                self._replace(actor, fruitless + lost)
+            else:
+                self._there.append(actor)
+        return lost
 
     def _begin(self) -> None:
         """In touch with the cluster, with all actors on their way."""
