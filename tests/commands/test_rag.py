@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,7 @@ class Curious:
 def test_questions_that_are_written_about_passages_must_find_them_again(tmp_path, writing_teacher, monkeypatch):
     synthesis = {"kind": "grounded", "number": len(CITIES)}
     path = recipe(tmp_path, writing_teacher, synthesis=synthesis, **{"data.path": None})
-    monkeypatch.setattr("stillhouse.commands.stages.grounding.writer_of", lambda parts, wanted, **_: Curious())
+    monkeypatch.setattr("stillhouse.commands.stages.grounding.writing", lambda *_, **__: nullcontext(Curious()))
     shop = Workshop(load_recipe(Recipe, path), RunFolder(tmp_path / "run"), SILENT)
     found = find_contexts(shop)
     assert found["notes"] == {"left out: they do not find their passage again, or came twice": 1}

@@ -20,7 +20,7 @@ from stillhouse.models.generate import (
     stream,
 )
 
-GREEDY = Sampling(temperature=0, max_new_tokens=16)
+GREEDY = Sampling(temperature=0, max_new_tokens=9)
 LENGTHS = (3, 14, 7, 1)
 
 
@@ -28,7 +28,7 @@ def _prompts(build_example, *, vocab=300):
     return [list(build_example(seed, length, vocab=vocab).ids) for seed, length in enumerate(LENGTHS)]
 
 
-def _own_greedy(model, prompt, *, tokens=16):
+def _own_greedy(model, prompt, *, tokens=GREEDY.max_new_tokens):
     """The same by transformers, one prompt at a time and never stopping."""
     ids = torch.tensor([prompt])
     out = model.generate(
@@ -185,7 +185,7 @@ def test_no_draw_falls_on_a_token_without_probability(seed, point, top_p):
 
 def test_a_small_nucleus_is_greedy(build_model, build_example):
     model, prompts = build_model(), _prompts(build_example)
-    nearly = Sampling(temperature=1.0, top_p=1e-6, max_new_tokens=16)
+    nearly = Sampling(temperature=1.0, top_p=1e-6, max_new_tokens=GREEDY.max_new_tokens)
     assert generate(model, prompts, sampling=nearly, seed=0) == generate(model, prompts, sampling=GREEDY, seed=0)
 
 
@@ -261,7 +261,7 @@ def test_what_pads_the_head_is_never_drawn(build_model, build_example):
 def test_no_prompt_grows_beyond_the_most_tokens(build_model, build_example):
     prompts = _prompts(build_example)
     found = sample(build_model(), prompts, sampling=GREEDY, seed=0, stop_ids=set(), max_tokens=15)
-    assert [len(one.tokens) for one in found] == [12, 1, 8, 14]
+    assert [len(one.tokens) for one in found] == [9, 1, 8, 9]
     endless = generate(build_model(), prompts, sampling=GREEDY, seed=0, stop_ids=set())
     assert [one.tokens for one in found] == [t[: len(one.tokens)] for t, one in zip(endless, found, strict=True)]
 
