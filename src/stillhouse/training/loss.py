@@ -92,9 +92,8 @@ def _nothing(student: nn.Module, batch: Batch, terms: Sequence[AnyTerm], *, proj
     """No loss, and a gradient of zeros: who trains together must all take part in every step, also with nothing to learn."""
     said = read_signals(student, batch, Wanted(logits=True)).logits
     learning: list[Tensor] = [weight for weight in projections.parameters() if weight.requires_grad]
-    if is_sharded(student) or is_shared(
-        student
-    ):  # whose blocks are with others by now: what they said leads back to them
+    if is_sharded(student) or is_shared(student):
+        # Its blocks are with others by now: what they said leads back to them.
         learning += [said.values] if isinstance(said, DenseLogits) else _factors(said)
     else:
         learning += [weight for weight in student.parameters() if weight.requires_grad]

@@ -218,12 +218,12 @@ def _said_of(bounds: GrammarBounds | None) -> str:
     if bounds is None:
         return ""
     told = {
-        "unparsed": f"of whose sentences at most {bounds.most:.0%} have no parse by Link Grammar",
+        "unparsed": f"of whose sentences at most {100 * bounds.most:.0f} % have no parse by Link Grammar",
         "teacher_bits": f"for which the teacher needs at most {bounds.most:.2f} bits per byte",
     }[bounds.measure]
     return (
-        f"Grammatical is a completion of {bounds.words} words or more {told} and of which at most {bounds.repetition:.0%} is "
-        "said again (runs of four words): bounds within which 95 of 100 originals lie."
+        f"Grammatical is a completion of {bounds.words} words or more {told} and of which at most "
+        f"{100 * bounds.repetition:.0f} % is said again (runs of four words): bounds within which 95 of 100 originals lie."
     )
 
 
