@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import re
 import runpy
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -279,8 +280,14 @@ def test_a_student_begins_with_the_teachers_embeddings_and_learns_what_it_said_o
     products = [(rows - rows.mean(0)) @ (rows - rows.mean(0)).T for rows in (begun, theirs)]
     assert torch.corrcoef(torch.stack([one.flatten() for one in products]))[0, 1] > 0.9
     assert {line["forward_kl"] for line in read_lines(run / "metrics.jsonl") if "forward_kl" in line}
-    again = stillhouse("label", run / "recipe.yaml")
+    shard = run / "labels" / read_manifest(run / "labels").shards[-1]  # of what the second round brought
+    whole = shard.read_bytes()
+    shard.write_bytes(bytes([*whole[:-1], whole[-1] ^ 1]))
+    shutil.rmtree(run / "student")
+    again = stillhouse("train", run / "recipe.yaml")
     assert again.code == 0, again.err
+    assert f"made again: {shard.name}" in again.err and shard.read_bytes() == whole
+    assert read_manifest(run / "labels").records == later["records"]
 
 
 def recipe_of(**changes: Any) -> dict[str, Any]:
@@ -314,6 +321,14 @@ REFUSED = {
         "student.embeddings is teacher",
     ),
     "labels that nobody reads": ({"labels": {"signal": "sparse"}}, "no objective reads it. Leave labels out"),
+    "labels elsewhere": (
+        {
+            "labels": {"signal": "sparse", "store": "s3://bucket/labels"},
+            "tokenizer": {"kind": "trimmed"},
+            "objectives": [{"name": "forward_kl"}],
+        },
+        "labels.store is an address",
+    ),
     "labels that do not serve": (
         {
             "labels": {"signal": "sampled"},

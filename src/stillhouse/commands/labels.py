@@ -1,9 +1,13 @@
-"""What a recipe's labels must hold for its objectives, and whether they can."""
+"""What a recipe's labels must hold for its objectives, whether they can, and whether what is stored is whole."""
 
 from collections.abc import Iterable, Sequence
 
 import torch
 
+from stillhouse.core.label_store import damaged
+from stillhouse.core.objects import Objects
+from stillhouse.core.progress import Progress
+from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Wanted
 from stillhouse.kernels.terms import Term
 from stillhouse.labelling import Recorder, Sampled, Sparse, States
@@ -97,3 +101,17 @@ def recorder_of(
         case HiddenStatesConfig():
             wanted: Wanted = wanted_of("teacher", [scheduled.term for scheduled in terms], None)
             return States(labels.bits, tuple(sorted(wanted.hidden_states)), keeps_head=wanted.logits)
+
+
+def forget_damaged(
+    run: RunFolder, progress: Progress, stages: Sequence[str], *, objects: Objects | None = None
+) -> None:
+    """Labels that the first of these stages finished, and that were damaged since, are made again, the damaged files alone, and
+    so is what the others have made of them."""
+    names = damaged(run.labels, objects) if run.is_done(stages[0]) else []
+    if names:
+        where = run.labels if objects is None else objects.url
+        progress.say(f"damaged in {where}, and made again: {', '.join(names)}")
+        run.event("warned", stage=stages[0], damaged=names)
+        for stage in stages:
+            run.forget(stage)

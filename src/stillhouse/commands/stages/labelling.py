@@ -5,6 +5,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from stillhouse.commands.labels import forget_damaged
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.parts.learnt import as_the_teacher_reads
 from stillhouse.commands.parts.matching import recorder
@@ -15,7 +16,7 @@ from stillhouse.commands.stages.asking import labelling_teacher
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.cluster import Cluster, check_cluster
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.label_store import MANIFEST, FetchedFiles, StoreFiles, damaged, read_manifest
+from stillhouse.core.label_store import MANIFEST, FetchedFiles, StoreFiles, read_manifest
 from stillhouse.core.objects import Objects, as_written
 from stillhouse.data.examples import Example
 from stillhouse.labelling.cluster import RayCrew
@@ -47,7 +48,7 @@ def label(shop: Workshop) -> dict[str, Any]:
         )
         return asdict(outcome)
 
-    _forget_damaged_labels(shop)
+    forget_damaged(shop.run, shop.progress, ["label"], objects=_objects(shop))
     made_from = [parts.learnt_fingerprint, wanted, shop.recipe.objectives]  # which say what is read
     return shop.once("label", "the teacher labels", made_from=made_from, work=work)
 
@@ -111,13 +112,3 @@ def _objects(shop: Workshop) -> Objects | None:
     if wanted is None or wanted.store is None or not (shop.run.labels / MANIFEST).exists():
         return None
     return objects_at(as_written(wanted.store), read_manifest(shop.run.labels).seal)
-
-
-def _forget_damaged_labels(shop: Workshop) -> None:
-    """Labels that were finished and then damaged are made again, the damaged files alone."""
-    names = damaged(shop.run.labels, _objects(shop)) if shop.run.is_done("label") else []
-    if names:
-        where = shop.run.labels if (objects := _objects(shop)) is None else objects.url
-        shop.progress.say(f"damaged in {where}, and made again: {', '.join(names)}")
-        shop.run.event("warned", stage="label", damaged=names)
-        shop.run.forget("label")

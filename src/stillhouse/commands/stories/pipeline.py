@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stillhouse.commands.labels import recorder_of, spoken_temperature
+from stillhouse.commands.labels import forget_damaged, recorder_of, spoken_temperature
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.plan.saved import planned_beside
 from stillhouse.commands.remote import remote_teacher
@@ -366,7 +366,9 @@ class StoryPipeline:
             )
             return asdict(outcome)
 
-        return self._stage(f"label_{number}", "the teacher labels", work=work, makes=[self.run.labels])
+        later = [f"label_{one}" for one in range(number, self.recipe.rounds.most + 1)]
+        forget_damaged(self.run, self.progress, later)
+        return self._stage(later[0], "the teacher labels", work=work, makes=[self.run.labels])
 
     def _learn(self, number: int) -> None:
         def work() -> dict[str, Any]:

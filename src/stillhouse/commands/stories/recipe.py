@@ -163,6 +163,8 @@ class StoryRecipe(Config):
             return
         if not self.reads_teacher:
             yield "labels keep what the teacher says of each token, but no objective reads it. Leave labels out."
+        if self.labels.store is not None:
+            yield "labels.store is an address, but a recipe of kind stories keeps labels in its run folder. Leave store out."
         yield from label_faults(self.labels, self.objectives)
 
     def _objective_faults(self) -> Iterator[str]:
