@@ -1,6 +1,7 @@
 """What is said of a story model: its report, its model card, and the lines in the terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,17 @@ def _outcome(gain: Interval) -> Outcome:
 
 
 def _written(interval: Interval) -> str:
-    value, low, high = (formatting.number(one, 3) for one in (interval.value, interval.low, interval.high))
-    return f"{value} [{low}, {high}]"
+    def written(number: float) -> str:
+        return formatting.number(number, 3)
+
+    return f"{written(interval.value)} {_bounds(interval, written)}"
+
+
+def _bounds(interval: Interval, written: Callable[[float], str]) -> str:
+    """In brackets; of a single text nothing is known."""
+    if math.isinf(interval.low) and math.isinf(interval.high):
+        return formatting.bounds_text(interval, "")
+    return f"[{written(interval.low)}, {written(interval.high)}]"
 
 
 def _sections(account: StoryAccount) -> Iterator[Shown]:
@@ -161,11 +171,11 @@ def _cell(name: str, interval: Interval | None) -> Cell:
     if interval is None:
         return Cell("-")
     if name in SHARES:
-        bounds = f"[{formatting.percent(interval.low)}, {formatting.percent(interval.high)}]"
-        return Cell(formatting.percent(interval.value), bounds)
+        return Cell(formatting.percent(interval.value), _bounds(interval, formatting.percent))
     places = 1 if name in ("words", "copied_words", *GRADES) else 3
-    low, high = formatting.number(interval.low, places), formatting.number(interval.high, places)
-    return Cell(formatting.number(interval.value, places), f"[{low}, {high}]")
+    return Cell(
+        formatting.number(interval.value, places), _bounds(interval, lambda number: formatting.number(number, places))
+    )
 
 
 def diversity_table(result: StoryResult) -> Table:
