@@ -18,19 +18,24 @@ import pytest
 import torch
 
 from stillhouse.commands.stories.measuring import first_words, judged_starts, starts_of
+from stillhouse.commands.stories.pipeline import StoryPipeline
 from stillhouse.commands.stories.recipe import StoryRecipe
 from stillhouse.commands.stories.texts import Story
+from stillhouse.core.cluster import Cluster
 from stillhouse.core.config import load_recipe, parse_recipe
 from stillhouse.core.errors import DataError, RecipeError
 from stillhouse.core.files import read_lines
 from stillhouse.core.label_store import read_manifest
+from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.rouge import words_of
 from stillhouse.core.run import RunFolder
 from stillhouse.core.story_results import StoryResult
 from stillhouse.core.word_forms import holds
+from stillhouse.labelling.label import Alone
 from stillhouse.models.load import load_causal_lm
 from stillhouse.students.table import SIZES
 from stillhouse.synthesis.worlds import load_world
+from stillhouse.teachers.hands import RayHands, unheard
 
 from .conftest import FAULT_SERVER, assert_refused, assert_refused_in_one_line, files_in, stillhouse
 
@@ -242,15 +247,15 @@ def test_a_run_killed_in_any_part_of_the_loop_ends_as_if_it_had_not_been(finishe
     assert not list(run.rglob("*.part"))
 
 
-def test_a_student_begins_with_the_teachers_embeddings_and_learns_what_it_said_once(tmp_path, build_model, tokenizer):
-    teacher = build_model("llama", layers=1, hidden=160, max_position_embeddings=512)
+def of_own_teacher(folder: Path, teacher: Any, tokenizer: Any) -> dict[str, Any]:
+    """What makes a run of seconds with a teacher of this process, whose logits are learnt."""
     for part in (teacher, tokenizer):
-        part.save_pretrained(tmp_path / "teacher")
-    (tmp_path / "tiny.yaml").write_text(json.dumps(WORLD), encoding="utf-8")
-    changes: dict[str, Any] = {
-        "run": tmp_path / "run",
-        "teacher.model": tmp_path / "teacher",
-        "data.world": tmp_path / "tiny.yaml",
+        part.save_pretrained(folder / "teacher")
+    (folder / "tiny.yaml").write_text(json.dumps(WORLD), encoding="utf-8")
+    return {
+        "run": folder / "run",
+        "teacher.model": folder / "teacher",
+        "data.world": folder / "tiny.yaml",
         "data.number": 10,
         "data.held_out": 0.2,
         "data.sequence_tokens": 64,
@@ -267,6 +272,11 @@ def test_a_student_begins_with_the_teachers_embeddings_and_learns_what_it_said_o
         "evaluation.beginning_words": 1,
         "evaluation.sampling.max_new_tokens": 4,
     }
+
+
+def test_a_student_begins_with_the_teachers_embeddings_and_learns_what_it_said_once(tmp_path, build_model, tokenizer):
+    teacher = build_model("llama", layers=1, hidden=160, max_position_embeddings=512)
+    changes = of_own_teacher(tmp_path, teacher, tokenizer)
     said = stillhouse("distill", RECIPE, *(f"{key}={value}" for key, value in changes.items()))
     assert said.code == 0, said.err
     run = tmp_path / "run"
@@ -288,6 +298,69 @@ def test_a_student_begins_with_the_teachers_embeddings_and_learns_what_it_said_o
     assert again.code == 0, again.err
     assert f"made again: {shard.name}" in again.err and shard.read_bytes() == whole
     assert read_manifest(run / "labels").records == later["records"]
+
+
+class HandsHere(RayHands):
+    """Actors of this process: a teacher that is loaded when there is something to write, and anew behind `close`."""
+
+    loads = 0
+
+    def __call__(self, write: Any, batches: Any, *, advance: Any = unheard) -> Iterator[tuple[int, Any]]:
+        if not self.loads:
+            self.loaded, self.loads = self.load(), 1
+        for number, batch in reversed(batches.items()):
+            yield number, write(self.loaded.model, self.loaded.tokenizer, batch, advance)
+
+    def close(self) -> None:
+        self.loads = 0
+
+
+def crew_here(_cluster: Cluster, load: Any, _progress: Progress) -> Alone:
+    """Who stands for actors that label."""
+    return Alone(load())
+
+
+def test_actors_write_and_label_what_one_process_does_and_stay_over_rounds(
+    tmp_path, build_model, tokenizer, monkeypatch
+):
+    values = of_own_teacher(tmp_path, build_model("llama", layers=1, max_position_embeddings=512), tokenizer)
+    recipe = load_recipe(
+        StoryRecipe, RECIPE, [f"{key}={value}" for key, value in {**values, "data.batch_size": 1}.items()]
+    )
+    pipelines = {name: StoryPipeline(recipe, RunFolder(tmp_path / name), SILENT) for name in ("alone", "many")}
+    pipelines["many"].cluster = Cluster("local", 2)
+    monkeypatch.setattr("stillhouse.commands.stories.pipeline.RayHands", HandsHere)
+    monkeypatch.setattr("stillhouse.commands.stories.pipeline.RayCrew", crew_here)
+    for name, pipeline in pipelines.items():
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            pipeline.write(number)
+        if name == "many":
+            hands = pipeline._actors
+            assert hands.loads == 1 and "teacher" not in vars(pipeline)  # nobody else has loaded it
+        pipeline.label(1)
+    assert hands.loads == 0  # those who label have the room
+    made = [
+        file.relative_to(tmp_path / "alone")
+        for folder in ("data/rounds", "labels", "tokenizer")
+        for file in (tmp_path / "alone" / folder).iterdir()
+    ]
+    assert {"1.jsonl", "kept.json", "manifest.json"} <= {file.name for file in made}
+    for file in [*made, Path("data/synthetic.jsonl")]:
+        assert (tmp_path / "many" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes(), file
+    again = StoryPipeline(recipe, RunFolder(tmp_path / "many"), SILENT)  # what actors have begun one process ends
+    again.label(1)
+    assert "teacher" not in vars(again)
+
+
+def test_what_processes_or_actors_cannot_do_for_stories_is_refused_in_a_line(tmp_path):
+    run = f"run={tmp_path / 'none'}"
+    assert_refused_in_one_line(stillhouse("train", RECIPE, run, NO_TEACHER, "--ray", "local"), "its server shares")
+    odd = stillhouse("train", RECIPE, run, NO_TEACHER, "training.rows_per_step=9", "--launch", "2")
+    assert_refused_in_one_line(odd, "training.rows_per_step, which is 9", "multiple of 2")
+    shared = stillhouse("train", RECIPE, run, NO_TEACHER, "--launch", "2", "--sharded-teacher")
+    assert_refused_in_one_line(shared, "no process asks this one")
+    assert not (tmp_path / "none").exists()
 
 
 def recipe_of(**changes: Any) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def run(
     if a number is given, each of which holds the student whole or `sharded`, and so the teacher, which labels and writes as
     `actors` of a `ray` cluster, if one is named."""
     values = read_recipe(Path(recipe_path), overrides)
-    if num_ranks is not None and (is_of_stories(values) or is_of_retrieval(values)):
+    if num_ranks is not None and is_of_retrieval(values):
         raise RecipeError(
             [f"data.kind: {values['data']['kind']} is trained in one process. Leave --launch out."], source=recipe_path
         )
@@ -55,15 +55,18 @@ def run(
         raise StillhouseError("--sharded-teacher shares the teacher among the processes of --launch N. Give both.")
     if held == "sharded":
         _check_held(num_ranks, launch_config)
-    if ray is not None and (is_of_stories(values) or is_of_retrieval(values)):
+    if ray is not None and is_of_retrieval(values):
         raise RecipeError(
             [f"data.kind: {values['data']['kind']} has its teacher in one process. Leave --ray out."],
             source=recipe_path,
         )
     if actors is not None and ray is None:
         raise StillhouseError("--actors says how many hold the teacher on the cluster of --ray ADDRESS. Give both.")
+    launch = None if num_ranks is None else Launcher(num_ranks, launch_config, held, teacher_held)
+    cluster = None if ray is None else Cluster(ray, actors)
     if is_of_stories(values):
-        importlib.import_module("stillhouse.commands.stories.run").run(recipe_path, overrides, until=until)
+        stories = importlib.import_module("stillhouse.commands.stories.run")
+        stories.run(recipe_path, overrides, until=until, launch=launch, cluster=cluster)
         return
     if is_of_retrieval(values):
         check_installed()
@@ -71,13 +74,9 @@ def run(
         return
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
     refuse_an_idle_verb(recipe, until, source=recipe_path)
-    launch = None
     if num_ranks is not None:
         check_launch(recipe, num_ranks, config=launch_config, held=held, teacher_held=teacher_held)
-        launch = Launcher(num_ranks, launch_config, held, teacher_held)
-    cluster = None
-    if ray is not None:
-        cluster = Cluster(ray, actors)
+    if cluster is not None:
         check_spread(recipe, cluster)
     with at_work(recipe, terminal_progress(), launch=launch, cluster=cluster) as pipeline:
         match until:

@@ -84,7 +84,12 @@ class RayHands(AbstractContextManager["RayHands"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """All actors end; where there is more to write, others begin."""
         self._held.close()
+        self._begun, self._starting, self._there = False, {}, []
 
     def __call__(
         self, write: Write[Batch, Said], batches: Mapping[int, Batch], *, advance: Advance = unheard

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,16 @@ LEFT_TO_US = ("deepspeed_config_file", "offload_optimizer_device", "offload_para
 """What a file may say of DeepSpeed that is not done here."""
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """Of the processes that train together, which this is, how many there are, and what each holds."""
+
+    rank: int = 0
+    number: int = 1
+    held: Held = "whole"
+    teacher_held: Held = "whole"
+
+
 def check_launch(
     recipe: Recipe, num_ranks: int, *, config: str | None, held: Held = "whole", teacher_held: Held = "whole"
 ) -> None:
@@ -35,21 +46,39 @@ def check_launch(
     Raises:
         StillhouseError: naming what is to be changed.
     """
-    rows = recipe.training.rows_per_step
-    if num_ranks < 1:
-        raise StillhouseError(f"--launch {num_ranks}: it should be 1 or more processes.")
-    if rows % num_ranks:
-        raise StillhouseError(
-            f"--launch {num_ranks} shares training.rows_per_step, which is {rows}: it must be a multiple of {num_ranks}."
-        )
+    check_ranks(num_ranks, {"training.rows_per_step": recipe.training.rows_per_step})
     _check_source(recipe)
-    found = held if config is None else held_by(Path(config))
-    if found != "whole":
+    if check_held(config, held) != "whole":
         _check_sharded(recipe)
-    if found in ZERO_STAGES.values() and find_spec("deepspeed") is None:
-        raise StillhouseError(f"--launch-config {config!r} has distributed_type DEEPSPEED: {NO_DEEPSPEED}")
     if teacher_held == "sharded":
         _check_sharded_teacher(recipe)
+
+
+def check_ranks(num_ranks: int, shared: Mapping[str, int]) -> None:
+    """Refuse a number of processes that some of a recipe's numbers cannot be shared among.
+
+    Raises:
+        StillhouseError: naming the first.
+    """
+    if num_ranks < 1:
+        raise StillhouseError(f"--launch {num_ranks}: it should be 1 or more processes.")
+    for name, rows in shared.items():
+        if rows % num_ranks:
+            raise StillhouseError(
+                f"--launch {num_ranks} shares {name}, which is {rows}: it must be a multiple of {num_ranks}."
+            )
+
+
+def check_held(config: str | None, held: Held) -> Held:
+    """How processes hold the student, by a file of the user's if there is one.
+
+    Raises:
+        StillhouseError: for a way that is none of ours, and for a library that is not installed.
+    """
+    found = held if config is None else held_by(Path(config))
+    if found in ZERO_STAGES.values() and find_spec("deepspeed") is None:
+        raise StillhouseError(f"--launch-config {config!r} has distributed_type DEEPSPEED: {NO_DEEPSPEED}")
+    return found
 
 
 def _check_source(recipe: Recipe) -> None:

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from stillhouse.commands.launch.config import environment, held_by, write_config
-from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import read_lines
 from stillhouse.core.plugins import plugins_allowed
@@ -65,6 +64,14 @@ class Place:
         return self.folder / "fault.txt"
 
 
+@runtime_checkable
+class Shop(Protocol):
+    """A recipe of any kind at work."""
+
+    run: RunFolder
+    progress: Progress
+
+
 def place_of(run: RunFolder, role: str) -> Place:
     """The arm's own."""
     return Place(run.path / "launch" / role)
@@ -79,7 +86,7 @@ class Launcher:
     held: Held = "whole"
     teacher_held: Held = "whole"
 
-    def __call__(self, shop: Workshop, role: str) -> dict[str, Any]:
+    def __call__(self, shop: Shop, role: str) -> dict[str, Any]:
         """What training took, as one process would have said it.
 
         Raises:
@@ -107,7 +114,7 @@ class Launcher:
     def _held(self) -> Held:
         return self.held if self.config is None else held_by(Path(self.config))
 
-    def _start(self, shop: Workshop, role: str, config: Path, log: Any) -> subprocess.Popen[bytes]:
+    def _start(self, shop: Shop, role: str, config: Path, log: Any) -> subprocess.Popen[bytes]:
         worker = ["-m", "stillhouse.commands.launch.worker", str(shop.run.path), role]
         options = [
             "--held",

@@ -1,17 +1,20 @@
 """One of the processes that train an arm together: `accelerate launch -m stillhouse.commands.launch.worker RUN ARM`."""
 
 import argparse
+import importlib
 import json
 import os
 import sys
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
+from stillhouse.commands.launch.config import Ranks
 from stillhouse.commands.launch.launcher import Place, place_of
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.stages.training import learn, learn_without_teacher
 from stillhouse.commands.stages.workshop import Workshop
-from stillhouse.core.config import load_recipe
+from stillhouse.commands.stories.kind import is_of_stories
+from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import append_line, write_atomic
 from stillhouse.core.plugins import plugins
@@ -60,7 +63,8 @@ def main() -> int:
     place, rank = place_of(run, chosen.arm), int(os.environ.get("RANK", "0"))
     try:
         with plugins(allowed=chosen.allow_plugins):
-            _work(run, cast(Role, chosen.arm), place, rank=rank, held=(chosen.held, chosen.teacher_held))
+            ranks = Ranks(rank, int(os.environ.get("WORLD_SIZE", "1")), chosen.held, chosen.teacher_held)
+            _work(run, chosen.arm, place, ranks)
     except StillhouseError as error:
         if not place.fault.exists():
             write_atomic(place.fault, str(error))
@@ -68,26 +72,34 @@ def main() -> int:
     return 0
 
 
-def _work(run: RunFolder, arm: Role, place: Place, *, rank: int, held: tuple[Held, Held]) -> None:
+def _work(run: RunFolder, arm: str, place: Place, ranks: Ranks) -> None:
     # What a file of `accelerate config` says of FSDP and DeepSpeed is done by our trainer: accelerate would take the head
     # apart, too, and divide losses that are divided already.
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"):
         os.environ.pop(name, None)
-    recipe = _as_accelerate_was_told(load_recipe(Recipe, run.recipe))
-    shop = Workshop(recipe, run, Telling(place.told) if rank == 0 else SILENT)
-    shop.rank, shop.num_ranks = rank, int(os.environ.get("WORLD_SIZE", "1"))
-    shop.held, shop.teacher_held = held
-    outcome = learn(shop) if arm == "student" else learn_without_teacher(shop, arm)
-    if rank == 0:
+    progress = Telling(place.told) if ranks.rank == 0 else SILENT
+    outcome = _learnt(run, arm, progress, ranks)
+    if ranks.rank == 0:
         write_atomic(place.outcome, json.dumps(outcome))
 
 
-def _as_accelerate_was_told(recipe: Recipe) -> Recipe:
-    """Mixed precision by a file of the user's is the recipe's own, and is left to our trainer."""
-    if os.environ.pop("ACCELERATE_MIXED_PRECISION", "no") != "bf16":
-        return recipe
-    training = recipe.training.model_copy(update={"precision": "bfloat16"})
-    return recipe.model_copy(update={"training": training})
+def _learnt(run: RunFolder, arm: str, progress: Progress, ranks: Ranks) -> dict[str, Any]:
+    """What an arm of a recipe of this kind took."""
+    if is_of_stories(read_recipe(run.recipe, [])):
+        stories = importlib.import_module("stillhouse.commands.stories.pipeline")
+        told: dict[str, Any] = stories.learn_round(run, arm, progress, ranks, changes=told_by_accelerate())
+        return told
+    recipe = load_recipe(Recipe, run.recipe, told_by_accelerate())
+    shop = Workshop(recipe, run, progress)
+    shop.rank, shop.num_ranks, shop.held, shop.teacher_held = ranks.rank, ranks.number, ranks.held, ranks.teacher_held
+    role = cast(Role, arm)
+    return learn(shop) if role == "student" else learn_without_teacher(shop, role)
+
+
+def told_by_accelerate() -> list[str]:
+    """What a file of the user's changes in the recipe: its mixed precision is the recipe's own, and left to our trainer."""
+    is_mixed = os.environ.pop("ACCELERATE_MIXED_PRECISION", "no") == "bf16"
+    return ["training.precision=bfloat16"] if is_mixed else []
 
 
 if __name__ == "__main__":

@@ -60,10 +60,7 @@ def check_spread(recipe: Recipe, cluster: Cluster) -> None:
         StillhouseError: naming what is to be changed.
     """
     is_remote = isinstance(getattr(recipe.synthesis, "writer", None), RemoteWriterConfig)
-    if isinstance(recipe.teacher, RemoteTeacherConfig):
-        raise StillhouseError(
-            "--ray is for a teacher that actors load, and teacher.kind is remote: its server shares the work."
-        )
+    refuse_remote(recipe.teacher)
     beforehand = [recipe.labels, recipe.history, answering_of(recipe.source), None if is_remote else recipe.synthesis]
     if not any(one is not None for one in beforehand):
         raise StillhouseError(
@@ -71,6 +68,18 @@ def check_spread(recipe: Recipe, cluster: Cluster) -> None:
             "(synthesis, history, or source.kind teacher): it runs in every step. Leave --ray out, or give labels."
         )
     check_cluster(cluster)
+
+
+def refuse_remote(teacher: object) -> None:
+    """Refuse actors for a teacher that none of them could load.
+
+    Raises:
+        StillhouseError: for one behind an API.
+    """
+    if isinstance(teacher, RemoteTeacherConfig):
+        raise StillhouseError(
+            "--ray is for a teacher that actors load, and teacher.kind is remote: its server shares the work."
+        )
 
 
 def _crew(shop: Workshop, examples: Sequence[Example]) -> Crew:

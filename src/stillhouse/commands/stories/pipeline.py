@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stillhouse.commands.labels import forget_damaged, recorder_of, spoken_temperature
+from stillhouse.commands.launch.config import Ranks, share_of
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.plan.saved import planned_beside
 from stillhouse.commands.remote import remote_teacher
@@ -21,7 +22,8 @@ from stillhouse.commands.stories.compared import run_result
 from stillhouse.commands.stories.measuring import judged_starts, measured
 from stillhouse.commands.stories.recipe import StoryRecipe, TrimmedTokenizerConfig
 from stillhouse.commands.stories.texts import Story, examples_of, first_round, read_stories, whole_texts
-from stillhouse.core.config import to_yaml
+from stillhouse.core.cluster import Cluster
+from stillhouse.core.config import load_recipe, to_yaml
 from stillhouse.core.files import (
     atomic_path,
     fingerprint,
@@ -40,7 +42,8 @@ from stillhouse.core.story_results import RoundResult, StoryResult
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import PackedRows
 from stillhouse.evaluation.stories import TextSums, bits_per_byte, check_parser, gain, predicted
-from stillhouse.labelling.label import label
+from stillhouse.labelling.cluster import RayCrew
+from stillhouse.labelling.label import Alone, Crew, label_by
 from stillhouse.models.anatomy import parameter_count
 from stillhouse.models.load import (
     LoadedModel,
@@ -48,6 +51,7 @@ from stillhouse.models.load import (
     display_name,
     load_causal_lm,
     load_tokenizer,
+    seen_by_all,
     source_fingerprint,
 )
 from stillhouse.models.own_tokenizers import train_tokenizer, trim_model, trim_tokenizer
@@ -61,11 +65,15 @@ from stillhouse.synthesis.worlds.cells import Asked, Judged
 from stillhouse.synthesis.worlds.drawing import cells_of
 from stillhouse.synthesis.worlds.world import world_fingerprint
 from stillhouse.teachers import LocalTeacher, RemoteTeacherConfig
+from stillhouse.teachers.hands import RayHands
 from stillhouse.teachers.remote import RemoteWriter
 from stillhouse.teachers.stored import StoredTeacher
-from stillhouse.teachers.writer import LocalWriter, Writer
+from stillhouse.teachers.writer import LocalWriter, SpreadWriter, Writer
 from stillhouse.training import train
 from stillhouse.training.terms import Scheduled
+
+Launch = Callable[["StoryPipeline", str], dict[str, Any]]
+"""Lets a round's student learn elsewhere, and says what it took."""
 
 
 class StoryPipeline:
@@ -74,6 +82,12 @@ class StoryPipeline:
     def __init__(self, recipe: StoryRecipe, run: RunFolder, progress: Progress) -> None:
         self.recipe, self.run, self.progress = recipe, run, progress
         self.metrics = MetricsLog(run)
+        self.launch: Launch | None = None
+        self.ranks = Ranks()
+        """Of the processes that train together, which this is."""
+        self.cluster: Cluster | None = None
+        """Where the teacher writes and labels; None is in this process."""
+        self._actors: RayHands | None = None
 
     def check(self) -> None:
         """Find what is wrong with world, filters and teacher before a model is loaded or anything is written."""
@@ -121,9 +135,27 @@ class StoryPipeline:
     def _writer(self) -> Writer:
         if self.remote is not None:
             return remote_teacher(self.remote, self.run, self.progress, ledger=f"data/{LEDGER}")
-        name = display_name(self.recipe.teacher.model)
-        size = self.recipe.data.batch_size
-        return LocalWriter(self.teacher, name=name, fingerprint=self.teacher_fingerprint, batch_size=size)
+        about: dict[str, Any] = {
+            "name": display_name(self.recipe.teacher.model),
+            "fingerprint": self.teacher_fingerprint,
+            "batch_size": self.recipe.data.batch_size,
+        }
+        if self.cluster is None:
+            return LocalWriter(self.teacher, **about)
+        assert self._teacher_tokenizer is not None, "it is a model's of this process"
+        return SpreadWriter(self._hands(self.cluster), self._teacher_tokenizer, **about)
+
+    def _hands(self, cluster: Cluster) -> RayHands:
+        """Who writes on a cluster. They stay over rounds, while the student learns, with the teacher in memory."""
+        if self._actors is None:
+            load = partial(load_causal_lm, seen_by_all(self.recipe.teacher.model))
+            self._actors = RayHands(cluster, load, progress=self.progress)
+        return self._actors
+
+    def let_go(self) -> None:
+        """Whoever writes on a cluster ends, so that others have its room."""
+        if self._actors is not None:
+            self._actors.close()
 
     def _stage(
         self, name: str, title: str, *, work: Callable[[], dict[str, Any]], makes: Sequence[Path] = ()
@@ -259,8 +291,12 @@ class StoryPipeline:
     @cached_property
     def _trimmed(self) -> LocalTeacher:
         """The teacher, in the student's tokens."""
-        kept = json.loads((self._tokenizer_folder / "kept.json").read_text(encoding="utf-8"))
-        return LocalTeacher(trim_model(load_causal_lm(self.recipe.teacher.model).model, kept))
+        return _trimmed_teacher(self.recipe.teacher.model, self._kept_tokens)
+
+    @property
+    def _kept_tokens(self) -> list[int]:
+        kept: list[int] = json.loads((self._tokenizer_folder / "kept.json").read_text(encoding="utf-8"))
+        return kept
 
     def make_student(self) -> dict[str, Any]:
         """The student before training, saved."""
@@ -354,10 +390,10 @@ class StoryPipeline:
 
         def work() -> dict[str, Any]:
             tokens = len(self.tokenizer)
-            outcome = label(
-                self._trimmed,
+            outcome = label_by(
+                self._crew(),
                 self._examples(number),
-                self.run.labels,
+                self.run.labels.resolve(),
                 made_from=self._labels_made_from,
                 row_tokens=self.recipe.data.sequence_tokens,
                 recorder=recorder_of(wanted, self.recipe.objectives, self._terms, vocab_size=tokens),
@@ -370,30 +406,46 @@ class StoryPipeline:
         forget_damaged(self.run, self.progress, later)
         return self._stage(later[0], "the teacher labels", work=work, makes=[self.run.labels])
 
+    def _crew(self) -> Crew:
+        """Who labels: this process, or actors that each load the teacher."""
+        if self.cluster is None:
+            return Alone(self._trimmed, self.progress)
+        self.let_go()
+        load = partial(_trimmed_teacher, seen_by_all(self.recipe.teacher.model), self._kept_tokens)
+        return RayCrew(self.cluster, load, self.progress)
+
     def _learn(self, number: int) -> None:
         def work() -> dict[str, Any]:
-            before = self.run.path / "student_before" if number == 0 else self.student_of(number - 1)
-            student = load_causal_lm(str(before)).model
-            arm, examples = f"round_{number}", self._examples(number)
-            checkpoints = self.run.path / "checkpoints" / arm
-            trained = train(
-                student,
-                PackedRows(examples, row_tokens=self.recipe.data.sequence_tokens),
-                terms=self._terms,
-                teacher=self._signals(),
-                vocab_size=len(self.tokenizer),
-                schedule=self.recipe.training,
-                checkpoints=checkpoints,
-                log_line=self.metrics.arm(arm, checkpoints),
-                progress=self.progress,
-                title=f"the student learns, round {number}",
-            )
-            self._save(trained, self.student_of(number))
-            remove(checkpoints)
-            return {"texts": len(self.learnt(number)), "tokens": sum(len(one.ids) for one in examples)}
+            return self.learn(number) if self.launch is None else self.launch(self, arm_of(number))
 
         name, title = f"train_{number}", f"the student learns, round {number}"
         self._stage(name, title, work=work, makes=[self.student_of(number)])
+
+    def learn(self, number: int) -> dict[str, Any]:
+        """A round's student learns in this process, or in this and others; what it took."""
+        before = self.run.path / "student_before" if number == 0 else self.student_of(number - 1)
+        student = load_causal_lm(str(before)).model
+        arm, examples, ranks = arm_of(number), self._examples(number), self.ranks
+        checkpoints = self.run.path / "checkpoints" / arm
+        trained = train(
+            student,
+            PackedRows(examples, row_tokens=self.recipe.data.sequence_tokens),
+            terms=self._terms,
+            teacher=self._signals(),
+            vocab_size=len(self.tokenizer),
+            schedule=share_of(self.recipe.training, ranks.number) if ranks.number > 1 else self.recipe.training,
+            checkpoints=checkpoints,
+            log_line=_unheard if ranks.rank else self.metrics.arm(arm, checkpoints),
+            progress=self.progress,
+            title=f"the student learns, round {number}",
+            held=ranks.held,
+            teacher_held=ranks.teacher_held,
+        )
+        if ranks.rank:
+            return {}  # one of them keeps what all have made
+        self._save(trained, self.student_of(number))
+        remove(checkpoints)
+        return {"texts": len(self.learnt(number)), "tokens": sum(len(one.ids) for one in examples)}
 
     def _look(self, number: int) -> RoundResult:
         """How well held-out texts are predicted, where the student is weak, and whether another round follows."""
@@ -489,6 +541,7 @@ class StoryPipeline:
     def evaluate(self) -> StoryResult:
         """The student's completions of held-out beginnings beside the originals."""
         rounds = self.train()
+        self.let_go()
         file = self.run.path / "evaluation.json"
 
         def work() -> dict[str, Any]:
@@ -530,10 +583,40 @@ class StoryPipeline:
         return result
 
 
+def arm_of(number: int) -> str:
+    """What the training of a round is logged as."""
+    return f"round_{number}"
+
+
+def learn_round(
+    run: RunFolder, arm: str, progress: Progress, ranks: Ranks, *, changes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A round's student learns in this process and others, by its arm; what it took."""
+    pipeline = StoryPipeline(load_recipe(StoryRecipe, run.recipe, changes), run, progress)
+    pipeline.ranks = ranks
+    return pipeline.learn(int(arm.rpartition("_")[2]))
+
+
+def _unheard(_line: Mapping[str, float]) -> None:
+    """Of several processes, the first alone writes numbers down."""
+
+
+def _trimmed_teacher(source: str, kept: Sequence[int]) -> LocalTeacher:
+    return LocalTeacher(trim_model(load_causal_lm(source).model, kept))
+
+
 @contextmanager
-def at_work(recipe: StoryRecipe, progress: Progress, *, lenders: Sequence[Path] = ()) -> Iterator[StoryPipeline]:
+def at_work(
+    recipe: StoryRecipe,
+    progress: Progress,
+    *,
+    lenders: Sequence[Path] = (),
+    launch: Launch | None = None,
+    cluster: Cluster | None = None,
+) -> Iterator[StoryPipeline]:
     """A recipe of kind stories in its run folder, where no other process works meanwhile. What the teacher has written in the
-    first round of one of the `lenders`, other run folders, it is not asked for again.
+    first round of one of the `lenders`, other run folders, it is not asked for again. With a `launch`, students learn by it;
+    with a `cluster`, the teacher writes and labels there.
 
     Raises:
         StillhouseError: for what the user can mend.
@@ -541,6 +624,10 @@ def at_work(recipe: StoryRecipe, progress: Progress, *, lenders: Sequence[Path] 
     run = RunFolder(recipe.run, lenders=tuple(lenders))
     kept = Kept(progress, run.path)
     pipeline = StoryPipeline(recipe, run, kept)
+    pipeline.launch, pipeline.cluster = launch, cluster
     pipeline.check()
     with run.open(recipe), kept:
-        yield pipeline
+        try:
+            yield pipeline
+        finally:
+            pipeline.let_go()
