@@ -5,7 +5,7 @@ import json
 import pytest
 
 from stillhouse.core.errors import DataError
-from stillhouse.data.chat_forms import conversation, read_conversations, said_of_files
+from stillhouse.data.chat_forms import FileCounts, conversation, read_conversations
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},
@@ -163,7 +163,9 @@ def test_a_conversation_is_known_again_by_its_messages_whatever_they_weigh(write
 def test_each_file_of_a_folder_has_a_form_of_its_own_and_it_is_said(write):
     folder = write("a/one.jsonl", [SAME["Alpaca columns"]] * 2).parent
     write("a/two.jsonl", [SAME["ShareGPT conversations"]])
-    assert said_of_files(read_conversations(folder)) == [
+    files = FileCounts()
+    assert len([*map(files.count, read_conversations(folder))]) == 3
+    assert files.notes == [
         "one.jsonl: Alpaca columns, 2 rows",
         "two.jsonl: ShareGPT conversations, 1 rows",
     ]

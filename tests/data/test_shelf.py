@@ -1,23 +1,28 @@
 """Texts that lie in files are the texts that memory would have held."""
 
 import json
-from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.objects import Objects
-from stillhouse.data.asked import ask_in_turn, ask_to_go_on, before_last, packed
-from stillhouse.data.asked_texts import ask_texts_to_go_on
+from stillhouse.data.asked import Asked, ask_chat, ask_to_go_on, keep_asked, packed
 from stillhouse.data.chat import ChatReader
 from stillhouse.data.chat_forms import Conversation
 from stillhouse.data.config import ChatDataConfig
+from stillhouse.data.context import Views
 from stillhouse.data.examples import Example
+from stillhouse.data.kept import HasSizes, joined, keep, lengths_of, sizes_of, those
+from stillhouse.data.labelled import LabelledRow
 from stillhouse.data.packing import PackedRows
+from stillhouse.data.paired import Pair, PairedRows
+from stillhouse.data.preferences import AnswerPair
 from stillhouse.data.prepare import chat_sides, prepare
-from stillhouse.data.shelf import Shelving, lengths_of, open_shelf, put_shelf, shelf_at, write_shelf
+from stillhouse.data.rewards import RewardPair, ScoredAnswer
+from stillhouse.data.shelf import on_shelf, open_shelf, put_shelf, shelf_at, write_shelf
 from stillhouse.data.split import Known, sides_given, sides_held_out, split_held_out, without_texts
 from stillhouse.data.text import Row, each_row, to_example
 
@@ -33,13 +38,6 @@ EXAMPLES = st.lists(
 ROWS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["", "p"]), st.booleans()), max_size=30)
 
 
-def on_shelf(examples):
-    filled = Shelving()
-    for example in examples:
-        filled.add(example)
-    return filled.shelf()
-
-
 @given(given=EXAMPLES)
 def test_a_shelf_gives_back_what_was_put_on_it(given):
     examples = [Example(*map(tuple, zip(*tokens, strict=True)), size, part) for tokens, size, part in given]
@@ -48,6 +46,31 @@ def test_a_shelf_gives_back_what_was_put_on_it(given):
     assert lengths_of(shelf).tolist() == lengths_of(examples).tolist()
     mine, theirs = PackedRows(shelf, row_tokens=16), PackedRows(examples, row_tokens=16)
     assert [*mine] == [*theirs] and mine.lengths == theirs.lengths
+
+
+MEMBERS = (
+    Pair(Example((1, 2), (0.0, 0.1), 3, "k"), Example((4,), (1.0,)), (0, -1), (0,)),
+    Views(Example((1,), (0.0,)), Example((1, 2**31 - 1, 3), (0.0, 1e-9, 1.0)), style=1),
+    AnswerPair(Example((1,), (1.0,)), Example((2, 3), (0.0, 1.0)), scores=(0.1, -3.4e38)),
+    RewardPair(ScoredAnswer((1, 2), (0, 1), 1), ScoredAnswer((3,), None, 0), "what?\u2028"),
+    Row("the fox 🦊", "say", finished=False),
+    Conversation("{}", (1.0,), "file, line 1", parts=(None, ((0, 2),)), unfinished=frozenset({1})),
+    Asked((1,), (Example((1, 2), (0.0, 1.0)),), messages=({"role": "user", "content": "a"},), behind=(7,)),
+)
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda member: type(member).__name__)
+def test_members_of_any_type_are_read_as_they_were_put_down(member):
+    kept = keep([member] * 3, of=type(member))
+    assert [*kept] == [member] * 3 == kept[:] and those(kept, np.array([2]))[0] == member
+    assert joined(kept, [member])[3] == member and len(joined(kept, kept)) == 6
+    if isinstance(member, HasSizes):
+        assert sizes_of(kept).tolist() == sizes_of([member] * 3).tolist() == [[*member.sizes]] * 3
+
+
+def test_nothing_is_kept_of_nothing():
+    rows = PairedRows(keep([], of=Pair), row_tokens=8)
+    assert [*rows] == [] == rows.lengths and lengths_of(rows.teacher_examples).tolist() == []
 
 
 def test_a_shelf_with_a_name_is_read_by_others(build_example, tmp_path):
@@ -71,6 +94,17 @@ def test_rows_are_split_as_if_all_were_in_memory(rows, share):
     assert [len(side) for side in sides] == [len(side) for side in expected]
 
 
+@given(rows=st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["x", "y", 2.5, -1.0])), max_size=30))
+def test_rows_are_spread_over_their_labels_as_if_all_were_in_memory(rows):
+    """Classes have names, and what is predicted by number has none of them."""
+    for kind in (str, float):
+        labelled = [LabelledRow(text, None, label) for text, label in rows if isinstance(label, kind)]
+        if len({row.text for row in labelled}) > 4:
+            expected = split_held_out(labelled, share=0.25, spread_over=lambda row: row.label)
+            sides = sides_held_out(lambda rows=labelled: iter(rows), share=0.25, spread_over=lambda row: row.label)
+            assert tuple([*side] for side in sides) == expected
+
+
 @given(rows=ROWS, judged=ROWS)
 def test_what_another_file_holds_out_is_left_out_as_if_all_were_in_memory(rows, judged):
     rows, judged = ([Row(*row) for row in side] for side in (rows, judged))
@@ -91,8 +125,8 @@ def test_texts_are_asked_as_if_all_were_in_memory(tokenizer, tmp_path):
     lines = [{"text": text} for text in texts] + [{"prompt": "the", "completion": text} for text in texts]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     rows = [*each_row(file)]
-    found = ask_texts_to_go_on(rows, tokenizer, max_tokens=16)
     expected = [ask_to_go_on(row, to_example(row, tokenizer), max_tokens=16) for row in rows]
+    found = keep_asked(iter(expected))
     assert [*found] == expected == found[:]
     assert [*found.pieces] == [piece for one in expected for piece in one.answered]
 
@@ -115,14 +149,11 @@ def test_conversations_on_shelves_are_those_that_memory_would_have_held(tokenize
     train, held_out = chat_sides(config, file)
     found, reader = prepare(config, tokenizer), ChatReader(tokenizer, weight=weight)
     for asked, rows_of, side in ((found.asked, found.train, train), (found.held_out_asked, found.held_out, held_out)):
-        expected = [
-            replace(ask_in_turn(read, max_tokens=32), messages=before_last(one, read))
-            for one, read in reader.learnt(side)
-        ]
+        expected = [ask_chat(one, read, max_tokens=32) for one, read in reader.learnt([*side])]
         assert [*asked] == expected and any(one.followups for one in expected) == (weight == "assistant")
         assert [*rows_of] == [*packed(expected, row_tokens=32)]
     assert (found.num_train_documents, found.num_held_out_documents) == (len(train), len(held_out))
-    assert found.notes[0] == f"chats.jsonl: {train[0].form}, 32 rows" and "left out: 1 with" in found.notes[1]
+    assert found.notes[0] == f"chats.jsonl: {next(iter(train)).form}, 32 rows" and "left out: 1 with" in found.notes[1]
 
 
 def test_equal_rows_are_one_wherever_they_stand():

@@ -23,7 +23,7 @@ from stillhouse.data.chat_forms import read_conversations
 from stillhouse.data.config import DataConfig
 from stillhouse.data.preference_forms import read_preferences
 from stillhouse.data.prepare import prepare
-from stillhouse.data.tables import read_records
+from stillhouse.data.tables import read_records, split_lines
 from stillhouse.data.text import read_rows
 from stillhouse.teachers import StoredTeacher
 
@@ -234,7 +234,7 @@ def test_whatever_bytes_come_they_are_read_or_refused(content, tmp_path):
     for name in ("x.jsonl", "x.csv", "x.tsv", "x.txt", "x.json", "x.jsonl.gz"):
         file = tmp_path / name
         file.write_bytes(content)
-        survives(lambda file=file: list(read_records(file, formats=TABLES, splitter=str.split)), "fuzz: bytes")
+        survives(lambda file=file: list(read_records(file, formats=TABLES, splitter=split_lines)), "fuzz: bytes")
 
 
 @settings(OPTIONS, max_examples=EXAMPLES // 10)

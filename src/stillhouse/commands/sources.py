@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.commands.metrics_log import last_saved_step
@@ -11,6 +12,7 @@ from stillhouse.core.files import append_line, json_line, read_lines, write_atom
 from stillhouse.core.task import Task
 from stillhouse.data.asked import Asked
 from stillhouse.data.config import ChatDataConfig, DataConfig
+from stillhouse.data.kept import those
 from stillhouse.models.vllm_engine import check_vllm
 from stillhouse.objectives import objective
 from stillhouse.synthesis import AnswersOutcome
@@ -133,18 +135,18 @@ def answers_faults(source: SourceConfig, task: Task, objectives: Sequence[Object
     return faults
 
 
-def askable(asked: Sequence[Asked], *, max_tokens: int, at_last: bool) -> list[Asked]:
+def askable(asked: Sequence[Asked], *, max_tokens: int, at_last: bool) -> Sequence[Asked]:
     """The prompts that leave room for an answer, and with `at_last` for the last one.
 
     Raises:
         DataError: if none does.
     """
-    short = [one for one in asked if _longest_prompt(one, at_last=at_last) < max_tokens]
-    if not short:
+    fits = [_longest_prompt(one, at_last=at_last) < max_tokens for one in asked]
+    if not any(fits):
         raise DataError(
             f"all {len(asked):,} prompts fill data.sequence_tokens ({max_tokens}), so there is no room for an answer. Raise it."
         )
-    return short
+    return those(asked, np.flatnonzero(fits))
 
 
 def _longest_prompt(asked: Asked, *, at_last: bool) -> int:

@@ -96,11 +96,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: for a line that is none.
     """
+    return list(each_line(path))
+
+
+def each_line(path: Path) -> Iterator[dict[str, Any]]:
+    """The same one after the other: more of them than memory holds."""
     if not path.exists():
-        return []
-    # Bytes: `splitlines` on text would also split at the line separators that JSON strings may hold.
-    *whole, _unfinished = path.read_bytes().split(b"\n")
-    return [_record(line, f"{path}, line {number}") for number, line in enumerate(whole, start=1) if line]
+        return
+    # Bytes: text would also be split at the line separators that JSON strings may hold.
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip(b"\n") and line.endswith(b"\n"):
+                yield _record(line[:-1], f"{path}, line {number}")
 
 
 def _record(line: bytes, where: str) -> dict[str, Any]:

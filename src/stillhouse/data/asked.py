@@ -1,14 +1,21 @@
 """Prompts that a student answers anew in each step, beside the answers that the data has."""
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import InstanceOf
+
 from stillhouse.data.chat import ReadConversation, ReadTurn
 from stillhouse.data.chat_forms import Conversation
 from stillhouse.data.examples import Example, windows
+from stillhouse.data.kept import Keeping, Kept, ReadOneByOne
 from stillhouse.data.packing import PackedRows
 from stillhouse.data.paired import Pair
+from stillhouse.data.shelf import Shelf, Shelving, on_shelf
 from stillhouse.data.text import Row
 
 PROMPT_TOKENS = 32
@@ -85,7 +92,7 @@ class Asked:
     """The last answer as the data has it, alone."""
     pairs: tuple[Pair, ...] = ()
     """Where the teacher has another tokenizer: what is answered, on both sides."""
-    across: Across | None = None
+    across: InstanceOf[Across] | None = None
     """What tells how the teacher reads it; None where it reads the same tokens."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """What a conversation has before the last answer, for a teacher that is asked in messages; empty for a text."""
@@ -102,6 +109,11 @@ class Asked:
         """What is answered, as each side reads it."""
         told = self.told.answered if self.told else ()
         return self.answered, told, tuple(pair.teacher for pair in self.pairs)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Tokens of what is answered, on each side."""
+        return tuple(sum(len(piece.ids) for piece in side) for side in self.sides)
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -166,10 +178,11 @@ def ask_in_turn(read: ReadConversation, *, max_tokens: int) -> Asked:
     )
 
 
-def before_last(conversation: Conversation, read: ReadConversation) -> tuple[Mapping[str, Any], ...]:
-    """The messages before the last answer that is learnt; none where a conversation is written out already."""
+def ask_chat(conversation: Conversation, read: ReadConversation, *, max_tokens: int) -> Asked:
+    """The same with the messages before the last answer that is learnt; none where a conversation is written out already."""
     last = [turn for turn in read.turns if turn.tokens or turn.closing][-1]
-    return () if conversation.segments else tuple(conversation.messages[: last.message])
+    before = () if conversation.segments else tuple(conversation.messages[: last.message])
+    return replace(ask_in_turn(read, max_tokens=max_tokens), messages=before)
 
 
 def _places(turn: ReadTurn) -> list[int]:
@@ -186,6 +199,39 @@ def _answered(prompt: tuple[int, ...], tokens: Sequence[int], weights: Sequence[
     return Example((*prompt, *tokens), ((0.0,) * len(prompt) + tuple(weights)))
 
 
+class KeptAsked(ReadOneByOne[Asked]):
+    """What is asked in a file, and what is learnt on a shelf, piece by piece: each is put together when it is asked for."""
+
+    def __init__(self, pieces: Shelf, rest: Kept[Asked], ends: NDArray[np.int64]) -> None:
+        self.pieces, self._rest, self._ends = pieces, rest, ends
+
+    def __len__(self) -> int:
+        return len(self._rest)
+
+    @property
+    def sizes(self) -> NDArray[Any]:
+        told = np.concatenate([[0], np.cumsum(self.pieces.sizes[:, 0])])[self._ends]
+        return np.diff(told, prepend=0)[:, None]
+
+    def read(self, number: int) -> Asked:
+        """One of them, from both."""
+        start = int(self._ends[number - 1]) if number else 0
+        return replace(self._rest[number], answered=tuple(self.pieces[start : int(self._ends[number])]))
+
+
+def keep_asked(asked: Iterable[Asked]) -> KeptAsked:
+    """All of these that have something to learn, where teacher and student read the same tokens."""
+    pieces, rest, ends = Shelving(), Keeping[Asked](Asked), array("q")
+    for one in asked:
+        if one.answered:
+            pieces.fill(one.answered)
+            rest.add(replace(one, answered=()), sizes=())
+            ends.append(len(pieces))
+    return KeptAsked(pieces.shelf(), rest.kept(), np.array(ends, np.int64))
+
+
 def packed(rows: Iterable[Asked], *, row_tokens: int) -> PackedRows:
     """The same as documents that are only read and learnt."""
-    return PackedRows([piece for row in rows for piece in row.answered], row_tokens=row_tokens)
+    if isinstance(rows, KeptAsked):
+        return PackedRows(rows.pieces, row_tokens=row_tokens)
+    return PackedRows(on_shelf(piece for row in rows for piece in row.answered), row_tokens=row_tokens)

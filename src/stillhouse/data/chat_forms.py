@@ -3,9 +3,8 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from stillhouse.core.errors import DataError
 from stillhouse.core.faults import nearest, said
 from stillhouse.core.objects import as_written
 from stillhouse.data.chat_template import CUT, MARK, REASONING_KEYS, Message, Span
-from stillhouse.data.tables import Record, files_in, is_whole, read_records, records_in
+from stillhouse.data.tables import Record, files_in, is_whole, records_in
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv")
 
@@ -96,13 +95,7 @@ def read_conversations(path: Path, *, key: str = "data.path", notes: Sequence[st
     Raises:
         DataError: naming file and line, if a row is in no form that is known, or in another than the rows before it.
     """
-    if not path.is_dir():
-        files_in(path, key=key, formats=FORMATS)
-    records = read_records(path, key=key, formats=FORMATS)
-    found: list[Conversation] = []
-    for _, rows in groupby(records, key=lambda record: record.where.rpartition(", ")[0]):
-        found += _read_file(list(rows), notes)
-    return found
+    return list(each_conversation(path, key=key, notes=notes))
 
 
 def conversation(
@@ -166,16 +159,6 @@ def _as_json(values: Mapping[str, Any], *, where: str) -> str:
     return text
 
 
-def _read_file(records: Sequence[Record], notes: Sequence[str]) -> list[Conversation]:
-    form = _form_of(records[0])
-    for record in records:
-        _refuse_another_form(record, form)
-    found = [_read_record(record, form) for record in records]
-    if not notes:
-        return found
-    return [replace(one, notes=_notes_of(record, notes)) for one, record in zip(found, records, strict=True)]
-
-
 def _refuse_another_form(record: Record, form: Form) -> None:
     if _form_of(record) is not form:
         raise DataError(
@@ -184,16 +167,16 @@ def _refuse_another_form(record: Record, form: Form) -> None:
         )
 
 
-def each_conversation(path: Path, *, key: str = "data.path") -> Iterator[Conversation]:
+def each_conversation(path: Path, *, key: str = "data.path", notes: Sequence[str] = ()) -> Iterator[Conversation]:
     """As `read_conversations`, one after the other: more of them than memory holds.
 
     Raises:
         DataError: as there.
     """
     is_empty = True
-    for _, one in stream_conversations(path, key=key):
+    for record, one in stream_conversations(path, key=key):
         is_empty = False
-        yield one
+        yield replace(one, notes=_notes_of(record, notes)) if notes else one
     if is_empty:
         raise DataError(f"{key} {as_written(path)!r} holds no rows. Give it at least two.")
 
@@ -510,11 +493,3 @@ class FileCounts:
     def notes(self) -> list[str]:
         """A line a file: the form that it is in, and how much it holds."""
         return [f"{Path(file).name}: {form}, {count:,} rows" for (file, form), count in self._counts.items()]
-
-
-def said_of_files(conversations: Iterable[Conversation]) -> list[str]:
-    """The same of all of them."""
-    files = FileCounts()
-    for one in conversations:
-        files.count(one)
-    return files.notes

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -16,7 +16,8 @@ from stillhouse.data.chat import ChatReader, ChatWeight
 from stillhouse.data.chat_forms import Conversation, is_speakable, read_conversations
 from stillhouse.data.config import StyleConfig
 from stillhouse.data.examples import Example
-from stillhouse.data.packing import PackedRows, pack, to_batch
+from stillhouse.data.kept import lengths_of
+from stillhouse.data.packing import SidedRows, to_batch
 from stillhouse.data.tables import read_file
 
 Message = dict[str, Any]
@@ -152,21 +153,20 @@ class ContextReader:
 
     def asked(
         self, conversations: Iterable[Conversation], *, rows: Literal["one", "all"], seed: int, answer_tokens: int = 0
-    ) -> list[Asked]:
+    ) -> Iterator[Asked]:
         """Each conversation that has something to learn, under one style, drawn by its text and the seed, or under each.
 
         Behind its prompt there is room for another answer of `answer_tokens`.
         """
-        found: list[Asked] = []
-        for one, _ in self.reader.learnt(conversations):
+        for one, _ in self.reader.each_learnt(conversations):
             numbers = range(len(self.styles))
             chosen = numbers if rows == "all" else [Random(f"{seed}, {one.text}").choice(numbers)]
-            found += [asked for number in chosen for asked in self._under(one, number, answer_tokens)]
-        return found
+            yield from (asked for number in chosen for asked in self._under(one, number, answer_tokens))
 
-    def alike(self, conversations: Iterable[Conversation]) -> list[Asked]:
+    def alike(self, conversations: Iterable[Conversation]) -> Iterator[Asked]:
         """The same without any context: the teacher reads what the student reads."""
-        return [_alike(ask_in_turn(read, max_tokens=self.max_tokens)) for _, read in self.reader.learnt(conversations)]
+        kept = self.reader.each_learnt(conversations)
+        return (_alike(ask_in_turn(read, max_tokens=self.max_tokens)) for _, read in kept)
 
     def _under(self, one: Conversation, number: int, answer_tokens: int) -> list[Asked]:
         style, ours = self.styles[number], self.reader.read(one)
@@ -217,10 +217,15 @@ class Views:
     style: int | None = None
     """Which context the teacher has read; None for none."""
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Tokens that the student reads, and the teacher."""
+        return len(self.student.ids), len(self.teacher.ids)
 
-def views_of(asked: Iterable[Asked]) -> list[Views]:
+
+def views_of(asked: Iterable[Asked]) -> Iterator[Views]:
     """What the data answers, piece by piece, as both sides read it."""
-    return [view for one in asked for view in _views(one)]
+    return (view for one in asked for view in _views(one))
 
 
 def _views(asked: Asked) -> list[Views]:
@@ -229,29 +234,18 @@ def _views(asked: Asked) -> list[Views]:
     return [Views(ours, replace(theirs, part_of=ours.document), told.style) for ours, theirs in pairs]
 
 
-class ContextRows(PackedRows):
-    """Documents packed into rows of at most `row_tokens` on either side; one item is the views of one row.
-
-    To everything that knows nothing of the teacher's context these are rows of what the student reads.
-    """
-
-    def __init__(self, views: Sequence[Views], *, row_tokens: int) -> None:
-        self.views, self.examples, self.row_tokens = views, [view.student for view in views], row_tokens
-        self._lengths = [max(len(view.student.ids), len(view.teacher.ids)) for view in views]
-        self.rows = pack(self._lengths, row_tokens=row_tokens)
+class ContextRows(SidedRows):
+    """Views packed into rows, whose lengths are those of the longer side."""
 
     @property
-    def teacher_examples(self) -> list[Example]:
-        """The same documents as the teacher reads them."""
-        return [view.teacher for view in self.views]
+    def views(self) -> Sequence[Views]:
+        """All of them."""
+        return self.members
 
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each row on its longer side."""
-        return [sum(self._lengths[number] for number in row) for row in self.rows]
-
-    def __getitem__(self, index: int) -> list[Views]:  # type: ignore[override]
-        return [self.views[number] for number in self.rows[index]]
+        return self.rows.totals(lengths_of(self.members))
 
     def collate(self, items: Sequence[Sequence[Views]]) -> dict[str, Tensor]:  # type: ignore[override]
         """Rows as tensors, [batch, seq] of either side, each as wide as its longest row."""

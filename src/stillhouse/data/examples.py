@@ -17,6 +17,11 @@ class Example:
     """Key of the document that this is a piece of; empty for a whole one."""
 
     @property
+    def sizes(self) -> tuple[int]:
+        """Tokens."""
+        return (len(self.ids),)
+
+    @property
     def key(self) -> str:
         """Hash of the token ids: what a stored label is found by."""
         return key_of(self.ids)

@@ -1,9 +1,12 @@
 """Answers that a model gives in its own tokens, as one with another tokenizer hears them: in its own template and tokens."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
@@ -12,6 +15,7 @@ from stillhouse.data.chat import ReadConversation, ReadTurn
 from stillhouse.data.chat_forms import Conversation, is_speakable
 from stillhouse.data.chat_template import CUT, MARK
 from stillhouse.data.examples import Example
+from stillhouse.data.kept import Keeping, Kept, ReadOneByOne
 from stillhouse.data.paired import NOWHERE, Pair, PlacedExample, pair_pieces
 from stillhouse.data.paired_text import PairedChatReader, PairedTextReader, place, placed_text
 from stillhouse.data.text import Row
@@ -23,24 +27,63 @@ SOMETHING = "x"
 """Said in the place of an answer without a word, which templates refuse, and then taken out again."""
 
 
-def ask_texts(reader: PairedTextReader, rows: Iterable[Row]) -> list[Asked]:
+class Heard(ReadOneByOne[Asked]):
+    """Rows of which something can be compared: their pairs in one file, and themselves in another, so that each is asked, on
+    both sides, when it is asked for."""
+
+    def __init__(self, rows: Iterable[Any], *, of: Any, ask: Callable[[Any], Asked | None]) -> None:
+        """`ask` makes what is asked of a row, or None where nothing can be compared."""
+        kept, pairs, sizes = Keeping[Any](of), Keeping[Pair](Pair), bytearray()
+        for row in rows:
+            asked = ask(row)
+            if asked is not None:
+                kept.add(row)
+                sizes += np.array(asked.sizes, np.int32).tobytes()
+                for pair in asked.pairs:
+                    pairs.add(pair)
+        self.pairs: Kept[Pair] = pairs.kept()
+        self._rows, self._ask = kept.kept(), ask
+        self._sizes = np.frombuffer(sizes, np.int32).reshape(len(kept), -1 if len(kept) else 1)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def sizes(self) -> NDArray[Any]:
+        return self._sizes
+
+    def read(self, number: int) -> Asked:
+        """One of them, on both sides."""
+        asked = self._ask(self._rows[number])
+        assert asked is not None, "it was something when it was kept"
+        return asked
+
+
+def ask_texts(reader: PairedTextReader, rows: Iterable[Row]) -> Heard:
     """Texts to be gone on with, each on both sides; those left out of which nothing can be compared."""
     is_same = _are_same(*(cutter.tokenizer for cutter in reader.cutters))
-    found = ((row, tuple(pair for pair in reader.pairs([row]) if pair.num_spans)) for row in rows)
-    return [_asked_text(reader, row, pairs, is_same=is_same) for row, pairs in found if pairs]
+
+    def ask(row: Row) -> Asked | None:
+        pairs = tuple(pair for pair in reader.pieces(row) if pair.num_spans)
+        return _asked_text(reader, row, pairs, is_same=is_same) if pairs else None
+
+    return Heard(rows, of=Row, ask=ask)
 
 
-def ask_conversations(reader: PairedChatReader, conversations: Iterable[Conversation]) -> list[Asked]:
+def ask_conversations(reader: PairedChatReader, conversations: Iterable[Conversation]) -> Heard:
     """Conversations to be answered in, each on both sides; those left out of which nothing can be compared."""
     tokenizers = [cutter.tokenizer for cutter in reader.cutters]
     is_same = _are_same(*tokenizers) and tokenizers[0].chat_template == tokenizers[1].chat_template
     ends = end_of_turn(tokenizers[0]), end_of_turn(tokenizers[1])
-    found: list[Asked] = []
-    for one, ours, theirs in reader.read(conversations):
-        pairs = tuple(pair for pair in reader.pieces(ours, theirs) if pair.num_spans)
-        if pairs:
-            found.append(_asked_chat(reader, one, ours, theirs, pairs, is_same=is_same, ends=ends))
-    return found
+
+    def ask(one: Conversation) -> Asked | None:
+        for _, ours, theirs in reader.read([one]):
+            pairs = tuple(pair for pair in reader.pieces(ours, theirs) if pair.num_spans)
+            if pairs:
+                return _asked_chat(reader, one, ours, theirs, pairs, is_same=is_same, ends=ends)
+        return None
+
+    return Heard(conversations, of=Conversation, ask=ask)
 
 
 def _are_same(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) -> bool:

@@ -1,6 +1,6 @@
 """Texts or pairs of texts, each with a class or a number."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
 from stillhouse.data.config import ClassificationDataConfig, LabelledDataConfig
-from stillhouse.data.rowset import PaddedRows, encode, pad
-from stillhouse.data.tables import Record, read_records
+from stillhouse.data.kept import Ids, Keeping
+from stillhouse.data.rowset import PaddedRows, encode, pad, some_at_once
+from stillhouse.data.tables import Record, each_record
 from stillhouse.models.load import pad_id_of
 
 
@@ -31,9 +32,9 @@ class LabelledRow:
         return self.first if self.second is None else "\0".join(sorted((self.first, self.second)))
 
 
-def read_labelled(path: Path, config: LabelledDataConfig, *, key: str) -> list[LabelledRow]:
+def each_labelled(path: Path, config: LabelledDataConfig, *, key: str = "data.path") -> Iterator[LabelledRow]:
     """The rows of a file or folder."""
-    return [_to_row(record, config) for record in read_records(path, key=key)]
+    return (_to_row(record, config) for record in each_record(path, key=key))
 
 
 def _to_row(record: Record, config: LabelledDataConfig) -> LabelledRow:
@@ -74,15 +75,17 @@ def label_ids(labels: Iterable[str], names: Sequence[str]) -> list[int]:
     Raises:
         DataError: for a label that is none of them.
     """
-    places = {name: place for place, name in enumerate(names)}
-    found = list(labels)
-    unknown = sorted(set(found) - places.keys())
+    places, unknown, found = {name: place for place, name in enumerate(names)}, set[str](), list[int]()
+    for label in labels:
+        found.append(places.get(label, -1))
+        if found[-1] < 0:
+            unknown.add(label)
     if unknown:
         raise DataError(
-            f"held-out rows have the label {unknown[0]!r}, which no training row has. Add rows of it to data.path, or leave "
+            f"held-out rows have the label {min(unknown)!r}, which no training row has. Add rows of it to data.path, or leave "
             "it out."
         )
-    return [places[label] for label in found]
+    return found
 
 
 class LabelledRows(PaddedRows):
@@ -111,14 +114,18 @@ class LabelledRows(PaddedRows):
 
 
 def labelled_rows(
-    rows: Sequence[LabelledRow],
+    rows: Iterable[LabelledRow],
     tokenizer: PreTrainedTokenizerBase,
     labels: Int[Tensor, " docs"] | Float[Tensor, " docs"],
     *,
     max_tokens: int,
 ) -> LabelledRows:
     """Rows as the tokenizer frames a text or a pair; of one that is too long, the end of the longer text is cut."""
-    seconds = [row.second for row in rows if row.second is not None]
-    encoded = encode(tokenizer, [row.first for row in rows], seconds or None, max_tokens=max_tokens)
-    segments = encoded.get("token_type_ids") if seconds else None
-    return LabelledRows(encoded["input_ids"], labels, pad_id=pad_id_of(tokenizer), segments=segments)
+    ids, segments = Keeping[tuple[int, ...]](Ids), Keeping[tuple[int, ...]](Ids)
+    for some in some_at_once(rows):
+        seconds = [row.second for row in some if row.second is not None]
+        encoded = encode(tokenizer, [row.first for row in some], seconds or None, max_tokens=max_tokens)
+        ids.add_all(encoded["input_ids"])
+        segments.add_all(encoded.get("token_type_ids", ()) if seconds else ())
+    told = segments.kept() if len(segments) else None
+    return LabelledRows(ids.kept(), labels, pad_id=pad_id_of(tokenizer), segments=told)

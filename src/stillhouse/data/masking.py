@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.label_store import key_of
-from stillhouse.data.rowset import PaddedRows, pad, refuse_slow
+from stillhouse.data.kept import Ids, Keeping
+from stillhouse.data.rowset import PaddedRows, pad, refuse_slow, some_at_once
 
 HIDDEN, REPLACED = 0.8, 0.1
 """Of the tokens to be guessed, 8 in 10 are hidden, 1 is another token, 1 stays as it is (BERT, arXiv:1810.04805, 3.1)."""
@@ -74,7 +75,9 @@ def masking_for(
             "data.kind masked_text hides tokens, but this tokenizer has no mask token. Use a teacher of BERT's kind, or "
             "kind text."
         )
-    counts = torch.bincount(torch.tensor(list(chain.from_iterable(ids))), minlength=len(tokenizer))
+    counts = torch.zeros(len(tokenizer), dtype=torch.long)
+    for some in some_at_once(ids):
+        counts += torch.bincount(torch.tensor(list(chain.from_iterable(some))), minlength=len(tokenizer))
     token_weights = counts.clamp(min=1).double() ** -rarity_smoothing
     token_weights[tokenizer.all_special_ids] = 0
     return Masking(share, token_weights, int(tokenizer.mask_token_id))
@@ -120,8 +123,8 @@ def _seed_of(*parts: int | str) -> int:
 
 
 def masked_pieces(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
-) -> tuple[list[tuple[int, ...]], list[int]]:
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
+) -> tuple[Sequence[tuple[int, ...]], list[int]]:
     """Token ids of each text between the tokenizer's special tokens, long ones in pieces of at most `max_tokens` of which
     each stands between them; a piece without any token to guess is left out. And the number of the text that each piece
     is of.
@@ -131,10 +134,16 @@ def masked_pieces(
         ModelError: if the tokenizer cannot cut texts in pieces.
     """
     refuse_slow(tokenizer, kind="masked_text")
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens, return_overflowing_tokens=True)
     special = set(tokenizer.all_special_ids)
-    cut = zip(encoded["input_ids"], encoded["overflow_to_sample_mapping"], strict=True)
-    pieces = [(tuple(ids), number) for ids, number in cut if not special.issuperset(ids)]
-    if not pieces:
-        raise DataError(f"the texts, such as {texts[0][:20]!r}, hold no token that could be hidden. Give other ones.")
-    return [ids for ids, _ in pieces], [number for _, number in pieces]
+    pieces, documents, first, told = Keeping[tuple[int, ...]](Ids), list[int](), "", 0
+    for some in some_at_once(texts):
+        first = first or some[0]
+        encoded = tokenizer(some, truncation=True, max_length=max_tokens, return_overflowing_tokens=True)
+        for ids, number in zip(encoded["input_ids"], encoded["overflow_to_sample_mapping"], strict=True):
+            if not special.issuperset(ids):
+                pieces.add(tuple(ids))
+                documents.append(told + number)
+        told += len(some)
+    if not documents:
+        raise DataError(f"the texts, such as {first[:20]!r}, hold no token that could be hidden. Give other ones.")
+    return pieces.kept(), documents

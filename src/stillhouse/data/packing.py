@@ -1,7 +1,8 @@
 """Examples laid end to end in rows of equal length, so that hardly a position is wasted on padding."""
 
 from collections.abc import Sequence
-from typing import overload
+from operator import attrgetter
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from stillhouse.core.batch import Batch
 from stillhouse.data.examples import Example
+from stillhouse.data.kept import lengths_of, seen, sizes_of
 from stillhouse.data.rowset import RowSet
-from stillhouse.data.shelf import lengths_of
 
 
 class Packing(Sequence[list[int]]):
@@ -114,3 +115,25 @@ class PackedRows(RowSet):
     def collate(self, items: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
         """Rows as tensors [batch, seq], `seq` being the longest row."""
         return to_batch(items).tensors()
+
+
+class SidedRows(PackedRows):
+    """Members that student and teacher read each as an example of its own, packed so that neither side is longer than
+    `row_tokens`; one item is the members of one row.
+
+    To everything that knows nothing of the teacher's side these are rows of the student's.
+    """
+
+    def __init__(self, members: Sequence[Any], *, row_tokens: int) -> None:
+        self.members, self.row_tokens = members, row_tokens
+        self._sizes = sizes_of(members)
+        self.examples = seen(members, attrgetter("student"), self._sizes[:, :1])
+        self.rows = pack(lengths_of(members), row_tokens=row_tokens)
+
+    @property
+    def teacher_examples(self) -> Sequence[Example]:
+        """The same documents and pieces as the teacher reads them."""
+        return seen(self.members, attrgetter("teacher"), self._sizes[:, 1:])
+
+    def __getitem__(self, index: int) -> list[Any]:
+        return [self.members[number] for number in self.rows[index]]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stillhouse.core.alignment import align
 from stillhouse.data.examples import Example
-from stillhouse.data.packing import PackedRows, pack, to_batch
+from stillhouse.data.packing import SidedRows, to_batch
 from stillhouse.data.rowset import pad
 
 NOWHERE = -1
@@ -38,6 +38,11 @@ class Pair:
     """Known by the document that the student's is."""
     student_spans: tuple[int, ...]
     teacher_spans: tuple[int, ...]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Tokens of the student's and of the teacher's."""
+        return len(self.student.ids), len(self.teacher.ids)
 
     @property
     def num_spans(self) -> int:
@@ -158,24 +163,13 @@ def _kept_spans(
     return ours, theirs
 
 
-class PairedRows(PackedRows):
-    """Pairs packed into rows of at most `row_tokens` on either side; one item is the pairs of one row.
-
-    To everything that knows nothing of the teacher's tokens these are rows of the student's.
-    """
-
-    def __init__(self, pairs: Sequence[Pair], *, row_tokens: int) -> None:
-        self.pairs, self.examples, self.row_tokens = pairs, [pair.student for pair in pairs], row_tokens
-        lengths = [max(len(pair.student.ids), len(pair.teacher.ids)) for pair in pairs]
-        self.rows = pack(lengths, row_tokens=row_tokens)
+class PairedRows(SidedRows):
+    """Pairs packed into rows."""
 
     @property
-    def teacher_examples(self) -> list[Example]:
-        """The same documents and pieces as the teacher reads them."""
-        return [pair.teacher for pair in self.pairs]
-
-    def __getitem__(self, index: int) -> list[Pair]:  # type: ignore[override]
-        return [self.pairs[number] for number in self.rows[index]]
+    def pairs(self) -> Sequence[Pair]:
+        """All of them."""
+        return self.members
 
     def collate(self, items: Sequence[Sequence[Pair]]) -> dict[str, Tensor]:  # type: ignore[override]
         """Rows as tensors, [batch, seq] of either side, each as wide as its longest row."""

@@ -31,9 +31,14 @@ class PairedTextReader:
         Prompt and text are cut apart, so that no token crosses from one into the other, and the end of a finished text is a
         token to learn, on each side its own.
         """
-        return [pair for row in rows for pair in self._pieces(row)]
+        return list(self.each_pair(rows))
 
-    def _pieces(self, row: Row) -> Iterator[Pair]:
+    def each_pair(self, rows: Iterable[Row]) -> Iterator[Pair]:
+        """The same one after the other."""
+        return (pair for row in rows for pair in self.pieces(row))
+
+    def pieces(self, row: Row) -> Iterator[Pair]:
+        """One text."""
         ours, theirs = (placed_text(row, cutter) for cutter in self.cutters)
         return pair_pieces(ours, theirs, max_tokens=self.max_tokens)
 
@@ -90,13 +95,17 @@ class PairedChatReader:
         Raises:
             DataError: naming the row that one of the templates refuses.
         """
-        return [pair for _, *sides in self.read(conversations) for pair in self.pieces(*sides)]
+        return list(self.each_pair(conversations))
+
+    def each_pair(self, conversations: Iterable[Conversation]) -> Iterator[Pair]:
+        """The same one after the other."""
+        return (pair for _, *sides in self.read(conversations) for pair in self.pieces(*sides))
 
     def read(
         self, conversations: Iterable[Conversation]
     ) -> Iterator[tuple[Conversation, ReadConversation, ReadConversation]]:
         """The same, each as student and teacher read it."""
-        kept = self.student.learnt(map(_refuse_parts, conversations))
+        kept = self.student.each_learnt(map(_refuse_parts, conversations))
         return ((one, ours, self.teacher.read(one)) for one, ours in kept)
 
     def pieces(self, ours: ReadConversation, theirs: ReadConversation) -> Iterator[Pair]:

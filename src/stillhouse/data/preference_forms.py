@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from stillhouse.core.errors import DataError
 from stillhouse.core.faults import said
 from stillhouse.data.chat_forms import FORMATS, Conversation, conversation, tools_of
-from stillhouse.data.tables import Record, files_in, is_whole, read_records
+from stillhouse.data.tables import Record, each_record, is_whole
 from stillhouse.data.text import Row
 
 Reads = Literal["chat", "text"]
@@ -80,20 +80,27 @@ def read_preferences(
     Raises:
         DataError: naming file and line, for a row in no form that is known.
     """
-    if not path.is_dir():
-        files_in(path, key=key, formats=FORMATS)
     left: Counter[str] = Counter()
-    found: list[Preference] = []
-    for record in read_records(path, key=key, formats=FORMATS):
+    found = list(each_preference(path, key=key, reads=reads, against=against, seed=seed, left=left))
+    return found, left
+
+
+def each_preference(
+    path: Path, *, key: str = "data.path", reads: Reads, against: Against, seed: int, left: Counter[str]
+) -> Iterator[Preference]:
+    """The pairs one after the other: more of them than memory holds. In the end `left` says why rows were left out."""
+    left.clear()
+    is_empty = True
+    for record in each_record(path, key=key, formats=FORMATS):
         read = _read(record, reads, against, seed)
         if isinstance(read, _Left):
             left[read.reason] += 1
         else:
-            found.append(read)
-    if not found:
+            is_empty = False
+            yield read
+    if is_empty:
         why = "; ".join(f"{count:,} have {reason}" for reason, count in left.items())
         raise DataError(f"none of the rows of {key} {str(path)!r} is a pair of answers: {why}. Give others.")
-    return found, left
 
 
 def _read(record: Record, reads: Reads, against: Against, seed: int) -> Preference | _Left:
@@ -231,7 +238,7 @@ def _best_of(record: Record, name: str, against: Against, seed: int) -> _Pair | 
 
 def _is_score(score: Any) -> bool:
     is_number = isinstance(score, int | float) and not isinstance(score, bool)
-    return is_number and (isinstance(score, float) or abs(score) <= sys.float_info.max) and score == score
+    return is_number and abs(score) <= sys.float_info.max  # NaN is not, either
 
 
 def _listed(one: Any, record: Record) -> Any:

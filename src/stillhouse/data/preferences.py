@@ -1,8 +1,9 @@
 """Pairs of answers as rows: the tokens of both, which of them are the answer, and what is known of each before training."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from stillhouse.core.batch import PreferenceBatch
 from stillhouse.core.errors import ModelError
 from stillhouse.data.chat import ChatReader
 from stillhouse.data.examples import Example
+from stillhouse.data.kept import Kept, keep, lengths_of, seen, sizes_of
 from stillhouse.data.packing import PackedRows, Packing, to_batch
 from stillhouse.data.preference_forms import Preference, Scores
 from stillhouse.data.text import Row, to_example
@@ -26,6 +28,11 @@ class AnswerPair:
     chosen: Example
     rejected: Example
     scores: Scores | None = None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Tokens of either, with its prompt."""
+        return len(self.chosen.ids), len(self.rejected.ids)
 
     @property
     def sides(self) -> tuple[Example, Example]:
@@ -61,17 +68,18 @@ class PreferenceReader:
         self._chats = ChatReader(tokenizer) if needs_template else None
         self.dropped: Counter[str] = Counter()
 
-    def pairs(self, rows: Iterable[Preference]) -> list[AnswerPair]:
+    def pairs(self, rows: Iterable[Preference]) -> Kept[AnswerPair]:
         """Those of them that can be learnt from."""
-        found: list[AnswerPair] = []
+        return keep(self._learnt(rows), of=AnswerPair)
+
+    def _learnt(self, rows: Iterable[Preference]) -> Iterator[AnswerPair]:
         for row in rows:
             pair = AnswerPair(self._example(row.chosen), self._example(row.rejected), row.scores)
             reason = self._reason(pair)
             if reason:
                 self.dropped[reason] += 1
             else:
-                found.append(pair)
-        return found
+                yield pair
 
     def _example(self, told: object) -> Example:
         if isinstance(told, Row):
@@ -105,18 +113,16 @@ class PreferenceRows(PackedRows):
 
     def __init__(self, pairs: Sequence[AnswerPair], *, weighed: Weighed | None = None) -> None:
         self.pairs, self.weighed = pairs, weighed
-        self.examples = [pair.chosen for pair in pairs]
+        sizes = sizes_of(pairs)
+        self.examples = seen(pairs, attrgetter("chosen"), sizes[:, :1])
         self.rows = Packing(np.arange(len(pairs)), np.arange(len(pairs) + 1))  # one each
-        self.row_tokens = max((self._length(pair) for pair in pairs), default=0)
-
-    @staticmethod
-    def _length(pair: AnswerPair) -> int:
-        return max(len(side.ids) for side in pair.sides)
+        self.row_tokens = int(sizes.max(initial=0))
 
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each pair's longer side."""
-        return [self._length(pair) for pair in self.pairs]
+        found: list[int] = lengths_of(self.pairs).tolist()
+        return found
 
     def with_weighed(self, weighed: Weighed) -> "PreferenceRows":
         """The same pairs, with what was found of them."""

@@ -1,29 +1,23 @@
 """The front door: from what a recipe says about the data to the rows that a task trains on and is judged by."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.task import Task
-from stillhouse.data.asked import Asked
-from stillhouse.data.asked_chats import AskedChats, ask_chats_in_turn
-from stillhouse.data.asked_texts import AskedTexts, ask_texts_to_go_on
+from stillhouse.data.asked import Asked, KeptAsked, ask_chat, ask_to_go_on, keep_asked, packed
 from stillhouse.data.chat import ChatReader
-from stillhouse.data.chat_forms import (
-    Conversation,
-    FileCounts,
-    each_conversation,
-    read_conversations,
-    said_of_files,
-)
+from stillhouse.data.chat_forms import Conversation, FileCounts, each_conversation
 from stillhouse.data.config import (
     ChatDataConfig,
     ClassificationDataConfig,
@@ -42,31 +36,30 @@ from stillhouse.data.config import (
 )
 from stillhouse.data.context import ContextReader, ContextRows, Views, read_style, views_of
 from stillhouse.data.examples import Example
-from stillhouse.data.heard import ask_conversations, ask_texts
-from stillhouse.data.labelled import LabelledRow, label_ids, label_names, labelled_rows, read_labelled
+from stillhouse.data.heard import Heard, ask_conversations, ask_texts
+from stillhouse.data.kept import keep
+from stillhouse.data.labelled import LabelledRow, each_labelled, label_ids, label_names, labelled_rows
 from stillhouse.data.masking import FixedMaskRows, MaskedRows, masked_pieces, masking_for
-from stillhouse.data.packing import PackedRows
 from stillhouse.data.paired import Pair, PairedRows, share_compared
 from stillhouse.data.paired_text import PairedChatReader, PairedTextReader
-from stillhouse.data.preference_forms import Preference, read_preferences
+from stillhouse.data.preference_forms import Preference, each_preference
 from stillhouse.data.preferences import PreferenceReader, PreferenceRows
 from stillhouse.data.rewards import RewardReader, RewardRows, form_of
 from stillhouse.data.rowset import RowSet
 from stillhouse.data.sampling import rows_beside
-from stillhouse.data.sentences import ScoredPairs, read_pairs, read_sentences, scored_pairs, sentence_rows
+from stillhouse.data.sentences import ScoredPairs, Sentence, each_sentence, read_pairs, scored_pairs, sentence_rows
 from stillhouse.data.split import (
     DOCUMENTS_HINT,
     AnyRow,
     Known,
     Side,
+    Texts,
     sides_given,
     sides_held_out,
-    split_held_out,
-    without_texts,
 )
-from stillhouse.data.tables import read_records, split_documents
-from stillhouse.data.tags import TaggedRow, read_tagged, tagged_rows
-from stillhouse.data.text import Row, each_row, read_rows
+from stillhouse.data.tables import each_record, split_documents
+from stillhouse.data.tags import TaggedRow, each_tagged, tagged_rows
+from stillhouse.data.text import Row, each_row, to_example
 from stillhouse.models.load import pad_id_of
 
 HELD_OUT_ANSWERS = "held_out.jsonl"
@@ -107,7 +100,7 @@ class HeldOutContext:
     """What tells whether a student has learnt a context: held-out documents under each of its styles, and unrelated ones."""
 
     styles: tuple[str, ...]
-    views: tuple[Views, ...]
+    views: Sequence[Views]
     elsewhere: tuple[Example, ...] = ()
     """Held-out conversations about other things; empty where there is no replay."""
 
@@ -151,7 +144,7 @@ def prepare(
                 return _paired_chat(config, tokenizer, teacher_tokenizer, chat_sides(config, path, rewritten=rewritten))
             if config.teacher_context is not None:
                 return _chat_in_context(config, config.teacher_context, tokenizer, path, answer_tokens)
-            return _chat(config, tokenizer, _chat_sides_read(config, path, rewritten))
+            return _chat(config, tokenizer, chat_sides(config, path, rewritten=rewritten))
         case RewardsDataConfig():
             return _rewards(config, tokenizer, path)
         case PreferencesDataConfig():
@@ -171,36 +164,32 @@ def prepare(
 def _two_sides(
     config: DataConfig,
     path: Path,
-    read: Callable[[Path, str], list[AnyRow]],
+    each: Callable[..., Iterator[AnyRow]],
     *,
     spread_over: Callable[[AnyRow], Any] | None = None,
-) -> tuple[list[AnyRow], list[AnyRow]]:
-    """Rows to train on and rows held out, which share no text."""
-    rows = read(path, "data.path")
+) -> tuple[Side[AnyRow], Side[AnyRow]]:
+    """Rows to train on and rows held out, which share no text; they are read one after the other, whenever a side is gone
+    through."""
+    read = partial(each, path)
     if config.judges_all:
-        alone = list(dict.fromkeys(rows))
+        alone = Side(read, Known(read()).is_first)
         return alone, alone
     if config.held_out_path is None:
         hint = DOCUMENTS_HINT if config.kind in ("text", "masked_text") else ""
-        return split_held_out(rows, share=config.held_out, spread_over=spread_over, hint=hint)
-    held_out = list(dict.fromkeys(read(config.held_out_path, "data.held_out_path")))
-    return without_texts(rows, (row.text for row in held_out), key="data.held_out_path"), held_out
+        return sides_held_out(read, share=config.held_out, spread_over=spread_over, hint=hint)
+    key = "data.held_out_path"
+    return sides_given(read, partial(each, config.held_out_path, key=key), key=key)
 
 
-def _labelled_sides(config: LabelledDataConfig, path: Path) -> tuple[list[LabelledRow], list[LabelledRow]]:
+def _labelled_sides(config: LabelledDataConfig, path: Path) -> tuple[Side[LabelledRow], Side[LabelledRow]]:
     """Spread over the labels: where they come in turn, every tenth row of a file might be of one class."""
-
-    def read(path: Path, key: str) -> list[LabelledRow]:
-        return read_labelled(path, config, key=key)
-
-    return _two_sides(config, path, read, spread_over=lambda row: row.label)
+    return _two_sides(config, path, partial(each_labelled, config=config), spread_over=lambda row: row.label)
 
 
 def _text(config: TextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
-    """Read row by row, and kept in files: of each text memory holds only where it lies."""
-
-    def asked(rows: Side[Row]) -> AskedTexts:
-        found = ask_texts_to_go_on(rows, tokenizer, max_tokens=config.sequence_tokens)
+    def asked(rows: Side[Row]) -> KeptAsked:
+        each = ((row, to_example(row, tokenizer)) for row in rows)
+        found = keep_asked(ask_to_go_on(*one, max_tokens=config.sequence_tokens) for one in each)
         if not found:
             start = next(iter(rows)).text[:20]
             raise DataError(
@@ -208,60 +197,36 @@ def _text(config: TextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path
             )
         return found
 
-    train, held_out = _sides_read(config, path, each_row, hint=DOCUMENTS_HINT)
+    train, held_out = _two_sides(config, path, each_row)
     told, judged = asked(train), asked(held_out)
-    rows, held = (PackedRows(side.pieces, row_tokens=config.sequence_tokens) for side in (told, judged))
+    rows, held = (packed(side, row_tokens=config.sequence_tokens) for side in (told, judged))
     return Prepared(config.task, rows, held, len(train), len(held_out), asked=told, held_out_asked=judged)
 
 
-def _sides_read(
-    config: TextDataConfig | ChatDataConfig, path: Path, each: Callable[..., Iterator[AnyRow]], *, hint: str = ""
-) -> tuple[Side[AnyRow], Side[AnyRow]]:
-    """As `_two_sides`, of rows that are read one after the other, whenever a side is gone through."""
-    read = partial(each, path)
-    if config.judges_all:
-        alone = Side(read, Known(read()).is_first)
-        return alone, alone
-    if config.held_out_path is None:
-        return sides_held_out(read, share=config.held_out, hint=hint)
-    key = "data.held_out_path"
-    return sides_given(read, partial(each, config.held_out_path, key=key), key=key)
+ChatSides = tuple[Side[Conversation], Side[Conversation]]
 
 
-ChatSides = tuple[list[Conversation], list[Conversation]]
-
-
-def chat_sides(config: ChatDataConfig, path: Path, *, rewritten: Path | None = None) -> ChatSides:
-    """Conversations to train on and conversations held out; those that were rewritten are only trained on."""
-    train, held_out = _two_sides(config, path, lambda path, key: read_conversations(path, key=key))
-    if rewritten is None:
-        return train, held_out
-    anew = read_conversations(rewritten, key="history")
-    return without_texts(anew, (one.text for one in held_out), key="history"), held_out
-
-
-def _chat_sides_read(
-    config: ChatDataConfig, path: Path, rewritten: Path | None
-) -> tuple[Side[Conversation], Side[Conversation]]:
-    """As `chat_sides`."""
-    train, held_out = _sides_read(config, path, each_conversation)
+def chat_sides(
+    config: ChatDataConfig, path: Path, *, rewritten: Path | None = None, notes: Sequence[str] = ()
+) -> ChatSides:
+    """Conversations to train on and conversations held out, with these columns as notes; those that were rewritten are only
+    trained on."""
+    train, held_out = _two_sides(config, path, partial(each_conversation, notes=notes))
     if rewritten is None:
         return train, held_out
     anew, _ = sides_given(partial(each_conversation, rewritten), lambda: held_out, key="history")
     return anew, held_out
 
 
-def _chat(
-    config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, both: tuple[Side[Conversation], Side[Conversation]]
-) -> Prepared:
-    """Read conversation by conversation, and kept in files: of each memory holds only where it lies."""
+def _chat(config: ChatDataConfig, tokenizer: PreTrainedTokenizerBase, both: ChatSides) -> Prepared:
     has_messages = any(not one.segments for side in both for one in side)
     reader = ChatReader(tokenizer, weight=config.weight, thinking=config.thinking, needs_template=has_messages)
     files = FileCounts()
 
-    def asked(rows: Side[Conversation], side: str) -> AskedChats:
+    def asked(rows: Side[Conversation], side: str) -> KeptAsked:
         before = reader.dropped.copy()
-        found = ask_chats_in_turn(map(files.count, rows), reader, max_tokens=config.sequence_tokens)
+        each = reader.each_learnt(map(files.count, rows))
+        found = keep_asked(ask_chat(*one, max_tokens=config.sequence_tokens) for one in each)
         if not found:
             why = "; ".join(f"{count:,} have {reason}" for reason, count in (reader.dropped - before).items())
             raise DataError(
@@ -270,7 +235,7 @@ def _chat(
         return found
 
     told, judged = asked(both[0], "to train on"), asked(both[1], "held out")
-    rows, held = (PackedRows(side.pieces, row_tokens=config.sequence_tokens) for side in (told, judged))
+    rows, held = (packed(side, row_tokens=config.sequence_tokens) for side in (told, judged))
     notes = (*files.notes, *_left_out(reader))
     counts = len(both[0]), len(both[1])
     return Prepared(config.task, rows, held, *counts, notes=notes, asked=told, held_out_asked=judged)
@@ -286,22 +251,26 @@ def _chat_in_context(
     reader, judging = (
         _context_reader(config, wanted, tokenizer) for _ in range(2)
     )  # what is judged twice is counted once
-    read = partial(read_conversations, notes=reader.columns)
-    train, held_out = _two_sides(config, path, lambda path, key: read(path, key=key))
-    others, elsewhere = _replayed(config, wanted.replay, {row.text for row in [*train, *held_out]})
-    told = reader.asked(train, rows=wanted.rows, seed=wanted.seed, answer_tokens=answer_tokens)
-    judged = reader.asked(held_out, rows="one", seed=wanted.seed)
+    train, held_out = chat_sides(config, path, notes=reader.columns)
+    others, elsewhere = _replayed(config, wanted.replay, Texts(chain(train, held_out)))
+    files = FileCounts()
+    told = keep(
+        reader.asked(map(files.count, train), rows=wanted.rows, seed=wanted.seed, answer_tokens=answer_tokens), of=Asked
+    )
+    judged = keep(reader.asked(map(files.count, held_out), rows="one", seed=wanted.seed), of=Asked)
     _refuse_to_tell_nothing(reader, told, judged, (len(train), len(held_out)))
-    asked = (*told, *_drawn(reader.alike(others), len(told), wanted))
+    drawn = _drawn(keep(reader.alike(map(files.count, others)), of=Asked), len(told), wanted)
+    asked = keep(chain(told, drawn), of=Asked)
     context = HeldOutContext(
         tuple(style.name for style in reader.styles),
-        tuple(views_of(judging.asked(held_out, rows="all", seed=wanted.seed))),
-        tuple(view.student for view in views_of(judging.alike(elsewhere))),
+        keep(views_of(judging.asked(held_out, rows="all", seed=wanted.seed)), of=Views),
+        tuple(view.student for view in views_of(judging.alike(map(files.count, elsewhere)))),
     )
-    learnt, held = (ContextRows(views_of(side), row_tokens=config.sequence_tokens) for side in (asked, judged))
+    views = (keep(views_of(side), of=Views) for side in (asked, judged))
+    learnt, held = (ContextRows(side, row_tokens=config.sequence_tokens) for side in views)
     counts = len(train) + len(asked) - len(told), len(held_out)
-    notes = _notes([*train, *held_out, *others, *elsewhere], reader.reader) + _notes_in_context(reader, asked, context)
-    return Prepared(config.task, learnt, held, *counts, notes=tuple(notes), asked=asked, context=context)
+    notes = (*files.notes, *_left_out(reader.reader), *_notes_in_context(reader, asked, context))
+    return Prepared(config.task, learnt, held, *counts, notes=notes, asked=asked, context=context)
 
 
 def _context_reader(
@@ -338,17 +307,20 @@ def _notes_in_context(reader: ContextReader, asked: Sequence[Asked], held_out: H
 
 
 def _replayed(
-    config: ChatDataConfig, replay: ReplayConfig | None, taken: set[str]
-) -> tuple[list[Conversation], list[Conversation]]:
+    config: ChatDataConfig, replay: ReplayConfig | None, taken: "Texts"
+) -> tuple[Iterable[Conversation], Iterable[Conversation]]:
     """Conversations about other things, to train on and held out; what is learnt or judged with the context is none."""
     if replay is None:
-        return [], []
-    key = "data.teacher_context.replay.path"
-    rows = [row for row in read_conversations(replay.path, key=key) if row.text not in taken]
-    return split_held_out(rows, share=config.held_out, hint=f", in {key}")
+        return (), ()
+    key, path = "data.teacher_context.replay.path", replay.path
+
+    def read() -> Iterator[Conversation]:
+        return (one for one in each_conversation(path, key=key) if one.text not in taken)
+
+    return sides_held_out(read, share=config.held_out, hint=f", in {key}")
 
 
-def _drawn(rows: Sequence[Asked], num_told: int, wanted: TeacherContextConfig) -> list[Asked]:
+def _drawn(rows: Sequence[Asked], num_told: int, wanted: TeacherContextConfig) -> Iterator[Asked]:
     """So many of the rows, drawn by the seed, that they are the share of all that is asked for."""
     share = wanted.replay.share if wanted.replay else 0.0
     needed = rows_beside(num_told, share)
@@ -357,12 +329,7 @@ def _drawn(rows: Sequence[Asked], num_told: int, wanted: TeacherContextConfig) -
             f"data.teacher_context.replay.share is {share:g}: beside {num_told:,} rows that is {needed:,}, but its path "
             f"has {len(rows):,} to train on. Give more, or lower the share."
         )
-    return [rows[number] for number in sorted(Random(wanted.seed).sample(range(len(rows)), needed))]
-
-
-def _notes(conversations: Sequence[Conversation], reader: ChatReader | PairedChatReader) -> list[str]:
-    """What was found in the files, and what was left out of them."""
-    return [*said_of_files(conversations), *_left_out(reader)]
+    return (rows[number] for number in sorted(Random(wanted.seed).sample(range(len(rows)), needed)))
 
 
 def _left_out(reader: ChatReader | PairedChatReader) -> Iterator[str]:
@@ -373,8 +340,9 @@ def _paired_text(
     config: TextDataConfig, tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, path: Path
 ) -> Prepared:
     reader = PairedTextReader(tokenizer, teacher, max_tokens=config.sequence_tokens)
-    train, held_out = _two_sides(config, path, lambda path, key: read_rows(path, key=key))
-    return _paired(config, ask_texts(reader, train), reader.pairs(held_out), (len(train), len(held_out)))
+    train, held_out = _two_sides(config, path, each_row)
+    judged = keep(reader.each_pair(held_out), of=Pair)
+    return _paired(config, ask_texts(reader, train), judged, (len(train), len(held_out)))
 
 
 def _paired_chat(
@@ -384,96 +352,93 @@ def _paired_chat(
         tokenizer, teacher, max_tokens=config.sequence_tokens, weight=config.weight, thinking=config.thinking
     )
     train, held_out = both
-    sides = ask_conversations(reader, train), reader.pairs(held_out)
-    notes = _notes([*train, *held_out], reader)
+    files = FileCounts()
+    asked = ask_conversations(reader, map(files.count, train))
+    judged = keep(reader.each_pair(map(files.count, held_out)), of=Pair)
+    notes = [*files.notes, *_left_out(reader)]
     if reader.turns_apart:
         notes.append(
             f"{reader.turns_apart:,} turns are written differently by the two chat templates: what compares with the teacher "
             "leaves them out"
         )
-    return _paired(config, *sides, (len(train), len(held_out)), notes)
+    return _paired(config, asked, judged, (len(train), len(held_out)), notes)
 
 
 def _paired(
     config: TextDataConfig | ChatDataConfig,
-    train: Sequence[Asked],
+    train: Heard,
     held_out: Sequence[Pair],
     counts: tuple[int, int],
     notes: Sequence[str] = (),
 ) -> Prepared:
     """Rows of pairs; those to train on have something that can be compared."""
-    learnt = [pair for one in train for pair in one.pairs]
-    if not learnt or not held_out:
+    if not train or not held_out:
         raise DataError(
             f"of {sum(counts):,} documents there is none in which both tokenizers cut anything to learn at the same "
             "place. Give other ones, or raise data.sequence_tokens."
         )
-    compared, alone = share_compared(learnt)
+    compared, alone = share_compared(train.pairs)
     said = f"teacher and student compare {compared:.0%} of the student's tokens, {alone:.0%} one to one"
-    train_rows, held_out_rows = (PairedRows(pairs, row_tokens=config.sequence_tokens) for pairs in (learnt, held_out))
-    notes = (*notes, said)
-    return Prepared(config.task, train_rows, held_out_rows, *counts, notes=notes, asked=tuple(train))
+    learnt, judged = (PairedRows(pairs, row_tokens=config.sequence_tokens) for pairs in (train.pairs, held_out))
+    return Prepared(config.task, learnt, judged, *counts, notes=(*notes, said), asked=train)
 
 
 def _pairs(
     config: PreferencesDataConfig, path: Path, reader: PreferenceReader | RewardReader
-) -> tuple[list[Preference], list[Preference], tuple[list[Any], list[Any]], Counter[str]]:
-    """The pairs of both sides, as they stand and as they are read, and why some were left out."""
-    left: Counter[str] = Counter()
+) -> tuple[tuple[int, int], tuple[Sequence[Any], Sequence[Any]], tuple[str, ...]]:
+    """How many pairs either side has, those of them that can be read, and why the others were left out."""
+    of_file: dict[str, Counter[str]] = {}
 
-    def read(path: Path, key: str) -> list[Preference]:
-        found, reasons = read_preferences(path, key=key, reads=config.reads, against=config.against, seed=config.seed)
-        left.update(reasons)
-        return found
+    def each(path: Path, key: str = "data.path") -> Iterator[Preference]:
+        left = of_file.setdefault(key, Counter())
+        return each_preference(path, key=key, reads=config.reads, against=config.against, seed=config.seed, left=left)
 
-    train, held_out = _two_sides(config, path, read)
-    sides = reader.pairs(train), reader.pairs(held_out)
-    left += reader.dropped
+    train, held_out = _two_sides(config, path, each)
+    counts, sides = (len(train), len(held_out)), (reader.pairs(train), reader.pairs(held_out))
+    left = sum([*of_file.values(), reader.dropped], Counter[str]())
     if not all(sides):
         why = "; ".join(f"{count:,} have {reason}" for reason, count in left.items())
         raise DataError(
-            f"of {len(train):,} pairs to train on and {len(held_out):,} held out, {len(sides[0]):,} and {len(sides[1]):,} can "
+            f"of {counts[0]:,} pairs to train on and {counts[1]:,} held out, {len(sides[0]):,} and {len(sides[1]):,} can "
             f"be read: {why}. Raise data.sequence_tokens, or give more pairs."
         )
-    return train, held_out, sides, left
+    return counts, sides, tuple(f"left out: {count:,} with {reason}" for reason, count in left.items())
 
 
 def _preferences(config: PreferencesDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
     """Pairs of answers; those to the same prompt are on one side."""
     reader = PreferenceReader(tokenizer, max_tokens=config.sequence_tokens, needs_template=config.reads == "chat")
-    train, held_out, sides, left = _pairs(config, path, reader)
-    notes = [f"left out: {count:,} with {reason}" for reason, count in left.items()]
+    counts, sides, notes = _pairs(config, path, reader)
     learnt, judged = (PreferenceRows(side) for side in sides)
-    return Prepared(config.task, learnt, judged, len(train), len(held_out), notes=tuple(notes))
+    return Prepared(config.task, learnt, judged, *counts, notes=notes)
 
 
 def _rewards(config: RewardsDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
     """Pairs of answers for reward models; those to the same prompt are on one side."""
     form = form_of(tokenizer, config.form, source="teacher.model", key="data.form")
     reader = RewardReader(tokenizer, max_tokens=config.sequence_tokens, form=form)
-    train, held_out, sides, left = _pairs(config, path, reader)
+    counts, sides, notes = _pairs(config, path, reader)
     learnt, judged = (RewardRows(side, pad_id=pad_id_of(tokenizer)) for side in sides)
     return Prepared(
         config.task,
         learnt,
         judged,
-        len(train),
-        len(held_out),
+        *counts,
         held_out_documents=judged.prompt_numbers,
         labels=("first", "second"),
-        notes=tuple(f"left out: {count:,} with {reason}" for reason, count in left.items()),
+        notes=notes,
     )
 
 
 def _masked_text(config: MaskedTextDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path, seed: int) -> Prepared:
-    def read(path: Path, key: str) -> list[Row]:
-        records = read_records(path, key=key, text_column=config.text, splitter=split_documents)
-        return [Row(record.text(config.text, key="data.text")) for record in records]
+    def each(path: Path, key: str = "data.path") -> Iterator[Row]:
+        records = each_record(path, key=key, text_column=config.text, splitter=split_documents)
+        return (Row(record.text(config.text, key="data.text")) for record in records)
 
-    def pieces(rows: Sequence[Row]) -> tuple[list[tuple[int, ...]], list[int]]:
-        return masked_pieces([row.text for row in rows], tokenizer, max_tokens=config.sequence_tokens)
+    def pieces(rows: Iterable[Row]) -> tuple[Sequence[tuple[int, ...]], list[int]]:
+        return masked_pieces((row.text for row in rows), tokenizer, max_tokens=config.sequence_tokens)
 
-    train, held_out = _two_sides(config, path, read)
+    train, held_out = _two_sides(config, path, each)
     (train_ids, _), (held_out_ids, documents) = pieces(train), pieces(held_out)
     masking = masking_for(tokenizer, train_ids, share=config.mask_share, rarity_smoothing=config.rarity_smoothing)
     pad_id = pad_id_of(tokenizer)
@@ -493,7 +458,7 @@ def _classification(
     train, held_out = _labelled_sides(config, path)
     names = label_names((str(row.label) for row in train), answers=answers)
 
-    def rows_of(rows: Sequence[LabelledRow]) -> RowSet:
+    def rows_of(rows: Side[LabelledRow]) -> RowSet:
         labels = torch.tensor(label_ids((str(row.label) for row in rows), names))
         return labelled_rows(rows, tokenizer, labels, max_tokens=config.sequence_tokens)
 
@@ -501,8 +466,8 @@ def _classification(
 
 
 def _regression(config: RegressionDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
-    def rows_of(rows: Sequence[LabelledRow]) -> RowSet:
-        numbers = torch.tensor([float(row.label) for row in rows])
+    def rows_of(rows: Side[LabelledRow]) -> RowSet:
+        numbers = torch.from_numpy(np.fromiter((row.label for row in rows), np.float64, len(rows))).float()
         return labelled_rows(rows, tokenizer, numbers, max_tokens=config.sequence_tokens)
 
     train, held_out = _labelled_sides(config, path)
@@ -510,25 +475,25 @@ def _regression(config: RegressionDataConfig, tokenizer: PreTrainedTokenizerBase
 
 
 def _tags(config: TagsDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path, answers: Sequence[str]) -> Prepared:
-    def rows_of(rows: Sequence[TaggedRow]) -> RowSet:
+    def rows_of(rows: Side[TaggedRow]) -> RowSet:
         return tagged_rows(rows, tokenizer, names, max_tokens=config.sequence_tokens)
 
-    train, held_out = _two_sides(config, path, lambda path, key: read_tagged(path, config, key=key))
+    train, held_out = _two_sides(config, path, partial(each_tagged, config=config))
     names = label_names((tag for row in train for tag in row.tags), answers=answers)
     return Prepared(config.task, rows_of(train), rows_of(held_out), len(train), len(held_out), labels=names)
 
 
 def _sentences(config: SentencesDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
     max_tokens = config.sequence_tokens
-    train, held_out = _two_sides(config, path, lambda path, key: read_sentences(path, config, key=key))
+    train, held_out = _two_sides(config, path, partial(each_sentence, config=config))
     found = read_pairs(config)
-    judged = [text for pairs in found.values() for pair in pairs for text in (pair.first, pair.second)]
+    judged = Texts(Sentence(text) for pairs in found.values() for pair in pairs for text in (pair.first, pair.second))
     if not config.judges_all:
-        train = without_texts(train, judged, key="data.pairs_path")
+        train = train.without(judged, key="data.pairs_path")
     return Prepared(
         config.task,
-        sentence_rows([row.text for row in train], tokenizer, max_tokens=max_tokens),
-        sentence_rows([row.text for row in held_out], tokenizer, max_tokens=max_tokens),
+        sentence_rows((row.text for row in train), tokenizer, max_tokens=max_tokens),
+        sentence_rows((row.text for row in held_out), tokenizer, max_tokens=max_tokens),
         len(train),
         len(held_out),
         pairs=tuple(scored_pairs(name, pairs, tokenizer, max_tokens=max_tokens) for name, pairs in found.items()),

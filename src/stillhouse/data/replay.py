@@ -1,8 +1,8 @@
 """What a student must not forget: a sample of other data, a part of which is mixed in and a part of which it is judged by."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,15 +13,15 @@ from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import DataError
 from stillhouse.data.asked import Asked, ask_in_turn, ask_to_go_on
 from stillhouse.data.chat import ChatReader
-from stillhouse.data.chat_forms import Conversation, read_conversations, stream_conversations
+from stillhouse.data.chat_forms import each_conversation, stream_conversations
 from stillhouse.data.config import HELD_OUT_SHARE, ChatDataConfig, TextDataConfig
 from stillhouse.data.examples import Example
 from stillhouse.data.paired import Pair
 from stillhouse.data.paired_text import PairedChatReader, PairedTextReader
 from stillhouse.data.sampling import reservoir, stratified
-from stillhouse.data.split import split_held_out
+from stillhouse.data.split import Texts, split_held_out
 from stillhouse.data.tables import Record
-from stillhouse.data.text import Row, read_rows, stream_rows, to_example
+from stillhouse.data.text import each_row, stream_rows, to_example
 
 KEY = "replay.path"
 
@@ -116,7 +116,7 @@ def read_replay(
     """
     kind = "chat" if isinstance(data, ChatDataConfig) else data.kind
     config = config.of_kind(kind)
-    taken = _texts_in(data_paths, kind) if config.kind == kind else set()
+    taken = Texts(chain.from_iterable(map(_EACH[kind], data_paths)) if config.kind == kind else ())
     stream = _Stream(config, taken)
     rows = _chosen(stream, config)
     if not rows:
@@ -146,7 +146,7 @@ class _Stream:
     """The rows of a file as they come by, each with its kind, save those that are taken."""
 
     config: ReplayDataConfig
-    taken: Collection[str]
+    taken: Texts
     num_left_out: int = field(default=0, init=False)
 
     def __call__(self) -> Iterator[tuple[str, Any]]:
@@ -161,12 +161,8 @@ class _Stream:
         return "" if self.config.by is None else record.label(self.config.by, key="replay.by")
 
 
+_EACH: dict[str, Callable[[Path], Iterator[Any]]] = {"text": each_row, "chat": each_conversation}
 _STREAMS: dict[str, Callable[..., Iterator[tuple[Record, Any]]]] = {"text": stream_rows, "chat": stream_conversations}
-
-
-def _texts_in(paths: Sequence[Path], kind: str) -> set[str]:
-    read: Callable[[Path], Sequence[Row | Conversation]] = read_rows if kind == "text" else read_conversations
-    return {row.text for path in paths for row in read(path)}
 
 
 def _chosen(stream: _Stream, config: ReplayDataConfig) -> list[Any]:

@@ -1,7 +1,7 @@
 """Pairs of answers as a reward model reads them: each answer whole, with what was said before it, for one number."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import ModelError
+from stillhouse.data.kept import Kept, keep, lengths_of, seen, sizes_of
 from stillhouse.data.preference_forms import Preference, Told
 from stillhouse.data.rowset import PaddedRows, pad
 from stillhouse.data.text import Row
@@ -68,6 +69,11 @@ class RewardPair:
     """What pairs of one prompt share."""
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """Tokens of either, with its prompt."""
+        return len(self.chosen.ids), len(self.rejected.ids)
+
+    @property
     def sides(self) -> tuple[ScoredAnswer, ScoredAnswer]:
         """The chosen one, then the rejected."""
         return self.chosen, self.rejected
@@ -80,17 +86,18 @@ class RewardReader:
         self.tokenizer, self.max_tokens, self.form = tokenizer, max_tokens, form
         self.dropped: Counter[str] = Counter()
 
-    def pairs(self, rows: Iterable[Preference]) -> list[RewardPair]:
+    def pairs(self, rows: Iterable[Preference]) -> Kept[RewardPair]:
         """Those of them that can be learnt from."""
-        found: list[RewardPair] = []
+        return keep(self._learnt(rows), of=RewardPair)
+
+    def _learnt(self, rows: Iterable[Preference]) -> Iterator[RewardPair]:
         for row in rows:
             pair = RewardPair(self._answer(row.chosen), self._answer(row.rejected), row.text)
             reason = self._reason(pair)
             if reason:
                 self.dropped[reason] += 1
             else:
-                found.append(pair)
-        return found
+                yield pair
 
     def _answer(self, told: Told) -> ScoredAnswer:
         messages: Sequence[Mapping[str, Any]]
@@ -116,8 +123,8 @@ class RewardRows(PaddedRows):
     whoever finds both equally good is right on half of them."""
 
     def __init__(self, pairs: Sequence[RewardPair], *, pad_id: int) -> None:
-        self.pairs = list(pairs)
-        super().__init__([(*pair.chosen.ids, *pair.rejected.ids) for pair in pairs], pad_id=pad_id)
+        self.pairs, sizes = pairs, sizes_of(pairs).sum(axis=1, keepdims=True)
+        super().__init__(seen(pairs, lambda pair: (*pair.chosen.ids, *pair.rejected.ids), sizes), pad_id=pad_id)
 
     def __getitem__(self, index: int) -> int:
         return index
@@ -125,7 +132,8 @@ class RewardRows(PaddedRows):
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each pair's longer side."""
-        return [max(len(side.ids) for side in pair.sides) for pair in self.pairs]
+        found: list[int] = lengths_of(self.pairs).tolist()
+        return found
 
     @property
     def prompt_numbers(self) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """What training and evaluation read: rows in a fixed order, and how some of them become a batch."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -13,6 +14,12 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from stillhouse.core.batch import Batch, as_batch
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.faults import said
+from stillhouse.data.kept import ReadOneByOne, lengths_of
+
+Row = TypeVar("Row")
+
+AT_ONCE = 1000
+"""Rows that are tokenised together."""
 
 
 class RowSet(Dataset[Any]):
@@ -67,7 +74,8 @@ class PaddedRows(RowSet):
     """One document a row, padded on the right to the longest of its batch."""
 
     def __init__(self, ids: Sequence[Sequence[int]], *, pad_id: int) -> None:
-        self.ids, self.pad_id = [tuple(row) for row in ids], pad_id
+        self.ids = ids if isinstance(ids, ReadOneByOne) else [tuple(row) for row in ids]
+        self.pad_id = pad_id
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,7 +86,8 @@ class PaddedRows(RowSet):
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each row, special ones included."""
-        return [len(row) for row in self.ids]
+        found: list[int] = lengths_of(self.ids).tolist()
+        return found
 
     def frame(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """The tensors of a plain batch in which nothing carries weight."""
@@ -96,6 +105,13 @@ def pad(rows: Sequence[Sequence[int]], *, value: int) -> Int[Tensor, "rows width
     """Rows of different lengths as one tensor, filled up on the right with `value`."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
+def some_at_once(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """So many rows as a tokenizer is quick with."""
+    left = iter(rows)
+    while some := list(islice(left, AT_ONCE)):
+        yield some
 
 
 def encode(

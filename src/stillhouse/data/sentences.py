@@ -1,13 +1,15 @@
 """Sentences to embed, and pairs of them to judge embeddings by."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.data.config import SentencesDataConfig
-from stillhouse.data.rowset import PaddedRows, encode
-from stillhouse.data.tables import Record, files_in, format_of, read_records, split_lines
+from stillhouse.data.kept import Ids, Keeping
+from stillhouse.data.rowset import PaddedRows, encode, some_at_once
+from stillhouse.data.tables import Record, each_record, files_in, format_of, read_records, split_lines
 from stillhouse.models.load import pad_id_of
 
 _TABLES = (".jsonl", ".csv", ".tsv")
@@ -39,10 +41,10 @@ class ScoredPairs:
     scores: tuple[float, ...]
 
 
-def read_sentences(path: Path, config: SentencesDataConfig, *, key: str) -> list[Sentence]:
+def each_sentence(path: Path, config: SentencesDataConfig, *, key: str = "data.path") -> Iterator[Sentence]:
     """The sentences of a file or folder."""
-    records = read_records(path, key=key, text_column=config.text, splitter=split_lines)
-    return [Sentence(record.text(config.text, key="data.text")) for record in records]
+    records = each_record(path, key=key, text_column=config.text, splitter=split_lines)
+    return (Sentence(record.text(config.text, key="data.text")) for record in records)
 
 
 def read_pairs(config: SentencesDataConfig) -> dict[str, list[ScoredPair]]:
@@ -66,9 +68,12 @@ def _to_pair(record: Record, config: SentencesDataConfig) -> ScoredPair:
     )
 
 
-def sentence_rows(texts: list[str], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int) -> PaddedRows:
+def sentence_rows(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int) -> PaddedRows:
     """Sentences as the tokenizer frames them, cut at `max_tokens`; nothing carries weight, each counts as a document."""
-    return PaddedRows(encode(tokenizer, texts, None, max_tokens=max_tokens)["input_ids"], pad_id=pad_id_of(tokenizer))
+    ids = Keeping[tuple[int, ...]](Ids)
+    for some in some_at_once(texts):
+        ids.add_all(encode(tokenizer, some, None, max_tokens=max_tokens)["input_ids"])
+    return PaddedRows(ids.kept(), pad_id=pad_id_of(tokenizer))
 
 
 def scored_pairs(

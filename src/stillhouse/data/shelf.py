@@ -1,12 +1,9 @@
 """Examples in a file, read one at a time: memory holds only where each of them lies."""
 
-import os
-from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import Any, BinaryIO, TypeVar, overload
-from weakref import finalize
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +11,7 @@ from numpy.typing import NDArray
 from stillhouse.core.files import atomic_path
 from stillhouse.core.objects import Objects
 from stillhouse.data.examples import Example
-
-Member = TypeVar("Member")
+from stillhouse.data.kept import Opened, ReadOneByOne
 
 TOKENS, INDEX = "tokens", "index.npy"
 PIECE_BYTES = 2**20
@@ -23,19 +19,6 @@ PIECE_BYTES = 2**20
 _TOKEN = np.dtype([("id", "<i4"), ("weight", "<f8")])
 _PLACE = np.dtype([("end", "<i8"), ("num_bytes", "<i8"), ("part_of", "S32")])
 """Of one example: 48 bytes that stay in memory."""
-
-
-class Opened:
-    """A file that is closed when nobody holds it any more."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        finalize(self, file.close)
-
-    def at(self, start: int, size: int) -> bytes:
-        """So many bytes from there."""
-        # pread: no position that processes or threads would share, and no mapped pages that count as this process's.
-        return os.pread(self.file.fileno(), size, start)
 
 
 class _Away:
@@ -52,21 +35,6 @@ class _Away:
         return self._piece[start - self._start : start - self._start + size]
 
 
-class ReadOneByOne(Sequence[Member]):
-    """A sequence whose members are made when they are asked for: `read` makes one, of a number from 0."""
-
-    @abstractmethod
-    def read(self, number: int) -> Member: ...
-
-    @overload
-    def __getitem__(self, index: int) -> Member: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Member]: ...
-    def __getitem__(self, index: int | slice) -> Member | list[Member]:
-        numbers = range(len(self))[index]
-        return self.read(numbers) if isinstance(numbers, int) else list(map(self.read, numbers))
-
-
 class Shelf(ReadOneByOne[Example]):
     """A sequence of examples like any other, but for where they are kept. What is read is not kept either."""
 
@@ -77,10 +45,8 @@ class Shelf(ReadOneByOne[Example]):
         return len(self._places)
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each example, none of which is read for it."""
-        found: NDArray[np.int64] = np.diff(self._places["end"], prepend=0)
-        return found
+    def sizes(self) -> NDArray[Any]:
+        return np.diff(self._places["end"], prepend=0)[:, None]
 
     def read(self, number: int) -> Example:
         """One example, from the file."""
@@ -89,13 +55,6 @@ class Shelf(ReadOneByOne[Example]):
         tokens = np.frombuffer(self._open.at(start * _TOKEN.itemsize, size), _TOKEN)
         part_of = place["part_of"].decode()
         return Example(tuple(tokens["id"].tolist()), tuple(tokens["weight"].tolist()), int(place["num_bytes"]), part_of)
-
-
-def lengths_of(examples: Sequence[Example]) -> NDArray[np.int64]:
-    """Tokens of each."""
-    if isinstance(examples, Shelf):
-        return examples.lengths
-    return np.fromiter((len(example.ids) for example in examples), np.int64, len(examples))
 
 
 class Shelving:
@@ -117,6 +76,12 @@ class Shelving:
         self._end += len(tokens)
         self._places += np.array((self._end, example.num_bytes, example.part_of.encode()), _PLACE).tobytes()
 
+    def fill(self, examples: Iterable[Example]) -> "Shelving":
+        """Put all of these down."""
+        for example in examples:
+            self.add(example)
+        return self
+
     @property
     def places(self) -> NDArray[Any]:
         """Where each lies."""
@@ -128,14 +93,17 @@ class Shelving:
         return Shelf(self._open, self.places)
 
 
+def on_shelf(examples: Iterable[Example]) -> Shelf:
+    """All of these, each of which is gone through once."""
+    return Shelving().fill(examples).shelf()
+
+
 def write_shelf(examples: Iterable[Example], folder: Path) -> None:
     """The same under a name, for other processes and machines."""
     with atomic_path(folder) as part:
         part.mkdir(parents=True)
         with (part / TOKENS).open("wb") as file:
-            filled = Shelving(file)
-            for example in examples:
-                filled.add(example)
+            filled = Shelving(file).fill(examples)
         np.save(part / INDEX, filled.places)
 
 

@@ -1,6 +1,7 @@
 """Two sides that share no text: one to learn from, and one that nobody trains on."""
 
 import math
+from array import array
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Sized
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
@@ -91,30 +92,75 @@ class Side(Iterable[AnyRow]):
     def __iter__(self) -> Iterator[AnyRow]:
         return compress(self._read(), self._kept)
 
+    def without(self, texts: "Texts", *, key: str) -> "Side[AnyRow]":
+        """The same save rows whose text is among these, which the recipe names under `key`.
 
-class Known:
-    """Rows by their hashes, 32 bytes each in their order: which come again, and which have one text."""
+        Raises:
+            DataError: if none is left.
+        """
+        kept = self._kept & np.fromiter((row.text not in texts for row in self._read()), np.bool_, len(self._kept))
+        _refuse_none(int(kept.sum()), key)
+        return Side(self._read, kept)
+
+
+class Texts:
+    """Texts that are only known again, by 16 bytes each."""
 
     def __init__(self, rows: Iterable[HasText]) -> None:
-        rows_seen, texts_seen = bytearray(), bytearray()
+        found = bytearray()
+        for row in rows:
+            found += hash_of(row.text)
+        self._hashes = np.unique(np.frombuffer(found, "S16"))
+
+    def __contains__(self, text: str) -> bool:
+        wanted = np.frombuffer(hash_of(text), "S16")[0]
+        place = int(np.searchsorted(self._hashes, wanted))
+        return place < len(self._hashes) and bool(self._hashes[place] == wanted)
+
+
+class Known:
+    """Rows by their hashes, 32 bytes each in their order: which come again, and which have one text; and what they are to be
+    spread over."""
+
+    def __init__(self, rows: Iterable[HasText], *, spread_over: Callable[[Any], Any] | None = None) -> None:
+        rows_seen, texts_seen, places, kinds = bytearray(), bytearray(), array("d"), dict[Any, int]()
         for row in rows:
             rows_seen += blake2b(repr(_identity(row)).encode(), digest_size=16).digest()
-            texts_seen += blake2b(row.text.encode(), digest_size=16).digest()
+            texts_seen += hash_of(row.text)
+            if spread_over is not None:
+                kind = spread_over(row)
+                places.append(kind if isinstance(kind, float) else kinds.setdefault(kind, len(kinds)))
         self.texts = np.frombuffer(texts_seen, "S16")
         self.is_first = np.zeros(len(self.texts), np.bool_)
         self.is_first[np.unique(np.frombuffer(rows_seen, "S16"), return_index=True)[1]] = True
+        spread = np.array(places)
+        if kinds:
+            ranks = {kind: rank for rank, kind in enumerate(sorted(kinds))}
+            spread = np.array([ranks[kind] for kind in kinds])[spread.astype(np.int64)]
+        self.order = np.argsort(spread, kind="stable") if places else np.arange(len(self.texts))
+        """Numbers of the rows, those together that are alike in what they are spread over."""
 
 
-def _identity(row: HasText) -> list[Any]:
+def hash_of(text: str) -> bytes:
+    """What a text is known again by."""
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
+def _identity(value: Any) -> Any:
     """What two rows have in common that are equal."""
-    if not is_dataclass(row):
-        return [row]
-    values = (getattr(row, field.name) for field in fields(row) if field.compare)
-    return [sorted(value) if isinstance(value, frozenset) else value for value in values]
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if not is_dataclass(value):
+        return value
+    return [_identity(getattr(value, field.name)) for field in fields(value) if field.compare]
 
 
 def sides_held_out(
-    read: Callable[[], Iterable[AnyRow]], *, share: float, hint: str = DOCUMENTS_HINT
+    read: Callable[[], Iterable[AnyRow]],
+    *,
+    share: float,
+    spread_over: Callable[[AnyRow], Any] | None = None,
+    hint: str = DOCUMENTS_HINT,
 ) -> tuple[Side[AnyRow], Side[AnyRow]]:
     """As `split_held_out`, of rows that need not fit in memory: they are read once to be split, and again by whoever goes
     through a side.
@@ -122,13 +168,14 @@ def sides_held_out(
     Raises:
         DataError: as there.
     """
-    known, part = Known(read()), Fraction(str(share))
-    _, firsts, numbers = np.unique(known.texts, return_index=True, return_inverse=True)
+    known, part = Known(read(), spread_over=spread_over), Fraction(str(share))
+    _, firsts, numbers = np.unique(known.texts[known.order], return_index=True, return_inverse=True)
     above, below = part.as_integer_ratio()
     is_judged = np.empty(len(firsts), np.bool_)
     in_turn = ((n + 1) * above // below > n * above // below for n in range(len(firsts)))
     is_judged[np.argsort(firsts)] = np.fromiter(in_turn, np.bool_, len(firsts))
-    on_trial = is_judged[numbers]
+    on_trial = np.empty(len(known.order), np.bool_)
+    on_trial[known.order] = is_judged[numbers]
     train, held_out = Side(read, known.is_first & ~on_trial), Side(read, known.is_first & on_trial)
     _refuse_too_few(train, held_out, num_texts=len(firsts), part=part, hint=hint)
     return train, held_out

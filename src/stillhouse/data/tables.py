@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +15,8 @@ from stillhouse.core.faults import nearest, said
 from stillhouse.core.files import is_there
 from stillhouse.core.objects import fetched
 
-Splitter = Callable[[str], Iterable[str]]
-"""How the content of a plain text file becomes texts."""
+Splitter = Callable[[Iterable[str]], Iterable[str]]
+"""How the lines of a plain text file become texts."""
 
 csv.field_size_limit(2**31 - 1)  # a text may be longer than the 128 KiB that csv takes for a mistake
 
@@ -118,21 +119,36 @@ def read_records(
     Raises:
         DataError: naming the file, and the line where there is one, if it is missing, empty, or not what it should be.
     """
-    known = (*formats, ".txt") if splitter else formats
-    records: list[Record] = []
-    for file in files_in(path, key=key, formats=known):
+    return list(each_record(path, key=key, formats=formats, text_column=text_column, splitter=splitter))
+
+
+def each_record(
+    path: Path,
+    *,
+    key: str = "data.path",
+    formats: tuple[str, ...] = (".jsonl", ".csv", ".tsv"),
+    text_column: str = "text",
+    splitter: Splitter | None = None,
+) -> Iterator[Record]:
+    """The same one after the other: more of them than memory holds."""
+    is_empty = True
+    for file in files_in(path, key=key, formats=(*formats, ".txt") if splitter else formats):
         if splitter and format_of(file) == ".txt":
-            texts = splitter(read_file(file))
-            records += [Record({text_column: text}, f"{file}, text {n}") for n, text in enumerate(texts, start=1)]
+            texts = splitter(lines_in(file))
+            records: Iterator[Record] = (
+                Record({text_column: text}, f"{file}, text {n}") for n, text in enumerate(texts, start=1)
+            )
         else:
-            records += records_in(file)
-    if not records:
+            records = records_in(file)
+        for record in records:
+            is_empty = False
+            yield record
+    if is_empty:
         raise DataError(f"{key} {str(path)!r} holds no rows. Give it at least two.")
-    return records
 
 
 def records_in(file: Path) -> Iterator[Record]:
-    """The rows of one file; those of a `.jsonl` file as they are asked for.
+    """The rows of one file as they are asked for; a `.json` file is read whole first.
 
     Raises:
         DataError: as `read_records`.
@@ -140,14 +156,21 @@ def records_in(file: Path) -> Iterator[Record]:
     return _READERS[format_of(file)](file)
 
 
-def split_documents(content: str) -> Iterator[str]:
+def split_documents(lines: Iterable[str]) -> Iterator[str]:
     """The documents of a plain text file, cut at each `DOCUMENT_END`."""
-    return (document.strip() for document in content.split(DOCUMENT_END) if document.strip())
+    parts: list[str] = []
+    for line in chain(lines, [DOCUMENT_END]):
+        first, *others = line.split(DOCUMENT_END)
+        parts.append(first)
+        for other in others:
+            if document := "".join(parts).strip():
+                yield document
+            parts = [other]
 
 
-def split_lines(content: str) -> Iterator[str]:
+def split_lines(lines: Iterable[str]) -> Iterator[str]:
     """The lines of a plain text file, save empty ones."""
-    return (line.strip() for line in content.split("\n") if line.strip())
+    return (line.strip() for line in lines if line.strip())
 
 
 def files_in(path: Path, *, key: str, formats: Iterable[str]) -> list[Path]:
@@ -190,18 +213,22 @@ def json_lines(file: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         DataError: for a line that is not JSON.
     """
-    for number, line in enumerate(_lines_in(file), start=1):
+    for number, line in enumerate(lines_in(file), start=1):
         if line.strip():
-            yield f"{file}, line {number}", _parsed(line, where=f"{file}, line {number}")
+            yield f"{file}, line {number}", _parsed(line.removesuffix("\n"), where=f"{file}, line {number}")
 
 
-def _lines_in(file: Path) -> Iterator[str]:
-    """One line after the other, so that a file may be larger than memory."""
-    # newline: JSON strings may hold the other separators of lines that Unicode knows.
+def lines_in(file: Path) -> Iterator[str]:
+    """One line after the other with its end, so that a file, which may be gzipped, may be larger than memory.
+
+    Raises:
+        DataError: if it is no UTF-8 text.
+    """
+    # utf-8-sig: Windows likes to put a mark in front. newline: JSON strings may hold the other separators of lines.
     options: dict[str, Any] = {"encoding": "utf-8-sig", "newline": "\n"}
     try:
         with gzip.open(file, "rt", **options) if file.suffix == ".gz" else file.open(**options) as lines:
-            yield from (line.removesuffix("\n") for line in lines)
+            yield from lines
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read as UTF-8 text: {error}") from None
 
@@ -243,7 +270,9 @@ def _read_tsv(file: Path) -> Iterator[Record]:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    return (line + "\n" for line in read_file(file).replace("\r\n", "\n").split("\n"))
+    """With an empty one at the end, so that a file without any still has a first."""
+    yield from (line.removesuffix("\n").removesuffix("\r") + "\n" for line in lines_in(file))
+    yield "\n"
 
 
 def _read_table(file: Path, reader: Any) -> Iterator[Record]:

@@ -1,6 +1,6 @@
 """Words with tags: names in a text, parts of speech."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
 from stillhouse.data.config import TagsDataConfig
+from stillhouse.data.kept import Ids, Keeping
 from stillhouse.data.labelled import label_ids
-from stillhouse.data.rowset import PaddedRows, encode, pad, refuse_slow
-from stillhouse.data.tables import Record, read_records
+from stillhouse.data.rowset import PaddedRows, encode, pad, refuse_slow, some_at_once
+from stillhouse.data.tables import Record, each_record
 from stillhouse.models.load import pad_id_of
 
 
@@ -29,9 +30,9 @@ class TaggedRow:
         return " ".join(self.words)
 
 
-def read_tagged(path: Path, config: TagsDataConfig, *, key: str) -> list[TaggedRow]:
+def each_tagged(path: Path, config: TagsDataConfig, *, key: str = "data.path") -> Iterator[TaggedRow]:
     """The rows of a file or folder."""
-    return [_to_row(record, config) for record in read_records(path, key=key, formats=(".jsonl",))]
+    return (_to_row(record, config) for record in each_record(path, key=key, formats=(".jsonl",)))
 
 
 def _to_row(record: Record, config: TagsDataConfig) -> TaggedRow:
@@ -66,7 +67,7 @@ class TaggedRows(PaddedRows):
 
 
 def tagged_rows(
-    rows: Sequence[TaggedRow], tokenizer: PreTrainedTokenizerBase, names: Sequence[str], *, max_tokens: int
+    rows: Iterable[TaggedRow], tokenizer: PreTrainedTokenizerBase, names: Sequence[str], *, max_tokens: int
 ) -> TaggedRows:
     """Rows as the tokenizer frames a text; words beyond `max_tokens` are cut off with their tags.
 
@@ -74,15 +75,16 @@ def tagged_rows(
         ModelError: if the tokenizer cannot tell which word a token is of.
     """
     refuse_slow(tokenizer, kind="tags")
-    encoded = encode(
-        tokenizer, [list(row.words) for row in rows], None, max_tokens=max_tokens, is_split_into_words=True
-    )
-    labels, judged = [], []
-    for number, row in enumerate(rows):
-        places, tags = _first_tokens(encoded.word_ids(number)), label_ids(row.tags, names)
-        labels.append([0 if word is None else tags[word] for word in places])
-        judged.append([int(word is not None) for word in places])
-    return TaggedRows(encoded["input_ids"], labels, judged, pad_id=pad_id_of(tokenizer))
+    ids, labels, judged = (Keeping[tuple[int, ...]](Ids) for _ in range(3))
+    for some in some_at_once(rows):
+        words = [list(row.words) for row in some]
+        encoded = encode(tokenizer, words, None, max_tokens=max_tokens, is_split_into_words=True)
+        ids.add_all(encoded["input_ids"])
+        for number, row in enumerate(some):
+            places, tags = _first_tokens(encoded.word_ids(number)), label_ids(row.tags, names)
+            labels.add(tuple(0 if word is None else tags[word] for word in places))
+            judged.add(tuple(int(word is not None) for word in places))
+    return TaggedRows(ids.kept(), labels.kept(), judged.kept(), pad_id=pad_id_of(tokenizer))
 
 
 def _first_tokens(words: Sequence[int | None]) -> list[int | None]:

@@ -11,7 +11,7 @@ from stillhouse.core.errors import DataError
 from stillhouse.data.examples import Example, windows
 from stillhouse.data.split import split_held_out as split_held_out
 from stillhouse.data.tables import DOCUMENT_END as DOCUMENT_END
-from stillhouse.data.tables import Record, files_in, format_of, json_lines, read_file, split_documents
+from stillhouse.data.tables import Record, files_in, format_of, json_lines, lines_in, split_documents
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _whole(row: Row, *, where: str) -> Row:
 
 
 def _read_txt(file: Path) -> Iterator[Row]:
-    return map(Row, split_documents(read_file(file)))
+    return map(Row, split_documents(lines_in(file)))
 
 
 _READERS = {".jsonl": _read_jsonl, ".txt": _read_txt}

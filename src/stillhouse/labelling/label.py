@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import fingerprint, size_on_disk
@@ -32,8 +31,8 @@ from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import FactoredLogits, Wanted
 from stillhouse.data.examples import Example
+from stillhouse.data.kept import lengths_of, those
 from stillhouse.data.packing import pack, to_batch
-from stillhouse.data.shelf import ReadOneByOne, lengths_of
 from stillhouse.labelling.recorders import Recorder, States
 
 ROWS_PER_BATCH = 8
@@ -264,21 +263,7 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-class Some(ReadOneByOne[Example]):
-    """A few of many examples, by their numbers: read when they are asked for."""
-
-    def __init__(self, examples: Sequence[Example], numbers: NDArray[np.int64], tokens: int) -> None:
-        self._examples, self._numbers, self.tokens = examples, numbers, tokens
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def read(self, number: int) -> Example:
-        """One of them, from all."""
-        return self._examples[int(self._numbers[number])]
-
-
-def _shards(examples: Sequence[Example], shard_tokens: int) -> Iterator[Some]:
+def _shards(examples: Sequence[Example], shard_tokens: int) -> Iterator[Sequence[Example]]:
     """Examples in their order, each once, as many to a shard as bring it to `shard_tokens`. Of each, no more than its key and
     its number are held at once."""
     keys = bytearray()
@@ -289,12 +274,12 @@ def _shards(examples: Sequence[Example], shard_tokens: int) -> Iterator[Some]:
     start, before = 0, 0
     while start < len(numbers):
         end = min(int(np.searchsorted(ends, before + shard_tokens)) + 1, len(numbers))
-        yield Some(examples, numbers[start:end], int(ends[end - 1]) - before)
+        yield those(examples, numbers[start:end])
         start, before = end, int(ends[end - 1])
 
 
 def _tokens(examples: Sequence[Example]) -> int:
-    return examples.tokens if isinstance(examples, Some) else int(lengths_of(examples).sum())
+    return int(lengths_of(examples).sum())
 
 
 def _records(teacher: Teacher, shard: Sequence[Example], recorder: Recorder, row_tokens: int) -> list[Sequence[bytes]]:

@@ -1,17 +1,19 @@
 """The teacher answers the prompts of the data, before a student learns from its answers: sequence-level distillation."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stillhouse.core.files import json_line, read_lines, write_atomic
+from stillhouse.core.files import atomic_path, each_line, json_line, write_atomic
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.rouge import rouge_l
 from stillhouse.data.asked import Asked
+from stillhouse.data.kept import Made, keep, seen, those
 from stillhouse.models.beams import beam_search
 from stillhouse.models.generate import sample, stop_ids_of
 from stillhouse.teachers.answering import Answering
@@ -92,38 +94,48 @@ def write_answers_by(
     progress: Progress = SILENT,
 ) -> AnswersOutcome:
     """The same by whoever holds the model. Answers end with what the model ends texts with, and with `ends`."""
-    asked = [_as_the_teacher_reads(one.at_last) for one in asked]
-    order = sorted(range(len(asked)), key=lambda row: len(asked[row].prompt))
+    told = seen(asked, lambda one: _as_the_teacher_reads(one.at_last))
+    lengths = [len(one.prompt) for one in told]
+    order = sorted(range(len(told)), key=lengths.__getitem__)
     rows = {start: order[start : start + answering.batch_size] for start in range(0, len(order), answering.batch_size)}
     parts = {start: folder / "parts" / f"{start:07d}.jsonl" for start in rows}
-    missing = {
-        start: [_Question(row, asked[row].prompt, asked[row].reference) for row in rows[start]]
-        for start, part in parts.items()
-        if not part.exists()
-    }
-    with working(progress, "the teacher answers", len(asked), "prompts"):
+    missing = _Questions(told, {start: rows[start] for start, part in parts.items() if not part.exists()})
+    with working(progress, "the teacher answers", len(told), "prompts"):
         progress.advance(sum(len(rows[start]) for start in rows if start not in missing))
-        write = partial(_answered, answering, ends, vocab_size, max_tokens, len(asked))
+        write = partial(_answered, answering, ends, vocab_size, max_tokens, len(told))
         for start, said in hands(write, missing):
             write_atomic(parts[start], write_lines(said))
             progress.advance(len(rows[start]))
-    found = [answer for part in parts.values() for answer in read_answers(part)]
-    found.sort(
-        key=lambda answer: answer.row
-    )  # stable: answers to one prompt stay in the order in which they were drawn
-    write_atomic(folder / ANSWERS, write_lines(found))
-    return outcome_of(found, prompts=len(asked))
+    found = keep((answer for part in parts.values() for answer in each_answer(part)), of=Answer)
+    in_order = those(found, np.argsort([answer.row for answer in found], kind="stable"))
+    # stable: answers to one prompt stay in the order in which they were drawn
+    write_answer_lines(folder / ANSWERS, in_order)
+    return outcome_of(found, prompts=len(told))
 
 
-def outcome_of(answers: Sequence[Answer], *, prompts: int) -> AnswersOutcome:
+class _Questions(Mapping[int, "list[_Question]"]):
+    """Batches of what is asked, by their numbers, each put together when it is somebody's turn to write it."""
+
+    def __init__(self, told: Sequence[Asked], rows: Mapping[int, Sequence[int]]) -> None:
+        self._told, self._rows = told, rows
+
+    def __getitem__(self, start: int) -> "list[_Question]":
+        asked = ((row, self._told[row]) for row in self._rows[start])
+        return [_Question(row, one.prompt, one.reference) for row, one in asked]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def outcome_of(answers: Iterable[Answer], *, prompts: int) -> AnswersOutcome:
     """How much was said to so many prompts."""
-    return AnswersOutcome(
-        prompts=prompts,
-        answers=len(answers),
-        tokens=sum(answer.tokens for answer in answers),
-        unfinished=sum(not answer.finished for answer in answers),
-        repeats=sum(answer.times - 1 for answer in answers),
-    )
+    sums = Counter[str]()
+    for answer in answers:
+        sums.update(answers=1, tokens=answer.tokens, unfinished=int(not answer.finished), repeats=answer.times - 1)
+    return AnswersOutcome(prompts, **{name: sums[name] for name in ("answers", "tokens", "unfinished", "repeats")})
 
 
 def _as_the_teacher_reads(asked: Asked) -> Asked:
@@ -132,25 +144,39 @@ def _as_the_teacher_reads(asked: Asked) -> Asked:
     return replace(asked, prompt=asked.told.prompt) if asked.told else asked
 
 
-def read_answers(file: Path) -> list[Answer]:
+def each_answer(file: Path) -> Iterator[Answer]:
     """What `write_answers` wrote."""
-    return [Answer(**line) for line in read_lines(file)]
+    return (Answer(**line) for line in each_line(file))
 
 
-def answered_by(asked: Sequence[Asked], answers: Sequence[Answer]) -> list[Asked]:
+def read_answers(file: Path) -> list[Answer]:
+    """All of it."""
+    return list(each_answer(file))
+
+
+def answered_by(asked: Sequence[Asked], answers: Iterable[Answer]) -> Sequence[Asked]:
     """The same prompts, with these answers in the place of the data's own."""
-    of_row: dict[int, list[Answer]] = {}
-    for answer in answers:
-        of_row.setdefault(answer.row, []).append(answer)
-    return [
-        one.taught((said.ids, said.finished, float(said.times)) for said in of_row.get(row, ()))
-        for row, one in enumerate(asked)
-    ]
+    said = keep(answers, of=Answer)
+    rows = np.fromiter((answer.row for answer in said), np.int64, len(said))
+    order = np.argsort(rows, kind="stable")
+    ends = np.searchsorted(rows[order], np.arange(len(asked) + 1))
+
+    def taught(row: int) -> Asked:
+        own = (said[int(number)] for number in order[ends[row] : ends[row + 1]])
+        return asked[row].taught((one.ids, one.finished, float(one.times)) for one in own)
+
+    return Made(len(asked), taught)
 
 
-def write_lines(answers: Sequence[Answer]) -> str:
+def write_lines(answers: Iterable[Answer]) -> str:
     """A line each, as `answers.jsonl` has them."""
     return "".join(json_line(asdict(answer)) for answer in answers)
+
+
+def write_answer_lines(file: Path, answers: Iterable[Answer]) -> None:
+    """The same into a file, one after the other."""
+    with atomic_path(file) as part, part.open("w", encoding="utf-8") as lines:
+        lines.writelines(json_line(asdict(answer)) for answer in answers)
 
 
 @dataclass(frozen=True)

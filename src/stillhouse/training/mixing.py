@@ -10,6 +10,7 @@ from torch import Tensor
 from stillhouse.core.batch import as_batch
 from stillhouse.data.asked import Asked
 from stillhouse.data.context import collated, views_of
+from stillhouse.data.kept import sizes_of
 from stillhouse.data.packing import to_batch
 from stillhouse.data.rowset import RowSet
 from stillhouse.data.sampling import rows_beside
@@ -44,7 +45,8 @@ class DocumentRows(RowSet):
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each document."""
-        return [sum(len(piece.ids) for piece in one.answered) for one in self.asked]
+        found: list[int] = sizes_of(self.asked)[:, 0].tolist()
+        return found
 
     def collate(self, items: Sequence[Asked]) -> dict[str, Tensor]:
         """Each document as a row, a long one as several."""

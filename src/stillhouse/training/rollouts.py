@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from random import Random
 
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from stillhouse.core.batch import Batch, as_batch
 from stillhouse.data.asked import Asked, Spoken
 from stillhouse.data.context import collated, views_of
+from stillhouse.data.kept import lengths_of
 from stillhouse.data.packing import to_batch
 from stillhouse.data.paired import collated_pairs, share_compared
 from stillhouse.data.rowset import RowSet
@@ -96,10 +97,11 @@ class AskedRows(RowSet):
     def __getitem__(self, index: int) -> int:
         return index
 
-    @property
+    @cached_property
     def lengths(self) -> Sequence[int]:
         """Tokens of each prompt with the data's own answer, on its longer side: the student's has yet to be written."""
-        return [max(sum(len(piece.ids) for piece in side) for side in row.sides) for row in self.asked]
+        found: list[int] = lengths_of(self.asked).tolist()
+        return found
 
     @property
     def run_the_student(self) -> bool:

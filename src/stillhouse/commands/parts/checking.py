@@ -1,12 +1,13 @@
 """What can be known to be wrong with a recipe's data before a model is loaded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from stillhouse.commands.parts.parts import Parts
 from stillhouse.commands.parts.replay import read_replayed
 from stillhouse.core.errors import DataError
 from stillhouse.data.chat_forms import Conversation, read_conversations
 from stillhouse.data.config import ChatDataConfig
+from stillhouse.data.kept import keep
 from stillhouse.data.prepare import chat_sides
 from stillhouse.data.text import read_rows
 from stillhouse.models.labels import check_labels, labels_of
@@ -55,7 +56,7 @@ def _notes_on_answering(parts: Parts) -> Iterator[str]:
         yield f"{with_tools:,} call tools: the student answers only their last turn, all before stays as it is"
 
 
-def conversations(parts: Parts) -> list[Conversation]:
+def conversations(parts: Parts) -> Sequence[Conversation]:
     """Those to train on as the data has them.
 
     Raises:
@@ -69,4 +70,4 @@ def conversations(parts: Parts) -> list[Conversation]:
                 f"history: {one.where} is written out already, in segments, so nobody can answer in it. Leave history out, "
                 "or give turns as 'messages'."
             )
-    return found
+    return keep(found, of=Conversation)

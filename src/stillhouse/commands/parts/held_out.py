@@ -1,5 +1,7 @@
 """What is held out, as teacher and student read it."""
 
+from collections.abc import Sequence
+
 from stillhouse.commands.parts.learnt import examples_of
 from stillhouse.commands.parts.parts import Parts
 from stillhouse.core.batch import Batch
@@ -24,7 +26,7 @@ def held_out_batches(parts: Parts) -> list[Batch]:
     return batches_of(parts.data.held_out)
 
 
-def held_out_examples(parts: Parts) -> list[Example]:
+def held_out_examples(parts: Parts) -> Sequence[Example]:
     """Documents of causal text held out."""
     return examples_of(parts.data.held_out)
 

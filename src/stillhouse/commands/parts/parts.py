@@ -1,6 +1,6 @@
 """The parts of one recipe, each made when it is first asked for: models, tokenizers, data, and what they are known by."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from stillhouse.models.load import (
 )
 from stillhouse.models.token_bytes import common_outcomes
 from stillhouse.models.tokenizers import end_of_turn
-from stillhouse.synthesis import ANSWERS, SYNTHETIC, answered_by, read_answers
+from stillhouse.synthesis import ANSWERS, SYNTHETIC, answered_by, each_answer
 from stillhouse.synthesis.config import PromptSynthesisConfig
 from stillhouse.teachers import RemoteTeacherConfig, RemoteWriter
 from stillhouse.teachers.hands import Hands, OwnHands, RayHands
@@ -210,18 +210,18 @@ class Parts:
     # What is asked and answered.
 
     @cached_property
-    def asked(self) -> list[Asked]:
+    def asked(self) -> Sequence[Asked]:
         """What student or teacher is asked, where the recipe lets it answer."""
         at_last = answering_of(self.recipe.source) is not None
         return askable(self.data.asked, max_tokens=self.recipe.data.sequence_tokens, at_last=at_last)
 
     @cached_property
-    def taught(self) -> list[Asked]:
+    def taught(self) -> Sequence[Asked]:
         """What is asked with the teacher's answers, of which those are empty that cannot be read in the student's tokens."""
-        return answered_by(self.asked, read_answers(self.answers))
+        return answered_by(self.asked, each_answer(self.answers))
 
     @cached_property
-    def answered(self) -> list[Asked]:
+    def answered(self) -> Sequence[Asked]:
         """What is asked, with the answers to learn that the student does not write: the data's, or the teacher's."""
         if answering_of(self.recipe.source) is None:
             return self.asked

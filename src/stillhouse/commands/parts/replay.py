@@ -56,7 +56,7 @@ def replayed_like(rows: RowSet, found: Replayed, *, row_tokens: int) -> RowSet:
         case PairedRows():
             return PairedRows(found.pairs, row_tokens=row_tokens)
         case ContextRows():
-            return ContextRows(views_of(found.asked), row_tokens=row_tokens)
+            return ContextRows(list(views_of(found.asked)), row_tokens=row_tokens)
     return packed(found.asked, row_tokens=row_tokens)
 
 

@@ -19,6 +19,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.label_store import MANIFEST, FetchedFiles, StoreFiles, read_manifest
 from stillhouse.core.objects import Objects, as_written
 from stillhouse.data.examples import Example
+from stillhouse.data.kept import joined
 from stillhouse.labelling.cluster import RayCrew
 from stillhouse.labelling.label import Alone, Crew, label_by, objects_at
 from stillhouse.models.load import load_causal_lm, seen_by_all
@@ -102,7 +103,7 @@ def _examples(parts: Parts) -> Sequence[Example]:
     if is_labelled(parts.recipe):
         assert parts.replayed is not None
         old = replayed_like(parts.learnt, parts.replayed, row_tokens=parts.recipe.data.sequence_tokens)
-        examples = [*examples, *as_the_teacher_reads(old)]
+        examples = joined(examples, as_the_teacher_reads(old))
     return examples
 
 
