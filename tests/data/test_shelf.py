@@ -170,4 +170,4 @@ def test_a_shelf_of_objects_is_read_in_pieces_by_whoever_shares_no_disk(build_ex
     shelf = shelf_at(objects)
     asked.clear()  # whoever checks types looks at one of them
     assert shelf[7:27] == examples[7:27]
-    assert len(asked) == 2, "twenty examples, ten at once"
+    assert 1 <= len(asked) <= 2, "twenty examples, ten at once, and some that are there already"
