@@ -26,7 +26,9 @@ from stillhouse.data.examples import Example
 from stillhouse.data.packing import pack, to_batch
 from stillhouse.evaluation.compare import machine
 from stillhouse.kernels.terms import Term
+from stillhouse.models.compiled import BACKEND, compiling
 from stillhouse.models.load import LoadedModel, load_causal_lm
+from stillhouse.models.precision import computing_in
 from stillhouse.models.recompute import recomputing
 from stillhouse.students.build import student_from_layers
 from stillhouse.teachers import LocalTeacher
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=512, help="of a row; half of them are prompt")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=STEPS, nargs="+", default=[*STEPS], help="these beside ours (default: all)")
     parser.add_argument("--memory-of", choices=STEPS, help="run one step of this and print its peak memory in MiB")
     options = parser.parse_args()
     teacher = load_causal_lm(options.teacher)
@@ -63,8 +66,9 @@ def main() -> None:
     print(f"{options.rows} x {options.tokens} tokens, half of them prompt; student of {options.keep} layers")
     print(f"{about['processor']}, {about['threads']} threads, torch {about['torch']}")
     _print_padding(options, teacher)
-    _compare(student, teacher.model, batch, repeats=options.repeats)
-    for name in STEPS:
+    chosen = {name: STEPS[name] for name in ("stillhouse", *options.only)}
+    _compare(student, teacher.model, batch, steps=chosen, repeats=options.repeats)
+    for name in chosen:
         found = subprocess.run(
             [sys.executable, *sys.argv, "--memory-of", name], check=True, capture_output=True, text=True
         )
@@ -164,14 +168,35 @@ def _recomputed(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch
     return loss
 
 
-STEPS: dict[str, Step] = {"stillhouse": _stillhouse, "recomputed": _recomputed, "trl": _trl, "plain": _plain}
+def _compiled(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch) -> Tensor:
+    """Ours with `training.compile`."""
+    with compiling(BACKEND):
+        return _stillhouse(student, teacher, batch)
 
 
-def _compare(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch, *, repeats: int) -> None:
-    seconds: dict[str, list[float]] = {name: [] for name in STEPS}
+def _in_bfloat16(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch) -> Tensor:
+    """Ours with `training.precision: bfloat16`."""
+    with computing_in("bfloat16"):
+        return _stillhouse(student, teacher, batch)
+
+
+STEPS: dict[str, Step] = {
+    "stillhouse": _stillhouse,
+    "recomputed": _recomputed,
+    "compiled": _compiled,
+    "bfloat16": _in_bfloat16,
+    "trl": _trl,
+    "plain": _plain,
+}
+
+
+def _compare(
+    student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch, *, steps: dict[str, Step], repeats: int
+) -> None:
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     gradients: dict[str, Tensor] = {}
     for _ in range(repeats + 1):  # the first warms up
-        for name, step in STEPS.items():
+        for name, step in steps.items():
             student.zero_grad()
             gc.collect()
             started = time.perf_counter()
@@ -185,7 +210,7 @@ def _compare(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch, *
         print(
             f"{name:<12} {statistics.median(times[1:]):6.2f} s, {tokens / statistics.median(times[1:]):5.0f} tokens/s; "
             f"{statistics.median(ratios):.2f} times stillhouse's [{ratios[0]:.2f}, {ratios[-1]:.2f}]; "
-            f"gradient differs by {difference:.1e}",
+            f"gradient differs by {difference:.1e}; the first time {times[0]:.1f} s",
             flush=True,
         )
 

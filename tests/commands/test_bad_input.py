@@ -34,6 +34,10 @@ FROM_FILE = {"synthesis": None, "labels": None}
             {"training.rows_per_micro_batch": 4},
             ["training: rows_per_micro_batch is 4, which does not divide rows_per_step (2)"],
         ),
+        (
+            {"training.compile": True, "objectives": [{"name": "attention_kl"}]},
+            ["training.compile is true, but attention_kl reads attention"],
+        ),
         ({"student.kind": "from_layer"}, ["student.kind: 'from_layer' is not known. Did you mean 'from_layers'?"]),
         ({"student.keep": None}, ["student.keep: null came, but it should be a whole number, or a list."]),
         (

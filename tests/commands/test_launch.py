@@ -8,7 +8,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from stillhouse.commands.launch.config import check_launch, held_by, share_of, write_config
+from stillhouse.commands.launch.config import check_compiled, check_launch, held_by, share_of, write_config
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.stages.labelling import check_spread
 from stillhouse.core.cluster import Cluster
@@ -56,6 +56,9 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
     for stage in (2, 3):
         written.write_text(BY_DEEPSPEED.format(stage))
         assert held_by(written) == f"zero{stage}"
+    check_compiled(Schedule(compile=True), "zero2")
+    with pytest.raises(StillhouseError, match=r"training\.compile.*zero_stage 3.*zero_stage 2"):
+        check_compiled(Schedule(compile=True), "zero3")
     if find_spec("deepspeed") is None:
         with pytest.raises(StillhouseError, match=r"distributed_type DEEPSPEED: .*not installed.*pip install"):
             check_launch(made, 2, config=str(written))

@@ -222,6 +222,7 @@ def test_a_static_student_learns_a_wider_bi_encoders_embeddings(folder, models):
         ({"data": {"kind": "retrieval", "documents": "docs"}}, "exactly one of them says what is asked"),
         ({"teacher": {"kind": "cross"}}, "'cross' is not known"),
         ({"training": {"gradient_checkpointing": True}}, "training: gradient_checkpointing is true, which retrievers"),
+        ({"training": {"compile": True}}, "training: compile is true, which retrievers"),
         ({"training": {"precision": "bfloat16"}}, "training: precision is bfloat16, but retrievers learn in float32"),
         ({"tracher": {}}, "Did you mean 'teacher'"),
     ],

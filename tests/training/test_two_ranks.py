@@ -109,6 +109,13 @@ def test_two_processes_that_share_a_step_give_the_gradient_and_the_log_of_one(fo
     assert shares[0] < shares[1] < shares[2] < shares[3] < 1 and shares[2] > 0.5 + 0.5 * 2 / 4  # ahead of the linear
 
 
+def test_two_processes_that_share_a_student_and_compile_its_layers_give_the_gradient_of_one_that_does_not(
+    folder, of_two
+):
+    alone = steps(folder, num_ranks=1, rows_per_micro_batch=4, kind="plain")
+    assert_the_same(alone, [rank["plain", "sharded"] for rank in of_two])
+
+
 def test_in_bfloat16_processes_that_share_the_student_are_near_float32(folder, of_two):
     alone, _, _ = steps(folder, num_ranks=1, rows_per_micro_batch=4)
     for one, other in zip(alone, of_two[0]["texts", "in bfloat16"][0], strict=True):

@@ -85,6 +85,8 @@ def learning(kind, folder, student, teacher):
     examples = [Example(*example) for example in torch.load(folder / "examples.pt")]
     if kind == "pairs":
         return pairs_of(examples[:12]), PAIR_TERMS, {}
+    if kind == "plain":
+        return PackedRows(examples, row_tokens=24), [Term("next_token")], {}
     if kind == "spans":
         pairs, common = torch.load(folder / "spans.pt", weights_only=False)
         return PairedRows(pairs, row_tokens=64), SPAN_TERMS, {"common": common}
@@ -117,6 +119,7 @@ def steps(
     held="whole",
     recomputes=False,
     precision="float32",
+    compiler=None,
 ):
     """The gradients and the log lines of two epochs of these rows, and what they remember; the student hardly moves."""
     student, teacher = (AutoModelForCausalLM.from_pretrained(folder / name) for name in (student, "teacher"))
@@ -143,6 +146,7 @@ def steps(
         held=held,
         teacher_held="whole" if held == "whole" else "sharded",
         precision=precision,
+        compiler=compiler,
         **options,
     )
     with recomputing(student, wanted=recomputes):
@@ -211,6 +215,7 @@ def by_torch(where):
     for kind in ("texts", "spans", "written"):
         found[kind, "sharded"] = steps(where, **SHARED, kind=kind, held="sharded", recomputes=kind != "spans")
     found["pairs", "sharded"] = steps(where, **SHARED, kind="pairs", student="untied", held="sharded")
+    found["plain", "sharded"] = steps(where, **SHARED, kind="plain", held="sharded", compiler="eager")
     found["texts", "in bfloat16"] = steps(where, **SHARED, held="sharded", precision="bfloat16")
     return found | going_on(where, ("whole", "sharded"))
 

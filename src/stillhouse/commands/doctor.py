@@ -54,7 +54,7 @@ EXTRAS = {
 """What else can be installed, and how it is known that it is."""
 CHECKED = {
     "teacher": "the teacher is there",
-    "helpers": "engines, rewards, suites and trackers are there",
+    "helpers": "engines, rewards, suites, trackers and compilers are there",
     "models": "teacher, student and objectives fit each other",
     "reference": "the reference fits",
     "synthesis": "what is to be written can be",

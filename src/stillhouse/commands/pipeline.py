@@ -29,6 +29,7 @@ from stillhouse.core.cluster import Cluster
 from stillhouse.core.life import Kept
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
+from stillhouse.models.compiled import check_compiler
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
 from stillhouse.synthesis.rewards import check_reward
 from stillhouse.teachers import RemoteTeacherConfig, RemoteWriter
@@ -71,6 +72,8 @@ class Pipeline(Workshop):
             check_reward(self.recipe.watched_reward.reward, key="evaluation.reward.reward")
         check_suites(self.recipe.evaluation)
         check_trackers(self.recipe.report_to, run=self.recipe.run)
+        if self.recipe.training.compile:
+            check_compiler()
 
     def _check_data(self) -> None:
         """Rows, or the documents that questions are answered from, can be read."""

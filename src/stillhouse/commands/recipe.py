@@ -297,6 +297,17 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _layers_can_be_compiled(self) -> "Recipe":
+        found = ((chosen.name, objective(chosen.name)) for chosen in self.objectives)
+        heard = [name for name, one in found if isinstance(one, FeatureObjective) and one.reads_attention]
+        if self.training.compile and heard:
+            raise ValueError(
+                f"training.compile is true, but {heard[0]} reads attention, which nobody hears in compiled layers. Leave one "
+                "of the two out."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _objectives_can_stand_together(self) -> "Recipe":
         across = [chosen.name for chosen in self.objectives if chosen.compares_spans]
         others = (chosen.name for chosen in self.objectives if not chosen.serves_two_tokenizers)

@@ -18,6 +18,7 @@ from stillhouse.core.signals import Attention, DenseLogits, FactoredLogits, Pool
 from stillhouse.models.adapters import weight_in_use
 from stillhouse.models.anatomy import text_config, understood
 from stillhouse.models.attention import recording
+from stillhouse.models.compiled import compiled_layers
 from stillhouse.models.isolation import evaluating, isolates_documents, padded_like
 from stillhouse.models.precision import forward_pass
 
@@ -141,6 +142,8 @@ def _hear(model: nn.Module, batch: Batch, wanted: Wanted, inputs: Mapping[str, A
         if wanted.attentions:
             assert not (batch.documents > 0).any(), "attention is read with one document a row"
             heard.attentions = stack.enter_context(recording(bare, wanted.attentions, batch))
+        else:
+            stack.enter_context(compiled_layers(bare))
         stack.enter_context(forward_pass(bare.device))
         heard.output = model(**inputs, **understood(bare, use_cache=False), output_hidden_states=needs_states)
     return heard

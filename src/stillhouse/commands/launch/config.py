@@ -48,7 +48,9 @@ def check_launch(
     """
     check_ranks(num_ranks, {"training.rows_per_step": recipe.training.rows_per_step})
     _check_source(recipe)
-    if check_held(config, held) != "whole":
+    found = check_held(config, held)
+    check_compiled(recipe.training, found)
+    if found != "whole":
         _check_sharded(recipe)
     if teacher_held == "sharded":
         _check_sharded_teacher(recipe)
@@ -79,6 +81,19 @@ def check_held(config: str | None, held: Held) -> Held:
     if found in ZERO_STAGES.values() and find_spec("deepspeed") is None:
         raise StillhouseError(f"--launch-config {config!r} has distributed_type DEEPSPEED: {NO_DEEPSPEED}")
     return found
+
+
+def check_compiled(schedule: Schedule, held: Held) -> None:
+    """Refuse to compile layers whose weights are elsewhere.
+
+    Raises:
+        StillhouseError: naming what is to be left out.
+    """
+    if held == "zero3" and schedule.compile:
+        raise StillhouseError(
+            "training.compile is true, but by DeepSpeed's zero_stage 3 weights come and go within a layer, where nothing can "
+            "be compiled. Leave it out, or take zero_stage 2, or --sharded."
+        )
 
 
 def _check_source(recipe: Recipe) -> None:

@@ -37,6 +37,8 @@ IMITATING = Schedule(epochs=2, learning_rate=5e-4, rows_per_step=32, rows_per_mi
 def _has_no_savings(schedule: Schedule) -> Schedule:
     if schedule.precision != "float32":
         raise ValueError(f"precision is {schedule.precision}, but retrievers learn in float32. Leave it out.")
+    if schedule.compile:
+        raise ValueError("compile is true, which retrievers do not know. Leave it out.")
     if schedule.gradient_checkpointing:
         raise ValueError(
             "gradient_checkpointing is true, which retrievers do not know. Leave it out, and lower rows_per_micro_batch."

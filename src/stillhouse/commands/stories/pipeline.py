@@ -45,6 +45,7 @@ from stillhouse.evaluation.stories import TextSums, bits_per_byte, check_parser,
 from stillhouse.labelling.cluster import RayCrew
 from stillhouse.labelling.label import Alone, Crew, label_by
 from stillhouse.models.anatomy import parameter_count
+from stillhouse.models.compiled import check_compiler
 from stillhouse.models.load import (
     LoadedModel,
     check_exists,
@@ -99,6 +100,8 @@ class StoryPipeline:
         if isinstance(self.recipe.tokenizer, TrimmedTokenizerConfig):
             assert tokenizer is not None, "the recipe has been checked"
             trim_tokenizer(tokenizer, ["a"])
+        if self.recipe.training.compile:
+            check_compiler()
 
     # Parts.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stillhouse.commands.launch.config import check_held, check_ranks
+from stillhouse.commands.launch.config import check_compiled, check_held, check_ranks
 from stillhouse.commands.launch.launcher import Launcher
 from stillhouse.commands.plan.saved import said_of_plan
 from stillhouse.commands.stages.labelling import refuse_remote
@@ -77,7 +77,7 @@ def check_launch(recipe: StoryRecipe, launch: Launcher) -> None:
         StillhouseError: naming what is to be changed.
     """
     check_ranks(launch.num_ranks, {"training.rows_per_step": recipe.training.rows_per_step})
-    check_held(launch.config, launch.held)
+    check_compiled(recipe.training, check_held(launch.config, launch.held))
     if launch.teacher_held == "sharded" and (recipe.labels is not None or not recipe.reads_teacher):
         raise StillhouseError(
             "--sharded-teacher is for a teacher that answers as the student learns, and no process asks this one. Leave it out."
