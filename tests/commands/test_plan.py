@@ -58,7 +58,8 @@ FOUND = Rehearsed(
     tokens=500,
     longest=64,
     micro_batches=1,
-    choice_seconds=0.5,
+    one_layer_seconds=0.1,
+    all_layers_seconds=0.4,
     label_bytes=100.0,
     peak_bytes=2**30,
 )
@@ -84,7 +85,7 @@ def test_what_grows_with_the_data_is_counted_on_and_the_rest_stays(planned):
     assert seconds["label"] == pytest.approx(5 * 10 + 1)
     assert seconds["evaluate"] == pytest.approx(4 * 3 + 6 + 1)
     # From four layers to two: five trials with three left of four, five with two, and twice the student.
-    assert seconds["student"] == pytest.approx(0.5 * (5 * 3 / 4 + 5 * 2 / 4 + 2 * 2 / 4))
+    assert seconds["student"] == pytest.approx(5 * 0.3 + 5 * 0.2 + 3 * 0.2)
 
 
 def test_a_clock_tells_a_unit_from_what_comes_before_and_after_it(monkeypatch):

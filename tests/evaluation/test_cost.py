@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from stillhouse.core import memory
 from stillhouse.core.batch import LabelledBatch
 from stillhouse.evaluation.cost import (
     DECODE_TOKENS,
@@ -138,3 +139,10 @@ def test_the_most_memory_is_what_the_work_took_and_more_for_more(build_model):
     if None in found:
         pytest.skip("the system does not tell how much memory is in use")
     assert 40 * 2**20 < found[1] - found[0] < 80 * 2**20
+
+
+def test_what_a_process_held_before_is_not_forgotten_when_one_piece_of_work_is_measured(build_model):
+    _ = np.ones(96 * 2**17)
+    most = memory.peak_bytes()
+    _ = peak_bytes(build_model(layers=1), lambda: None)
+    assert memory.peak_bytes() >= most

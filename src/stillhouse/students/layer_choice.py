@@ -1,6 +1,6 @@
 """Which layers of a teacher a student keeps. It can matter more than all of a short training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -123,8 +123,13 @@ def check_keep(keep: int | Sequence[int], total: int, *, method: LayerMethod = "
 
 def kl_when_kept(teacher: PreTrainedModel, batch: Batch, kept: Sequence[int]) -> float:
     """Mean KL(whole teacher || only these of its layers) a token of the batch, in nats: of a language model."""
+    return trials(teacher, batch)(kept)
+
+
+def trials(teacher: PreTrainedModel, batch: Batch) -> Callable[[Sequence[int]], float]:
+    """What says how far the teacher with some of its layers is from itself whole: a trial of `choose_layers`."""
     with torch.no_grad():
-        return _Probe(teacher, batch).cost(kept)
+        return torch.no_grad()(_Probe(teacher, batch).cost)
 
 
 def published_layers(teacher_layers: int, keep: int) -> tuple[int, ...]:

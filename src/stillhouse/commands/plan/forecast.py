@@ -104,9 +104,12 @@ def _whole(work: Mapping[str, Any], recipe: Recipe, found: Rehearsed, size: Size
 
 
 def _choice_seconds(recipe: Recipe, found: Rehearsed, layers: int) -> float:
-    """Of the greedy choice: a shortlist for each layer that goes, each trial with the layers that are left."""
+    """Of the greedy choice: a shortlist for each layer that goes, and three ways to end, by trials of which each layer takes
+    its share and the head the rest."""
     student = recipe.student
-    if not found.choice_seconds or not isinstance(student, FromLayersConfig) or not isinstance(student.keep, int):
+    if not found.all_layers_seconds or not isinstance(student, FromLayersConfig) or not isinstance(student.keep, int):
         return 0.0
-    readings = sum(GREEDY_SHORTLIST * (left - 1) / layers for left in range(layers, student.keep, -1))
-    return found.choice_seconds * (readings + 2 * student.keep / layers)
+    one = found.one_layer_seconds
+    a_layer = (found.all_layers_seconds - one) / max(1, layers - 1)
+    tried = [left - 1 for left in range(layers, student.keep, -1) for _ in range(GREEDY_SHORTLIST)]
+    return sum(one + a_layer * (left - 1) for left in [*tried, *[student.keep] * 3])

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from stillhouse.core.run import RunFolder
 from stillhouse.models.anatomy import num_layers
 from stillhouse.models.load import load_config, without_weights
 from stillhouse.students.config import FromLayersConfig
-from stillhouse.students.layer_choice import GREEDY_SHORTLIST, choose_layers, uniform_layers
+from stillhouse.students.layer_choice import trials, uniform_layers
 from stillhouse.synthesis.config import PromptSynthesisConfig
 
 FEWEST_MICRO_BATCHES, MICRO_BATCHES, TOKENS = 2, 4, 4096
 """To learn from: as many as come to so many tokens, if there are as many; the ten steps read them again and again."""
 RECORDS = 16
 """That the teacher writes, where it writes any."""
+TRIALS = 3
+"""Of a choice of layers that are timed."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class Rehearsed(Timed):
     """Tokens of the longest of them."""
     micro_batches: int
     """That a step of the rehearsal had."""
-    choice_seconds: float
-    """To try what the teacher says without one layer; 0 where none are chosen so."""
+    one_layer_seconds: float
+    all_layers_seconds: float
+    """To try what the teacher says with one of its layers, and with all of them; 0 where none are chosen so."""
     label_bytes: float | None
     """A token of text, where labels are stored."""
 
@@ -59,10 +63,10 @@ def rehearse(recipe: Recipe, folder: Path) -> Rehearsed:
     steps_an_epoch = math.ceil(len(rows) / small.training.rows_per_step)
     schedule = small.training.model_copy(update={"epochs": (_steps_wanted(whole) - 0.5) / steps_an_epoch})
     timed = small.model_copy(update={"run": folder / "timed", "training": schedule})
-    choice_seconds = 0.0
+    one_layer = all_layers = 0.0
     with at_work(timed, clock, lenders=[small.run]) as pipeline:
         if _is_greedy(recipe):
-            choice_seconds = _choice(pipeline.parts)
+            one_layer, all_layers = _trials(pipeline.parts)
         pipeline.report()
         stages = pipeline.run.stages()
     written = RunFolder(small.run).stages() if recipe.synthesis is not None else {}
@@ -76,7 +80,8 @@ def rehearse(recipe: Recipe, folder: Path) -> Rehearsed:
         tokens=sum(rows.lengths),
         longest=max(rows.lengths),
         micro_batches=small.training.rows_per_step // small.training.rows_per_micro_batch,
-        choice_seconds=choice_seconds,
+        one_layer_seconds=one_layer,
+        all_layers_seconds=all_layers,
         label_bytes=stages.get("label", {}).get("bytes_per_token"),
         peak_bytes=peak_bytes(),
     )
@@ -141,14 +146,19 @@ def _few_records(recipe: Recipe) -> Any:
     return wanted.model_copy(update={name: RECORDS if known is None else min(RECORDS, known)})
 
 
-def _choice(parts: Parts) -> float:
-    """Seconds to try one layer of a shortlist: each is one reading of the calibration text."""
+def _trials(parts: Parts) -> tuple[float, float]:
+    """Seconds to try one layer, and all: each is one reading of the calibration text."""
     student = parts.recipe.student
     assert isinstance(student, FromLayersConfig)
-    teacher, batch = parts.teacher.model, calibration_batch(parts, student.calibration_tokens)
-    layers = _teacher_layers(parts.recipe)
-    _ = choose_layers(teacher, batch, keep=layers, method="uniform")  # the first time is slower
+    cost = trials(parts.teacher.model, calibration_batch(parts, student.calibration_tokens))
+    layers = range(_teacher_layers(parts.recipe))
+    _ = cost(layers)  # the first time is slower
+    return _seconds(lambda: cost([0])), _seconds(lambda: cost(layers))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Of some work, on average."""
     started = time.perf_counter()
-    _ = choose_layers(teacher, batch, keep=layers - 1, method="greedy")
-    # The shortlist, three ways to end, and the whole, to be compared with and looked into.
-    return (time.perf_counter() - started) / (GREEDY_SHORTLIST + 5)
+    for _ in range(TRIALS):
+        work()
+    return (time.perf_counter() - started) / TRIALS
