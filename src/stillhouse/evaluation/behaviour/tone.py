@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import rel_entr
 
 from stillhouse.core.behaviour_results import FEATURES, Feature
 from stillhouse.core.errors import StillhouseError
@@ -107,27 +108,28 @@ def js_distance(one: Sequence[float], other: Sequence[float]) -> float:
 
     Source: Endres and Schindelin, 2003, IEEE Transactions on Information Theory 49, 1858-1860.
     """
-    bins = _bins(np.array([*one, *other], dtype=float))
-    return _distance(bins[: len(one)], bins[len(one) :], int(bins.max()) + 1)
+    filled = _filled(np.array([*one, *other], dtype=float))
+    return float(_distance(filled[: len(one)].sum(0, keepdims=True), filled[len(one) :].sum(0, keepdims=True))[0])
 
 
-def _bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Of each value its place among bins that hold as many each; equal values are in one bin."""
+def _filled(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Of each value a 1 at its place among bins that hold as many each: `[values, bins]`. Equal values are in one bin."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
-    return np.searchsorted(edges, values, side="left").astype(np.int64)  # so that 0 is alone where most are 0
+    places = np.searchsorted(edges, values, side="left")  # so that 0 is alone where most are 0
+    return np.eye(int(places.max()) + 1, dtype=np.int64)[places]
 
 
-def _distance(one: NDArray[np.int64], other: NDArray[np.int64], num_bins: int) -> float:
-    p, q = (np.bincount(side, minlength=num_bins) / len(side) for side in (one, other))
+def _distance(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    """Of each two rows of counts, a bin each: `[rows, bins]`."""
+    p, q = (counts / counts.sum(1, keepdims=True) for counts in (one, other))
     middle = (p + q) / 2
     divergence = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
-    return float(np.sqrt(max(0.0, divergence)))
+    return np.sqrt(np.maximum(0.0, divergence))
 
 
-def _relative_entropy(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    """In bits."""
-    filled = p > 0
-    return float(np.sum(p[filled] * np.log2(p[filled] / q[filled])))
+def _relative_entropy(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each row, in bits."""
+    return rel_entr(p, q).sum(1) / np.log(2)
 
 
 def compared(teacher: Sequence[str], model: Sequence[str], *, seed: int = 0) -> list[Feature]:
@@ -161,10 +163,7 @@ def mean_change(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Inter
 
 def _distance_by_chance(theirs: NDArray[np.float64], ours: NDArray[np.float64], seed: int) -> float:
     """The 95th percentile where the two answers to a prompt change places like a coin falls."""
-    bins = _bins(np.concatenate([theirs, ours]))
-    one, other, random = bins[: len(theirs)], bins[len(theirs) :], np.random.default_rng(seed)
-    num_bins, found = int(bins.max()) + 1, []
-    for _ in range(SWAPS):
-        swapped = random.random(len(one)) < 0.5
-        found.append(_distance(np.where(swapped, other, one), np.where(swapped, one, other), num_bins))
-    return float(np.quantile(found, 0.95))
+    filled, random = _filled(np.concatenate([theirs, ours])), np.random.default_rng(seed)
+    one, other = filled[: len(theirs)], filled[len(theirs) :]
+    moved = (random.random((SWAPS, len(one))) < 0.5).astype(np.int64) @ (other - one)
+    return float(np.quantile(_distance(one.sum(0) + moved, other.sum(0) - moved), 0.95))

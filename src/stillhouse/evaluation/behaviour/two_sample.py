@@ -92,12 +92,10 @@ def auc(scores: NDArray[np.float64], labels: NDArray[np.int64], groups: NDArray[
     """How often a text of side 1 scores higher than one of side 0, ties being half. The interval is the wider, on either side,
     of a bootstrap over groups and of `auc_interval`: of two sides without one text between them every draw is separate too.
     """
-    value, random = _auc(scores, labels, np.ones(len(scores))), np.random.default_rng(0)
     number = int(groups.max()) + 1
-    drawn = [
-        _auc(scores, labels, np.bincount(random.integers(0, number, number), minlength=number)[groups].astype(float))
-        for _ in range(DRAWS)
-    ]
+    draws = np.random.default_rng(0).integers(0, number, (DRAWS, number))
+    times = np.stack([np.bincount(draw, minlength=number) for draw in draws])
+    value, drawn = float(_auc(scores, labels, np.ones((1, len(scores))))[0]), _auc(scores, labels, times[:, groups])
     if not np.isfinite(drawn).any():
         return Interval(value, -np.inf, np.inf)
     low, high = np.nanquantile(drawn, LEVELS)
@@ -129,13 +127,14 @@ def _farthest(inside: float, outside: float, is_inside: Callable[[float], bool])
     return inside
 
 
-def _auc(scores: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
-    """The Mann-Whitney statistic under weights; not a number where one side has none."""
-    _, ranks = np.unique(scores, return_inverse=True)
-    ours, theirs = (np.bincount(ranks, weights=weights * (labels == side)) for side in (1, 0))
-    below = np.cumsum(theirs) - theirs / 2
-    total = ours.sum() * theirs.sum()
-    return float((ours * below).sum() / total) if total else float("nan")
+def _auc(scores: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """The Mann-Whitney statistic under each row of weights; not a number where one side has none."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan))  # equal scores are one rank
+    ours, theirs = (np.add.reduceat((weights * (labels == side))[:, order], starts, axis=1) for side in (1, 0))
+    below = np.cumsum(theirs, axis=1) - theirs / 2
+    total = ours.sum(1) * theirs.sum(1)
+    return np.where(total > 0, (ours * below).sum(1) / np.maximum(total, 1), np.nan)
 
 
 def _telling(names: NDArray[Any], order: NDArray[np.int64]) -> list[str]:
