@@ -2,10 +2,13 @@
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # where processes of their own look for what they are to run
 
 # Before torch, which imports Triton, and that asks once. TRITON_INTERPRET=0 runs its kernels on a machine's own GPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")

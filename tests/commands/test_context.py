@@ -64,12 +64,11 @@ def context_recipe(tmp_path, teacher_folder):
     return partial(write_context_recipe, tmp_path, teacher_folder)
 
 
-@pytest.fixture(scope="module", params=["offline", "mixed"])
-def done(request, tmp_path_factory, teacher_folder) -> Finished:
-    """Runs of both sources. Look, do not touch."""
-    folder = tmp_path_factory.mktemp(request.param)
-    source = {} if request.param == "offline" else {"source": MIXED}
-    path = write_context_recipe(folder, teacher_folder, **source)
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, teacher_folder) -> Finished:
+    """A run in which some answers are the student's own. Look, do not touch."""
+    folder = tmp_path_factory.mktemp("context")
+    path = write_context_recipe(folder, teacher_folder, source=MIXED)
     return Finished(path, folder / "run", stillhouse("distill", path))
 
 
@@ -138,14 +137,13 @@ def test_a_run_that_stops_behind_a_checkpoint_ends_with_the_same_student(done, t
     assert (run / name).read_bytes() == (done.folder / name).read_bytes()
 
 
-@pytest.mark.parametrize("source", [{}, {"source": MIXED}], ids=["offline", "mixed"])
-def test_an_empty_context_is_the_plain_run_to_the_byte(source, tmp_path, teacher_folder):
+def test_an_empty_context_is_the_plain_run_to_the_byte(tmp_path, teacher_folder):
     students = []
     for name, context in (("plain", None), ("empty", {"styles": [{}]})):
         folder = tmp_path / name
         folder.mkdir()
         path = write_context_recipe(
-            folder, teacher_folder, context, student={"kind": "from_layers", "keep": [0, 2]}, **source, **ONCE
+            folder, teacher_folder, context, student={"kind": "from_layers", "keep": [0, 2]}, source=MIXED, **ONCE
         )
         said = stillhouse("train", path)
         assert said.code == 0, said.err

@@ -60,12 +60,11 @@ def on_policy(tmp_path, teacher_folder):
     return partial(write_on_policy, tmp_path, teacher_folder)
 
 
-@pytest.fixture(scope="module", params=[("chat", "mixed"), ("text", "student")])
-def done(request, tmp_path_factory, teacher_folder) -> Finished:
-    """Runs of both sources and of both kinds of data. Look, do not touch."""
-    kind, source = request.param
-    folder = tmp_path_factory.mktemp(kind)
-    path = write_on_policy(folder, teacher_folder, kind, source=MIXED if source == "mixed" else STUDENT)
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, teacher_folder) -> Finished:
+    """A run in which some answers are the student's. Look, do not touch."""
+    folder = tmp_path_factory.mktemp("mixed")
+    path = write_on_policy(folder, teacher_folder, source=MIXED)
     return Finished(path, folder / "run", stillhouse("distill", path))
 
 
@@ -93,11 +92,7 @@ def test_what_a_student_says_while_it_learns_is_written_down(done):
     assert [line["step"] for line in rollouts] == sorted(line["step"] for line in rollouts)
     assert {line["step"] for line in rollouts} <= {line["step"] for line in steps(done.folder)}
     firsts = [line for line in rollouts if line["turn"] == 0]
-    if "kind: mixed" in (done.folder / "recipe.yaml").read_text(encoding="utf-8"):
-        assert 0 < len(firsts) < EPOCHS * 12
-    else:
-        assert len(firsts) == EPOCHS * 12  # each conversation once an epoch
-        assert steps(done.folder)[-1]["tokens"] == sum(line["tokens"] for line in rollouts)
+    assert 0 < len(firsts) < EPOCHS * 12  # each conversation once an epoch, and not always
     assert all(line["tokens"] <= TOKENS for line in rollouts)
     assert all(END not in line["answer"] for line in rollouts if line["finished"])
     assert all(line["logprob"] < 0 for line in rollouts)

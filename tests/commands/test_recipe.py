@@ -77,7 +77,7 @@ def test_a_pair_of_layers_that_is_none_is_a_fault_where_it_stands():
         parse_recipe(Recipe, values)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(number=st.integers(-(10**400), 10**400) | st.floats())
 @pytest.mark.parametrize("name", ["beta", "weight", "temperature", "alpha", "skew"])
 @pytest.mark.parametrize("objective", ["jsd", "alpha_beta", "skewed_forward_kl"])

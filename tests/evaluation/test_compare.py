@@ -68,9 +68,8 @@ def test_samples_show_what_each_writes_after_the_same_beginning(contestants, exa
     assert written.startswith(tokenizer.decode([int(first)], skip_special_tokens=True))
 
 
-@pytest.mark.parametrize("num_samples", [0, 99])
-def test_as_many_samples_are_shown_as_are_asked_for_and_there_are(contestants, examples, tokenizer, num_samples):
-    assert len(evaluate(contestants, examples, tokenizer, num_samples=num_samples).samples) == min(num_samples, 3)
+def test_no_more_samples_are_shown_than_there_are(contestants, examples, tokenizer):
+    assert len(evaluate(contestants, examples, tokenizer, num_samples=99).samples) == 3
 
 
 def test_a_result_comes_back_from_json_as_it_was(contestants, examples, tokenizer):
@@ -89,14 +88,6 @@ def test_costs_are_what_the_models_have_and_take(contestants):
         for speed in (cost.prefill_tokens_per_second, cost.decode_tokens_per_second):
             assert 0 < speed.low <= speed.value <= speed.high
     assert found["student"].parameters == found["student_before"].parameters < found["teacher"].parameters
-
-
-def test_a_sixth_of_the_layers_is_faster(build_model):
-    teacher = build_model(layers=24, hidden=64)
-    models = {"teacher": teacher, "student": student_from_layers(teacher, range(0, 24, 6))}
-    timings = time_language_models(models)
-    for work in ("prefill", "decode"):
-        assert timings["student"].tokens_per_second(work).value > timings["teacher"].tokens_per_second(work).value
 
 
 def test_the_models_take_turns_at_being_timed(contestants, monkeypatch):

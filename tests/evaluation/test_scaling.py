@@ -24,7 +24,7 @@ def test_a_law_without_noise_is_found_again():
 
 def test_intervals_hold_the_truth_at_about_their_rate():
     draws, hits = np.random.default_rng(1), []
-    for number in range(60):
+    for number in range(30):
         losses = [1.5 + 20 * budget**-0.35 + draws.normal(0, 0.02) for budget in BUDGETS]
         law = scaling_law(points_of(losses, half_width=1.96 * 0.02), seed=number)
         expected = law.at(2e6)

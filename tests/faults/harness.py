@@ -1,16 +1,16 @@
 """What a run is put through, and how it is told that nothing came of it: nothing lost, nothing twice, the same student."""
 
 import importlib.util
-import multiprocessing
 import os
 import random
 import signal
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
+
+from apart import processes
 
 from stillhouse.core.files import read_lines
 
@@ -58,13 +58,6 @@ def tally(fault: str, **numbers: int) -> None:
     TALLY.setdefault(fault, Counter()).update({"tried": 1, **numbers})
 
 
-def processes() -> BaseContext:
-    """Processes that have already imported what a start spends nearly all of its time on."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["victim", "stillhouse.commands.run", "stillhouse.commands.stages.reporting"])
-    return context
-
-
 @dataclass
 class Run:
     """A run folder on its way through faults."""
@@ -88,7 +81,7 @@ class Run:
             PLANTED,
             self.clock_jumps,
         )
-        process = processes().Process(target=victim.suffer, args=arguments)  # type: ignore[attr-defined]
+        process = processes().Process(target=victim.suffer, args=arguments)
         process.start()
         process.join(SECONDS)
         if process.is_alive():

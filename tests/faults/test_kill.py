@@ -113,7 +113,7 @@ def test_masks_and_projections_of_a_run_killed_in_training_go_on_as_they_would_h
 
 def test_a_second_process_in_the_same_folder_is_refused_while_the_first_goes_on(recipe, tmp_path):
     run, path = tmp_path / "run", recipe()
-    process = processes().Process(target=main, args=(["distill", str(path)],))  # type: ignore[attr-defined]
+    process = processes().Process(target=main, args=(["distill", str(path)],))
     process.start()
     try:
         while not (run / "recipe.yaml").exists():

@@ -329,10 +329,8 @@ class ToldUntil(list):
         super().append(rollout)
 
 
-@pytest.mark.parametrize(("saved", "killed"), [(2, 6), (5, 8)])
-def test_a_run_that_goes_on_from_a_checkpoint_says_and_learns_the_same(
-    asked, build_student, teacher, tmp_path, saved, killed
-):
+def test_a_run_that_goes_on_from_a_checkpoint_says_and_learns_the_same(asked, build_student, teacher, tmp_path):
+    saved, killed = 5, 8
     build = partial(build_student, attention_dropout=0.1)
     whole, told = build(), []
     _train(whole, asked, tmp_path / "whole", teacher, told, save_every_steps=saved)

@@ -211,8 +211,7 @@ def test_the_same_seed_trains_the_same_student_bit_for_bit(build_model, teacher,
 # Going on after a kill
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize("killed_after", [2, 4, 6])
+@pytest.mark.parametrize(("family", "killed_after"), [("llama", 2), ("gpt2", 4), ("llama", 6)])
 def test_a_run_that_goes_on_from_a_checkpoint_ends_bit_for_bit_as_if_never_stopped(
     build_model, teacher, examples, tmp_path, family, killed_after
 ):

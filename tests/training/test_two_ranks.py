@@ -1,13 +1,10 @@
 """Two processes that share a step give the gradient of one."""
 
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from apart import processes
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
@@ -15,7 +12,7 @@ from stillhouse.data.paired import PairedRows
 from stillhouse.models.token_bytes import common_outcomes
 
 from .test_paired_loss import TEXTS, other_tokenizer, pairs_of  # noqa: F401
-from .two_ranks import learnt, steps
+from .two_ranks import be_a_rank, learnt, steps
 
 
 @pytest.fixture(scope="module")
@@ -65,23 +62,20 @@ def of_two(folder):
 def found_by_two(folder, by, ways):
     for held in ways:
         assert learnt(folder, folder / f"begun-by-one-{held}", num_ranks=1, stops_at=3) is None
-    shared = os.environ | {
+    shared = {
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "ACCELERATE_USE_CPU": "true",  # as `accelerate launch --cpu` sets it
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(folder), by]
-    ranks = [
-        subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in ("0", "1")
-    ]
+    environments = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    ranks = [processes().Process(target=be_a_rank, args=(one, folder, by)) for one in environments]
     for rank in ranks:
-        _, errors = rank.communicate(timeout=240)
-        assert rank.returncode == 0, errors
+        rank.start()
+    for rank in ranks:
+        rank.join(240)
+        assert rank.exitcode == 0  # 1 behind a traceback, None where it hangs
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

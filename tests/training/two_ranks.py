@@ -1,8 +1,6 @@
-"""One process of data-parallel steps: `python two_ranks.py FOLDER`, with the environment that torchrun gives."""
+"""One process of data-parallel steps, with the environment that torchrun gives."""
 
 import os
-import sys
-from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
@@ -241,6 +239,8 @@ def going_on(where, ways):
     return found
 
 
-if __name__ == "__main__":
-    folder, by, rank = Path(sys.argv[1]), sys.argv[2], os.environ["RANK"]
-    torch.save({"torch": by_torch, "deepspeed": by_deepspeed}[by](folder), folder / f"rank-{rank}.pt")
+def be_a_rank(environment, folder, by):
+    """The whole life of one process."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    torch.save({"torch": by_torch, "deepspeed": by_deepspeed}[by](folder), folder / f"rank-{environment['RANK']}.pt")
