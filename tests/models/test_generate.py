@@ -20,7 +20,7 @@ from stillhouse.models.generate import (
     stream,
 )
 
-GREEDY = Sampling(temperature=0, max_new_tokens=6)
+GREEDY = Sampling(temperature=0, max_new_tokens=9)
 LENGTHS = (3, 14, 7, 1)
 
 
