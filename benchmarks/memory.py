@@ -9,90 +9,174 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as Bytes
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stillhouse.data.config import ChatDataConfig, TextDataConfig
-from stillhouse.data.packing import PackedRows
-from stillhouse.data.prepare import prepare
+from stillhouse.commands.parts.learnt import as_the_teacher_reads
+from stillhouse.commands.sources import askable
+from stillhouse.data.config import (
+    ChatDataConfig,
+    ClassificationDataConfig,
+    DataConfig,
+    MaskedTextDataConfig,
+    PreferencesDataConfig,
+    RegressionDataConfig,
+    RewardsDataConfig,
+    SentencesDataConfig,
+    TagsDataConfig,
+    TextDataConfig,
+)
+from stillhouse.data.kept import lengths_of
+from stillhouse.data.prepare import Prepared, prepare
 from stillhouse.labelling import label
 from stillhouse.models.load import load_tokenizer
 from stillhouse.teachers import LocalTeacher
 from stillhouse.training.order import ByLength
 
 ROW_TOKENS = 128
-RECORD = "The fox number {n} ran over the hill {m}."
-QUESTION = "Where did fox number {n} run?"
+CONFIGS: dict[str, Any] = {
+    "text": TextDataConfig,
+    "chat": ChatDataConfig,
+    "context": ChatDataConfig,
+    "spans": TextDataConfig,
+    "spans_chat": ChatDataConfig,
+    "preferences": PreferencesDataConfig,
+    "rewards": RewardsDataConfig,
+    "masked_text": MaskedTextDataConfig,
+    "classification": ClassificationDataConfig,
+    "regression": RegressionDataConfig,
+    "tags": TagsDataConfig,
+    "sentences": SentencesDataConfig,
+}
+"""What is read, by its `data.kind`; of conversations also those whose teacher reads more, and of texts and conversations those
+whose teacher has another tokenizer."""
+AS_TABLE = ("classification", "regression")
+PREDICTS_NO_TEXT = ("rewards", "masked_text", "classification", "regression", "tags", "sentences")
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+SPECIAL = ["<s>", "</s>", "<pad>", "<unk>", "<mask>", "<user>", "<assistant>", "<system>"]
 
 
 def main() -> None:
-    """Print a line for each number of records."""
+    """Print a line for each kind and number of records."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tokenizer", help="whose tokens are counted: a hub id, a folder, or a GGUF file")
+    parser.add_argument(
+        "tokenizer", nargs="?", help="a hub id, a folder, or a GGUF file; else one that is made of the records"
+    )
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--what", choices=["read", "label", "train"], default="read")
-    parser.add_argument("--kind", choices=["text", "chat"], default="text", help="of the data")
-    parser.add_argument("--alone", action="store_true", help="in this process, of the first number alone")
+    parser.add_argument("--what", choices=["read", "label", "train", "ask"], default="read")
+    parser.add_argument("--kind", choices=CONFIGS, nargs="+", default=["text"], help="of the data")
+    parser.add_argument("--alone", action="store_true", help="in this process, of the first kind and number alone")
     options = parser.parse_args()
     if options.alone:
-        _measure(options.tokenizer, options.records[0], options.what, options.kind)
+        _measure(options.tokenizer, options.records[0], options.what, options.kind[0])
         return
-    for records in options.records:
-        command = [
-            sys.executable,
-            __file__,
-            options.tokenizer,
-            "--alone",
-            "--what",
-            options.what,
-            "--kind",
-            options.kind,
-        ]
-        subprocess.run([*command, "--records", str(records)], check=True)
+    for kind in options.kind:
+        for records in options.records:
+            command = [sys.executable, __file__, *([options.tokenizer] if options.tokenizer else []), "--alone"]
+            subprocess.run([*command, "--what", options.what, "--kind", kind, "--records", str(records)], check=True)
 
 
 def _record(number: int, kind: str) -> dict[str, object]:
-    said = RECORD.format(n=number, m=number % 97)
-    if kind == "text":
-        return {"text": said}
-    asked = {"role": "user", "content": QUESTION.format(n=number)}
-    return {"messages": [asked, {"role": "assistant", "content": said}]}
+    said, asked = f"The fox number {number} ran over the hill {number % 97}.", f"Where did fox number {number} run?"
+    match kind:
+        case "chat" | "context" | "spans_chat":
+            return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
+        case "preferences" | "rewards":
+            return {"prompt": asked, "chosen": said, "rejected": "Nobody knows."}
+        case "classification":
+            return {"text": said, "label": ("near", "far", "gone")[number % 3]}
+        case "regression":
+            return {"text": said, "label": number / 7}
+        case "tags":
+            return {"words": said.split(), "tags": ["far" if word.isdecimal() else "near" for word in said.split()]}
+    return {"text": said}
 
 
-def _measure(source: str, records: int, what: str, kind: str) -> None:
-    tokenizer = load_tokenizer(source)
+def _made(num_tokens: int, *, framed: bool) -> PreTrainedTokenizerFast:
+    """A tokenizer of so many tokens, made of records; `framed` by special tokens, as of models that read a text at once."""
+    found = Tokenizer(BPE())
+    found.pre_tokenizer, found.decoder = ByteLevel(add_prefix_space=False), Bytes()
+    trainer = BpeTrainer(
+        vocab_size=num_tokens, special_tokens=SPECIAL, initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    found.train_from_iterator((json.dumps(_record(n, "chat")) for n in range(500)), trainer)
+    if framed:
+        ends = [("<s>", 0), ("</s>", 1)]
+        found.post_processor = TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=ends)
+    names = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "mask_token": "<mask>",
+        "unk_token": "<unk>",
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=found, chat_template=TEMPLATE, **names)
+
+
+def _read(file: Path, tokenizer: PreTrainedTokenizerBase, kind: str) -> Prepared:
+    wanted = {"teacher_context": {"styles": ({"system": "Answer briefly."},)}} if kind == "context" else {}
+    config: DataConfig = CONFIGS[kind](path=file, sequence_tokens=ROW_TOKENS, held_out=0.01, **wanted)
+    theirs = _made(300, framed=False) if kind.startswith("spans") else None
+    return prepare(config, tokenizer, teacher_tokenizer=theirs)
+
+
+def _measure(source: str | None, records: int, what: str, kind: str) -> None:
+    tokenizer = load_tokenizer(source) if source else _made(400, framed=kind in PREDICTS_NO_TEXT)
     with TemporaryDirectory() as name:
-        file = Path(name) / "texts.jsonl"
+        file = Path(name) / ("rows.csv" if kind in AS_TABLE else "rows.jsonl")
         with file.open("w", encoding="utf-8") as lines:
+            if kind in AS_TABLE:
+                lines.write("text,label\n")
             for number in range(records):
-                lines.write(json.dumps(_record(number, kind)) + "\n")
+                record = _record(number, kind)
+                lines.write((",".join(map(str, record.values())) if kind in AS_TABLE else json.dumps(record)) + "\n")
         _peak_bytes()
         before, started = _peak_bytes(), time.perf_counter()
-        of_kind = TextDataConfig if kind == "text" else ChatDataConfig
-        config = of_kind(path=file, sequence_tokens=ROW_TOKENS, held_out=0.01)
-        rows = prepare(config, tokenizer).train
-        assert isinstance(rows, PackedRows)
+        found = _read(file, tokenizer, kind)
+        rows = found.train
         tokens = sum(rows.lengths)
         if what == "label":
-            shape = LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                num_key_value_heads=2,
+            examples = as_the_teacher_reads(rows)
+            label(
+                _teacher(len(tokenizer)),
+                examples,
+                Path(name) / "labels",
+                made_from="a benchmark",
+                row_tokens=ROW_TOKENS,
             )
-            teacher = LocalTeacher(LlamaForCausalLM(shape).eval())
-            label(teacher, rows.examples, Path(name) / "labels", made_from="a benchmark", row_tokens=ROW_TOKENS)
+        if what == "ask":  # what a student is to answer, and how long it is
+            tokens = int(lengths_of(askable(found.asked, max_tokens=ROW_TOKENS, at_last=False)).sum())
         if what == "train":  # an epoch's batches in their order; what the models take has nothing to do with records
             for step in _steps(ByLength(rows.lengths, rows_per_step=8, seed=0)):
                 rows.collate([rows[number] for number in step])
         grown = _peak_bytes() - before
     print(
-        f"{what:<6} {kind} {records:>9,} records, {tokens:>11,} tokens: {grown / 2**20:>8,.0f} MiB more at the peak, "
+        f"{what:<6} {kind:<14} {records:>9,} records, {tokens:>11,} tokens: {grown / 2**20:>8,.0f} MiB more at the peak, "
         f"{grown / records:>6,.0f} bytes a record, {time.perf_counter() - started:,.0f} s",
         flush=True,
     )
+
+
+def _teacher(num_tokens: int) -> LocalTeacher:
+    shape = LlamaConfig(
+        vocab_size=num_tokens,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    return LocalTeacher(LlamaForCausalLM(shape).eval())
 
 
 def _peak_bytes() -> int:
