@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -99,7 +100,10 @@ def logged(log):
     """What writes a batch, and writes down when it begins and ends."""
 
     def write(model, tokenizer, batch, advance):
-        place = {"pid": os.getpid(), "first": batch}
+        import ray
+
+        node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        place = {"pid": os.getpid(), "first": batch, "node": node}
         with Path(log).open("a") as file:
             file.write(json.dumps({"call": "begins", **place}) + "\n")
         time.sleep(SECONDS)
@@ -165,6 +169,34 @@ def _write_all(hands, tokenizer, build_example, folder):
     file = folder / "conversations.jsonl"
     rewrite_by(hands, conversations, file=file, max_tokens=64, sampling=sampling, batch_size=1)
     write_atomic(folder / "replies.json", json.dumps([asdict(one) for one in replies]))
+
+
+@pytest.mark.skipif(not FULL, reason="takes a minute: make faults")
+def test_a_node_that_is_lost_while_writing_costs_the_batches_of_its_actor(cluster, build_model, tokenizer, tmp_path):
+    folder, log = tmp_path / "teacher", tmp_path / "log"
+    build_model(vocab=len(tokenizer), layers=2).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    batches = {number: [number] for number in range(60)}  # so that all have begun before they are written
+    lost = cluster.add_node(num_cpus=1)
+
+    def at_it():
+        return Counter(one["call"] for one in calls(log) if one["node"] == lost.node_id)
+
+    with RayHands(
+        Cluster(cluster.address, len(cluster.list_all_nodes())), partial(load_causal_lm, str(folder))
+    ) as hands:
+        told, num_lost = {}, 0
+        for number, said in hands(logged(log), batches):
+            told[number] = said
+            if not num_lost and at_it()["begins"] > at_it()["ends"]:
+                cluster.remove_node(lost, allow_graceful=False)
+                num_lost = at_it()["begins"] - at_it()["ends"]
+    assert told == {number: [number, len(tokenizer)] for number in batches}
+    begun, ended = (
+        Counter(one["first"][0] for one in calls(log) if one["call"] == call) for call in ("begins", "ends")
+    )
+    assert num_lost == 1 and set(ended.values()) == {1}
+    assert (begun - ended).total() == num_lost
 
 
 def test_two_nodes_write_the_bytes_of_one_process_and_the_killed_cost_their_shards_alone(

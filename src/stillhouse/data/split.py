@@ -133,12 +133,13 @@ class Known:
         self.texts = np.frombuffer(texts_seen, "S16")
         self.is_first = np.zeros(len(self.texts), np.bool_)
         self.is_first[np.unique(np.frombuffer(rows_seen, "S16"), return_index=True)[1]] = True
-        spread = np.array(places)
-        if kinds:
-            ranks = {kind: rank for rank, kind in enumerate(sorted(kinds))}
-            spread = np.array([ranks[kind] for kind in kinds])[spread.astype(np.int64)]
-        self.order = np.argsort(spread, kind="stable") if places else np.arange(len(self.texts))
+        self.order: NDArray[np.int64] | slice = slice(None)
         """Numbers of the rows, those together that are alike in what they are spread over."""
+        if places:
+            spread = np.array(places)
+            ranks = {kind: rank for rank, kind in enumerate(sorted(kinds))}
+            ranked = np.array([ranks[kind] for kind in kinds])[spread.astype(np.int64)] if kinds else spread
+            self.order = np.argsort(ranked, kind="stable")
 
 
 def hash_of(text: str) -> bytes:
@@ -174,7 +175,7 @@ def sides_held_out(
     is_judged = np.empty(len(firsts), np.bool_)
     in_turn = ((n + 1) * above // below > n * above // below for n in range(len(firsts)))
     is_judged[np.argsort(firsts)] = np.fromiter(in_turn, np.bool_, len(firsts))
-    on_trial = np.empty(len(known.order), np.bool_)
+    on_trial = np.empty(len(known.texts), np.bool_)
     on_trial[known.order] = is_judged[numbers]
     train, held_out = Side(read, known.is_first & ~on_trial), Side(read, known.is_first & on_trial)
     _refuse_too_few(train, held_out, num_texts=len(firsts), part=part, hint=hint)
