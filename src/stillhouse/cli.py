@@ -249,6 +249,7 @@ def _run(chosen: argparse.Namespace) -> int:
                 "teacher_held": "sharded" if getattr(chosen, "sharded_teacher", False) else "whole",
                 "ray": getattr(chosen, "ray", None),
                 "actors": getattr(chosen, "actors", None),
+                "check": getattr(chosen, "check", False),
             }
             command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until, **shared)
     return 0
@@ -332,6 +333,11 @@ def _parser() -> argparse.ArgumentParser:
             _add_launch(added)
         if name in ("distill", "train", "label", "synthesize"):
             _add_ray(added)
+        if name == "label":
+            help_text = (
+                "fetch labels that lie elsewhere, too, and make those again that are damaged (those here always are)"
+            )
+            added.add_argument("--check", action="store_true", help=help_text)
         if name == "synthesize":
             added.add_argument(
                 "--dry-run", action="store_true", help="show five examples and what the whole would take; keep nothing"

@@ -68,6 +68,25 @@ def test_a_file_is_fetched_once_and_again_when_it_has_changed(memory, monkeypatc
     assert fetched(Path("memory://barrel/x.txt")).read_bytes() == b"two"
 
 
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+def test_what_a_server_says_of_a_file_tells_that_it_has_changed(memory, monkeypatch, header):
+    """The key of an address on the web is that of the address alone."""
+    kind, said = type(memory), {header: "monday"}
+    monkeypatch.setattr(kind, "ukey", lambda files, name: "constant")
+    monkeypatch.setattr(kind, "info", lambda files, name, _info=kind.info: _info(files, name) | said)
+    for day, content in (("monday", b"one"), ("monday", b"one"), ("tuesday", b"two")):
+        memory.pipe("/barrel/x.txt", b"one" if day == "monday" else b"two")
+        said[header] = day
+        objects._fetched.cache_clear()
+        assert fetched(Path("memory://barrel/x.txt")).read_bytes() == content
+    del said[header]  # and nobody who keeps silent is asked twice
+    objects._fetched.cache_clear()
+    place = fetched(Path("memory://barrel/x.txt"))
+    memory.pipe("/barrel/x.txt", b"six")
+    objects._fetched.cache_clear()
+    assert fetched(Path("memory://barrel/x.txt")) == place and place.read_bytes() == b"two"
+
+
 def test_what_is_not_there_or_cannot_be_reached_is_said_in_a_line(memory, monkeypatch):
     said = {
         "memory://barrel/none.jsonl": "data.path 'memory://barrel/none.jsonl': there is no such file",

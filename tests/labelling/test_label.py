@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import fsspec
@@ -9,11 +10,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from stillhouse.commands.labels import forget_damaged
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.files import size_on_disk
 from stillhouse.core.label_codecs import states_from_bytes
 from stillhouse.core.label_store import FetchedFiles, damaged, open_shard, read_manifest
 from stillhouse.core.progress import Silent
+from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Wanted
 from stillhouse.data.packing import to_batch
 from stillhouse.labelling import Sampled, Sparse, States, label
@@ -285,7 +288,9 @@ def test_labels_that_are_objects_say_the_same_and_few_shards_lie_here(objects, t
     assert len(objects.fetched) == 3 + len(manifest.shards), "each once, as they were read in turn"
 
 
-def test_objects_that_are_there_are_not_made_again_and_a_damaged_one_is_named(objects, teacher, examples, tmp_path):
+def test_objects_that_are_there_are_not_made_again_and_a_damaged_one_is_found(
+    objects, teacher, examples, tmp_path, monkeypatch
+):
     at(teacher, examples, tmp_path)
     manifest = read_manifest(tmp_path)
     place, known = objects_at("memory://barrel/labels", manifest.seal), dict(objects.store)
@@ -300,8 +305,18 @@ def test_objects_that_are_there_are_not_made_again_and_a_damaged_one_is_named(ob
     }
     content = objects.cat_file(f"/barrel/labels/{manifest.seal}/{manifest.shards[0]}")
     objects.pipe(f"/barrel/labels/{manifest.seal}/{manifest.shards[0]}", content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(DataError, match=f"{manifest.shards[0]} in memory://barrel/.* Remove that object"):
+    with pytest.raises(DataError, match=f"{manifest.shards[0]} in memory://barrel/.* label RECIPE --check"):
         FetchedFiles(tmp_path, place, most_bytes=2**30).shard(manifest.shards[0])
+    assert damaged(tmp_path, place) == [], "that it is there is all that is seen"
+    assert damaged(tmp_path, place, fetches=True) == [manifest.shards[0]]
+    run = RunFolder(tmp_path)
+    run.labels.mkdir()
+    shutil.copy(tmp_path / "manifest.json", run.labels)
+    monkeypatch.setattr(RunFolder, "is_done", lambda *_: True)
+    forget_damaged(run, Silent(), ["label"], objects=place, fetches=True)
+    assert manifest.shards[0] not in place.sizes(), "what is there is not made again"
+    at(teacher, examples, tmp_path)
+    assert objects.cat_file(f"/barrel/labels/{manifest.seal}/{manifest.shards[0]}") == content
 
 
 def test_an_actor_needs_no_disk_but_its_own_where_labels_are_objects(model, examples, tmp_path):

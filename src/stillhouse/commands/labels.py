@@ -104,14 +104,22 @@ def recorder_of(
 
 
 def forget_damaged(
-    run: RunFolder, progress: Progress, stages: Sequence[str], *, objects: Objects | None = None
+    run: RunFolder,
+    progress: Progress,
+    stages: Sequence[str],
+    *,
+    objects: Objects | None = None,
+    fetches: bool = False,
 ) -> None:
     """Labels that the first of these stages finished, and that were damaged since, are made again, the damaged files alone, and
-    so is what the others have made of them."""
-    names = damaged(run.labels, objects) if run.is_done(stages[0]) else []
+    so is what the others have made of them. Objects are looked into where they are to be fetched for it."""
+    names = damaged(run.labels, objects, fetches=fetches) if run.is_done(stages[0]) else []
     if names:
         where = run.labels if objects is None else objects.url
         progress.say(f"damaged in {where}, and made again: {', '.join(names)}")
         run.event("warned", stage=stages[0], damaged=names)
+        if objects is not None:  # where what is there is not made again
+            for name in names:
+                objects.remove(name)
         for stage in stages:
             run.forget(stage)

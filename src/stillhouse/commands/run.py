@@ -40,10 +40,11 @@ def run(
     teacher_held: Held = "whole",
     ray: str | None = None,
     actors: int | None = None,
+    check: bool = False,
 ) -> None:
     """Read the recipe, then do what is not done yet, with progress in the terminal; arms are trained by `num_ranks` processes,
     if a number is given, each of which holds the student whole or `sharded`, and so the teacher, which labels and writes as
-    `actors` of a `ray` cluster, if one is named."""
+    `actors` of a `ray` cluster, if one is named. With `check`, labels that lie elsewhere are all looked into."""
     values = read_recipe(Path(recipe_path), overrides)
     if num_ranks is not None and is_of_retrieval(values):
         raise RecipeError(
@@ -62,6 +63,11 @@ def run(
         )
     if actors is not None and ray is None:
         raise StillhouseError("--actors says how many hold the teacher on the cluster of --ray ADDRESS. Give both.")
+    if check and is_of_retrieval(values):
+        raise RecipeError(
+            [f"data.kind: {values['data']['kind']} has no labels that lie elsewhere. Leave --check out."],
+            source=recipe_path,
+        )
     launch = None if num_ranks is None else Launcher(num_ranks, launch_config, held, teacher_held)
     cluster = None if ray is None else Cluster(ray, actors)
     if is_of_stories(values):
@@ -79,6 +85,7 @@ def run(
     if cluster is not None:
         check_spread(recipe, cluster)
     with at_work(recipe, terminal_progress(), launch=launch, cluster=cluster) as pipeline:
+        pipeline.parts.looks_into_labels = check
         match until:
             case "report":
                 _show(pipeline.report(), pipeline.run, planned=said_of_plan(pipeline.run, recipe))

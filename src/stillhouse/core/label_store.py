@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -230,9 +231,9 @@ def _refuse_a_strangers(path: Path, seal: str, manifest: Manifest) -> None:
         )
 
 
-def damaged(folder: Path, objects: Objects | None = None) -> list[str]:
+def damaged(folder: Path, objects: Objects | None = None, *, fetches: bool = False) -> list[str]:
     """The files of a finished store that are missing, not what was written, or another store's. Of `objects` only whether they
-    are there: what is in one is looked at when it is fetched.
+    are there, as what is in one is looked at when it is fetched; or all, with `fetches`, one after the other.
 
     Raises:
         StaleError: if another version wrote it.
@@ -244,7 +245,9 @@ def damaged(folder: Path, objects: Objects | None = None) -> list[str]:
     names = [*([] if manifest.head is None else [HEAD]), *manifest.shards]
     if objects is not None:
         there = objects.sizes()
-        return [name for name in [MANIFEST, KEYS, *names] if name not in there]
+        missing = [name for name in [MANIFEST, KEYS, *names] if name not in there]
+        looked_at = [name for name in [KEYS, *names] if fetches and name in there]
+        return missing + [name for name in looked_at if not _is_whole_there(objects, name, manifest)]
     return [name for name in names if not _is_whole(folder / name, manifest)]
 
 
@@ -320,8 +323,8 @@ class FetchedFiles(StoreFiles):
             except DataError:
                 file.unlink(missing_ok=True)
                 raise DataError(
-                    f"{name} in {self.objects.url} is not what was written. Remove that object, and `stillhouse label` makes "
-                    "only it again."
+                    f"{name} in {self.objects.url} is not what was written. `stillhouse label RECIPE --check` makes only it "
+                    "again."
                 ) from None
             self._sizes[name] = file.stat().st_size
         self._sizes[name] = self._sizes.pop(name)  # the last that was read
@@ -334,6 +337,12 @@ class FetchedFiles(StoreFiles):
             del self._sizes[oldest]
             self._shards.pop(oldest, None)
             (self.folder / oldest).unlink(missing_ok=True)
+
+
+def _is_whole_there(objects: Objects, name: str, manifest: Manifest) -> bool:
+    with TemporaryDirectory() as folder:
+        objects.get(name, Path(folder) / name)
+        return _is_whole(Path(folder) / name, manifest)
 
 
 def _is_whole(path: Path, manifest: Manifest) -> bool:

@@ -18,6 +18,8 @@ from stillhouse.core.files import atomic_path, cache_folder, fingerprint, write_
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")
 _SECRET = re.compile(r"key|secret|token|signature|^sig$|password|credential", re.IGNORECASE)
+_SAYS_SO = ("ETag", "Content-MD5", "Digest", "Last-Modified")
+"""Headers that fsspec reads of an answer."""
 _KNOWN_BY = "fetched.json"
 """Beside what was fetched: by what its store tells that version from another."""
 
@@ -74,7 +76,7 @@ def _fetched(url: str, key: str) -> Path:
         names = {root: ""} if files.isfile(root) else {name: name[len(root) :].strip("/") for name in files.find(root)}
         if not names:
             raise DataError(f"{key} {url!r}: there is no such file or folder.")
-        versions = {inner: str(files.ukey(name)) for name, inner in sorted(names.items())}
+        versions = {inner: _version(files, name) for name, inner in sorted(names.items())}
         place = cache_folder() / "fetched" / _name_of(url)
         known = place.parent / f"{place.name}.{_KNOWN_BY}"
         version = json.dumps([url, versions])
@@ -87,6 +89,12 @@ def _fetched(url: str, key: str) -> Path:
                     files.get_file(name, str(target))
             write_atomic(known, version)
     return place
+
+
+def _version(files: Any, name: str) -> str:
+    """What a store tells one version of a file from another by: of `https://` that is what the server says, if it does."""
+    info = files.info(name)
+    return " ".join([str(files.ukey(name)), *(f"{field}: {info[field]}" for field in _SAYS_SO if info.get(field))])
 
 
 def _name_of(url: str) -> str:

@@ -53,6 +53,8 @@ class Parts:
         self.recipe, self.run, self.progress = recipe, run, progress
         self.cluster: Cluster | None = None
         """Where the teacher labels and writes; None is in this process."""
+        self.looks_into_labels = False
+        """Whether labels that lie elsewhere are all fetched, to see that they are what was written."""
 
     # The teacher, and how both read.
 

@@ -49,7 +49,7 @@ def label(shop: Workshop) -> dict[str, Any]:
         )
         return asdict(outcome)
 
-    forget_damaged(shop.run, shop.progress, ["label"], objects=_objects(shop))
+    forget_damaged(shop.run, shop.progress, ["label"], objects=_objects(shop), fetches=parts.looks_into_labels)
     made_from = [parts.learnt_fingerprint, wanted, shop.recipe.objectives]  # which say what is read
     return shop.once("label", "the teacher labels", made_from=made_from, work=work)
 
