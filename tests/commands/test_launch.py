@@ -66,8 +66,12 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
     assert held_by(written) == "sharded"
     adapted = parse_recipe(Recipe, recipe_values(teacher_folder, {"run": "runs/x", "student.lora": {}}))
     for options in ({"config": str(written)}, {"config": None, "held": "sharded"}):
-        with pytest.raises(StillhouseError, match=r"student\.lora.*--sharded"):
-            check_launch(adapted, 2, **options)
+        check_launch(adapted, 2, **options)
+    narrow = parse_recipe(
+        Recipe, recipe_values(teacher_folder, {"run": "runs/x", "student.lora": {"quantize": "4bit"}})
+    )
+    with pytest.raises(StillhouseError, match=r"student\.lora\.quantize is 4bit.*--sharded"):
+        check_launch(narrow, 2, config=None, held="sharded")
     assert_refused_in_one_line(stillhouse("train", recipe(), "--launch-config", written), "--launch N")
     assert_refused_in_one_line(stillhouse("train", recipe(), "--sharded-teacher"), "--launch N")
     for changes, words in (({"labels": {"signal": "sparse"}}, "labels"), ({"labels": None}, "")):

@@ -56,6 +56,7 @@ def _free_port():
 @pytest.fixture(scope="module")
 def of_two(folder):
     """What each of two processes found, of texts and of pairs: to start them is what takes time."""
+    learnt(folder, folder / "begun-by-one-adapted", num_ranks=1, stops_at=3, adapts=True)
     return found_by_two(folder, "torch", ("whole", "sharded"))
 
 
@@ -136,6 +137,17 @@ def test_across_tokenizers_and_on_what_the_student_writes_two_processes_do_what_
 
 def test_what_two_processes_have_begun_one_ends_and_the_other_way_round(folder, of_two):
     assert_they_go_on(folder, of_two, ("whole", "sharded"))
+
+
+def test_an_adapter_on_weights_that_two_processes_share_is_that_of_one(folder, of_two):
+    alone = learnt(folder, folder / "adapted-alone", num_ranks=1, adapts=True)
+    first, second = (rank["adapted"] for rank in of_two)
+    kept_by_two = learnt(folder, folder / "begun-by-one-adapted", num_ranks=1, adapts=True)
+    assert second == {} and alone.keys() == first.keys()
+    assert max(weight.abs().max() for name, weight in alone.items() if ".lora_B." in name) > 1e-2
+    for name, weight in alone.items():
+        assert_close(first[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+        assert torch.equal(kept_by_two[name], first[name])
 
 
 def assert_they_go_on(folder, of_two, ways):

@@ -17,6 +17,8 @@ from stillhouse.kernels.terms import Term
 from stillhouse.models.generate import Sampling
 from stillhouse.models.recompute import recomputing
 from stillhouse.objectives import AdaptiveRamp
+from stillhouse.students.config import LoraConfig
+from stillhouse.students.lora import add_adapter
 from stillhouse.students.projections import Projections
 from stillhouse.teachers import LocalTeacher
 from stillhouse.training.features import FeatureTerm, projection_widths
@@ -176,9 +178,11 @@ class OddRows(PackedRows):
         return [{**batch, "weights": batch["weights"] * float("nan")} for batch in batches]
 
 
-def learnt(folder, checkpoints, *, num_ranks, stops_at=0, held="whole", rows_type=StoppingRows):
+def learnt(folder, checkpoints, *, num_ranks, stops_at=0, held="whole", rows_type=StoppingRows, adapts=False):
     """The student after four steps, saved every two; None where it was stopped before the third."""
     student = AutoModelForCausalLM.from_pretrained(folder / "student")
+    if adapts:
+        student = add_adapter(student, LoraConfig(rank=2, alpha=4.0), seed=0)
     examples = [Example(*example) for example in torch.load(folder / "examples.pt")]
     rows = rows_type(examples, row_tokens=24)
     rows.stops_at = stops_at
@@ -215,6 +219,7 @@ def by_torch(where):
     found["pairs", "sharded"] = steps(where, **SHARED, kind="pairs", student="untied", held="sharded")
     found["plain", "sharded"] = steps(where, **SHARED, kind="plain", held="sharded", compiler="eager")
     found["texts", "in bfloat16"] = steps(where, **SHARED, held="sharded", precision="bfloat16")
+    found["adapted"] = learnt(where, where / "begun-by-one-adapted", num_ranks=2, held="sharded", adapts=True)
     return found | going_on(where, ("whole", "sharded"))
 
 

@@ -1,6 +1,6 @@
 """Low-rank adapters inside a model: switched off, written down, read back, and merged into the weights that they change."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,25 @@ def trainable_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def save_adapter(model: PreTrainedModel, folder: Path, *, base: str | None = None) -> int:
+def adapter_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The adapter's weights as the model holds them, by their names in a file."""
+    weights = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    return {_PREFIX + name: weight for name, weight in weights.items()}
+
+
+def save_adapter(
+    model: PreTrainedModel, folder: Path, *, base: str | None = None, weights: Mapping[str, Tensor] | None = None
+) -> int:
     """Write the adapter alone, as `PeftModel.from_pretrained(base_model, folder)` reads it, and return its bytes. `base` is
-    what it was trained on: a hub id or a folder.
+    what it was trained on: a hub id or a folder. Of a model that holds a part of its weights, all of the adapter's are given.
     """
     config = adapter_config(model)
     assert config is not None, f"{type(model).__name__} carries no adapter"
     config.base_model_name_or_path = base
     folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    kept = adapter_weights(model) if weights is None else weights
     with atomic_path(folder / WEIGHTS) as part:
-        save_file({_PREFIX + name: weight.contiguous() for name, weight in weights.items()}, part, {"format": "pt"})
+        save_file({name: weight.contiguous() for name, weight in kept.items()}, part, {"format": "pt"})
     config.save_pretrained(str(folder))
     return size_on_disk(folder / WEIGHTS)
 

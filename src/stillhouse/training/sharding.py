@@ -8,6 +8,7 @@ when the losses here multiply a head themselves, and so they find it whole, and 
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -134,10 +135,30 @@ def whole_student(student: PreTrainedModel, kind: type[PreTrainedModel], *, keep
     return found
 
 
-def take(model: nn.Module, whole: Mapping[str, Tensor]) -> None:
-    """Give a model that is shared the weights of one that is not. A name that is not there is another's second name."""
+def hollow(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model, but for its weights, which `fill` gives it."""
+    weights = {
+        id(one): nn.Parameter(torch.empty_like(one, device="meta"), one.requires_grad) for one in model.parameters()
+    }
+    return deepcopy(model, weights)
+
+
+def fill(model: PreTrainedModel, state: Mapping[str, Tensor]) -> PreTrainedModel:
+    """A hollow model with the weights of another; what was one weight under two names is so again."""
+    made: dict[int, nn.Parameter] = {}
+    for place, module in model.named_modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                whole = state[f"{place}.{name}" if place else name]
+                module._parameters[name] = made.setdefault(id(weight), nn.Parameter(whole, weight.requires_grad))
+    return model
+
+
+def take(tensors: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
+    """Give a model that is shared, whose state this is, the weights of one that is not. A name that is not there is another's
+    second name."""
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
+        for name, tensor in tensors.items():
             if name in whole:
                 tensor.copy_(_as_shared(whole[name], tensor))
 

@@ -34,7 +34,7 @@ from stillhouse.core.signals import Pooling
 from stillhouse.data.epochs import TellEpoch
 from stillhouse.data.rowset import RowSet
 from stillhouse.kernels.terms import Term
-from stillhouse.models.adapters import adapter_config, load_adapter, save_adapter
+from stillhouse.models.adapters import WEIGHTS, adapter_config, adapter_weights, load_adapter, save_adapter
 from stillhouse.models.compiled import BACKEND, compiler_at_work, compiling
 from stillhouse.models.precision import Precision, computing_in
 from stillhouse.models.recompute import recomputing
@@ -52,7 +52,9 @@ from stillhouse.training.rollouts import ASKED
 from stillhouse.training.sharding import (
     Held,
     Sharded,
+    fill,
     gathered,
+    hollow,
     is_sharded,
     shard,
     take,
@@ -189,6 +191,8 @@ class DistillationTrainer(HalvingTrainer):
         is_alone = kwargs["args"].world_size == 1
         self.is_sharded = held == "sharded" and not is_alone
         self.zero_stage = None if is_alone else zero.STAGES.get(held)
+        # What has an adapter in it is put together again in a copy of it: it is no plain model of its class.
+        self.adapted = hollow(model) if self.is_sharded and adapter_config(model) is not None else None
         if self.is_sharded:
             shard(pupil, num_ranks=kwargs["args"].world_size, precision=precision)
         if teacher_held == "sharded" and isinstance(teacher, LocalTeacher) and kwargs["args"].world_size > 1:
@@ -469,11 +473,16 @@ class DistillationTrainer(HalvingTrainer):
         assert output_dir is not None
         pupil: Any = self.model
         student, keeps = unwrapped(pupil), self.args.should_save
-        state = whole_tensors(student.state_dict(keep_vars=True), keeps=keeps)
+        has_adapter = adapter_config(student) is not None
+        own = adapter_weights(student) if has_adapter else student.state_dict(keep_vars=True)
+        state = whole_tensors(own, keeps=keeps)
         maps = whole_tensors(self.projections.state_dict(keep_vars=True), keeps=keeps)
         if not keeps:
             return
-        student.save_pretrained(output_dir, state_dict=state)
+        if has_adapter:
+            save_adapter(student, Path(output_dir), weights=state)
+        else:
+            student.save_pretrained(output_dir, state_dict=state)
         if maps:
             self.projections.save(Path(output_dir), maps=list(maps.values()))
 
@@ -548,14 +557,16 @@ class DistillationTrainer(HalvingTrainer):
             self._rows.restore(json.loads(rows.read_text(encoding="utf-8")))
         pupil: Any = self.model
         student = unwrapped(pupil)
-        if self.is_sharded:
-            take(student, load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME))
+        if self.is_sharded and adapter_config(student) is not None:
+            take(adapter_weights(student), load_file(Path(resume_from_checkpoint) / WEIGHTS))
+        elif self.is_sharded:
+            take(student.state_dict(), load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME))
         elif adapter_config(student) is None:
             super()._load_from_checkpoint(resume_from_checkpoint, student if isinstance(pupil, Pupil) else model)
         else:
             load_adapter(student, Path(resume_from_checkpoint))
         if isinstance(pupil, Pupil):
-            take(pupil.projections, Projections.load(Path(resume_from_checkpoint)).state_dict())
+            take(pupil.projections.state_dict(), Projections.load(Path(resume_from_checkpoint)).state_dict())
 
     def learnt(self, kind: type[PreTrainedModel]) -> PreTrainedModel:
         """The student as it is now, its weights in one place: of several processes that share them, the first has them all."""
@@ -567,7 +578,11 @@ class DistillationTrainer(HalvingTrainer):
         for place, (name, weights) in enumerate(maps.items()):
             assert name == f"maps.{place}"
             self.projections.maps[place] = nn.Parameter(weights)
-        return whole_student(student, kind, keeps=self.is_world_process_zero())
+        keeps = self.is_world_process_zero()
+        if self.adapted is None:
+            return whole_student(student, kind, keeps=keeps)
+        state = whole_tensors(student.state_dict(keep_vars=True), keeps=keeps)
+        return fill(self.adapted, state) if keeps else student
 
 
 def first_asked(collated: dict[str, Tensor], number: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.core import yaml_text
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import write_atomic
-from stillhouse.teachers import LocalTeacherConfig
+from stillhouse.teachers import LocalTeacherConfig, SelfTeacherConfig
 from stillhouse.training.sharding import Held
 from stillhouse.training.sources import OfflineConfig, ReplayConfig, TeacherSourceConfig
 from stillhouse.training.trainer import Schedule
@@ -50,8 +50,8 @@ def check_launch(
     _check_source(recipe)
     found = check_held(config, held)
     check_compiled(recipe.training, found)
-    if found != "whole":
-        _check_sharded(recipe)
+    if recipe.student.lora is not None:
+        _check_adapter(recipe, found)
     if teacher_held == "sharded":
         _check_sharded_teacher(recipe)
 
@@ -111,11 +111,22 @@ def _check_source(recipe: Recipe) -> None:
         )
 
 
-def _check_sharded(recipe: Recipe) -> None:
-    if recipe.student.lora is not None:
+def _check_adapter(recipe: Recipe, held: Held) -> None:
+    lora = recipe.student.lora
+    assert lora is not None
+    if held in ZERO_STAGES.values():
         raise StillhouseError(
-            "student.lora learns an adapter on weights that stay as they are; --sharded, or a file that says as much, takes "
-            "apart what learns. Leave one out."
+            "student.lora learns an adapter on weights that stay as they are, and how DeepSpeed shares these is not known. "
+            "Use --sharded, or leave one out."
+        )
+    if held == "sharded" and lora.quantize != "none":
+        raise StillhouseError(
+            f"student.lora.quantize is {lora.quantize}, and weights of so few bits are not shared. Leave it out, or --sharded."
+        )
+    if held == "sharded" and isinstance(recipe.teacher, SelfTeacherConfig) and recipe.labels is None:
+        raise StillhouseError(
+            "teacher.kind is 'self': the student answers twice in a step, which processes that share it do not. Ask it "
+            "beforehand (labels: {signal: sampled}), or leave --sharded out."
         )
 
 
