@@ -136,11 +136,11 @@ def whole_student(student: PreTrainedModel, kind: type[PreTrainedModel], *, keep
 
 
 def hollow(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model, but for its weights, which `fill` gives it."""
-    weights = {
+    """The same model with the same configuration, but for its weights, which `fill` gives it."""
+    in_place: dict[int, Any] = {
         id(one): nn.Parameter(torch.empty_like(one, device="meta"), one.requires_grad) for one in model.parameters()
     }
-    return deepcopy(model, weights)
+    return deepcopy(model, {**in_place, id(model.config): model.config})
 
 
 def fill(model: PreTrainedModel, state: Mapping[str, Tensor]) -> PreTrainedModel:
