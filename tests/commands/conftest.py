@@ -378,7 +378,7 @@ def write_kind(folder: Path, kind: str, teacher: Path, **changes: Any) -> Path:
             "held_out": 0.25,
         },
         "objectives": copy.deepcopy(wanted.objectives),
-        "training": {"epochs": 6, "learning_rate": 2e-3, "rows_per_step": 4, "rows_per_micro_batch": 4},
+        "training": {"epochs": 4, "learning_rate": 3e-3, "rows_per_step": 4, "rows_per_micro_batch": 4},
         "evaluation": {},
     }
     return write_recipe(folder, teacher, **{**values, **changes})

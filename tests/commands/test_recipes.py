@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
 PAGES = [*ROOT.glob("*.md"), ROOT / "recipes" / "README.md", *(ROOT / "docs").rglob("*.md")]
 
-PUBLISHED_DEPTH = 12
-"""Layers that the published choices and pairs of layers count on."""
+PUBLISHED_DEPTH, SHALLOW = 12, 4
+"""Layers that the published choices and pairs of layers count on, and what is enough for the rest."""
 WIDTH, NARROW = 96, 48
 """Of the tiny teacher and of a narrower student; both have 48 relation heads in them."""
 ROWS = {"sequence_tokens": 32, "held_out": 0.25}
@@ -42,10 +42,10 @@ TinyTeacher = Callable[[Recipe], Path]
 
 
 def depth_for(recipe: Recipe) -> int:
-    """As many layers as the recipe counts on; where it lets them be measured, few."""
+    """As many layers as the recipe counts on; where it lets them be measured, or takes a model as it is, few."""
     student = recipe.student
     measured = isinstance(student, FromLayersConfig) and isinstance(student.keep, int) and student.choose == "greedy"
-    return 4 if measured else PUBLISHED_DEPTH
+    return SHALLOW if measured or isinstance(student, CheckpointConfig) else PUBLISHED_DEPTH
 
 
 @pytest.fixture(scope="session")

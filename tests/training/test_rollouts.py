@@ -208,15 +208,15 @@ def test_without_a_share_of_the_student_the_data_is_learnt_as_it_is(asked, build
 
 
 def test_a_ramp_of_the_share_is_at_each_step_the_number_that_it_has_reached(asked, build_student):
-    told, plenty = [], asked * 40
+    told, plenty = [], asked * 10
     named = {"sampling": Sampling(max_new_tokens=1)}
     ramped = _rows(plenty, build_student(), told, student_share=Ramp(0.0, 1.0), **named)
     for step, progress in enumerate((0.0, 0.25, 1.0), 1):
         told.clear()
-        ramped.at_step([ramped.collate(range(400))], step=step, progress=progress)
+        ramped.at_step([ramped.collate(range(100))], step=step, progress=progress)
         own, at_once = {rollout.row for rollout in told}, []
         constant = _rows(plenty, build_student(), at_once, student_share=progress, **named)
-        constant.at_step([constant.collate(range(400))], step=step)
+        constant.at_step([constant.collate(range(100))], step=step)
         assert own == {rollout.row for rollout in at_once} and ramped.numbers() == {"student_share": progress}
         assert constant.numbers() == {}
 
