@@ -26,7 +26,7 @@ from stillhouse.core.progress import Silent
 from stillhouse.core.run import RunFolder
 from stillhouse.models.footprint import saved_bytes
 from stillhouse.models.load import untrained
-from stillhouse.reporting.plans import plan_lines, plan_view
+from stillhouse.reporting.plans import off, plan_lines, plan_view
 
 from .conftest import assert_refused_in_one_line, recipe_values, stillhouse
 
@@ -206,6 +206,7 @@ def test_a_plan_is_held_against_what_the_stages_took_and_another_recipes_is_not(
     assert view is not None and "at equal shares" in view.notes[0] and "train" in view.notes[1]
     assert errors_of(run, with_override(recipe, "training.epochs=7")) is None
     assert plan_view(None) is None
+    assert [off({"planned": planned, "taken": 200.0}) for planned in (199.6, 201.0, 190.0)] == ["0 %", "0 %", "−5 %"]
 
 
 def test_a_rehearsal_tells_the_time_and_leaves_only_the_plan(recipe, texts_file, tmp_path):

@@ -9,6 +9,8 @@ from stillhouse.reporting.shapes import Cell, Prose, Row, Table, words
 INTRO = "What was expected before the run, and what the run took."
 LEAST_DIFFERENCE = 0.1
 """Between two shares of a processor that is worth a line."""
+LEAST_SECONDS = 1.0
+"""Of a stage whose error says anything."""
 CAPTION = "Below what was planned, by how much of what was taken that was too high, or too low."
 
 
@@ -51,8 +53,8 @@ def _line(what: str, error: Mapping[str, float], written: Callable[[float], str]
 
 def off(error: Mapping[str, float]) -> str:
     """By how much of what was taken the plan was too high: `+12 %`."""
-    share = error["planned"] / error["taken"] - 1 if error["taken"] else 0.0
-    return f"{100 * share:+.0f} %".replace("-", "−")
+    share = round(100 * (error["planned"] / error["taken"] - 1)) if error["taken"] else 0
+    return f"{share:+} %".replace("-", "−") if share else "0 %"
 
 
 def _table(found: Mapping[str, Any]) -> Table:
@@ -61,7 +63,8 @@ def _table(found: Mapping[str, Any]) -> Table:
     rows = [_row("all stages", seconds, formatting.duration)] if seconds else []
     if memory:
         rows.append(_row("memory, at most", memory, lambda size: formatting.si(size, "B")))
-    rows += [_row(words(name), one, formatting.duration) for name, one in found["stages"].items()]
+    stages = {name: one for name, one in found["stages"].items() if max(one["planned"], one["taken"]) >= LEAST_SECONDS}
+    rows += [_row(words(name), one, formatting.duration) for name, one in stages.items()]
     columns = [("planned", "off by"), ("taken", "")]
     return Table(caption=CAPTION, corner="", columns=columns, rows=rows)
 
