@@ -83,9 +83,11 @@ def test_a_run_is_exported_from_the_command_line_and_compared_on_what_it_held_ou
     assert_refused_in_one_line(stillhouse("export", tmp_path, "--to", "onnx"), "neither a run folder")
 
 
-def test_a_graph_says_what_the_model_says_whole_and_in_eight_bits(teacher_folder, tmp_path, monkeypatch):
+def test_a_graph_says_what_the_model_says_whole_and_in_eight_bits(build_model, tokenizer, tmp_path, monkeypatch):
     """Written once: the same graph is what is quantised."""
-    loaded = load_model(str(teacher_folder), "causal_lm")
+    for part in (build_model(layers=1, vocab=len(tokenizer)), tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    loaded = load_model(str(tmp_path / "model"), "causal_lm")
     texts = texts_for(loaded, None, "")
     assert len(texts) == len(SOME_TEXT)
     whole = export(loaded, FORMATS["onnx"], tmp_path / "whole", quantise="float32", texts=texts)
