@@ -137,10 +137,10 @@ def test_what_actors_write_is_what_one_process_writes_and_whoever_is_killed_cost
         told = {}
         for number, said in hands(logged(log), batches):
             told[number] = said
-            if len(told) == 2:
+            if FULL and len(told) == 2:
                 os.kill(calls(log)[-1]["pid"], signal.SIGKILL)
         assert told == dict(own(logged(tmp_path / "mine"), batches))
-        _each_is_done_once_and_two_at_most_at_a_time(calls(log), num_killed=1)
+        _each_is_done_once_and_two_at_most_at_a_time(calls(log), num_killed=int(FULL))
         with pytest.raises(RunError, match="ZeroDivisionError"):
             list(hands(lambda *_: 1 / 0, {0: 0}))
         for name, who in (("alone", own), ("many", hands)):
