@@ -1,9 +1,10 @@
 """A recipe of kind retrieval goes from documents and questions to a student, its index and its report."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -18,16 +19,21 @@ from stillhouse.commands.plan.retriever_rehearsal import (
 )
 from stillhouse.commands.plan.saved import VERSION, SavedPlan, recipe_hash, save
 from stillhouse.commands.retrieval import asking
+from stillhouse.commands.retrieval import parts as retrieval_parts
 from stillhouse.commands.retrieval.asking import ASTRAY, round_trip
+from stillhouse.commands.retrieval.pipeline import at_work
 from stillhouse.commands.retrieval.recipe import RetrievalRecipe
+from stillhouse.core.cluster import Cluster
 from stillhouse.core.config import load_recipe, parse_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.core.files import read_lines
+from stillhouse.core.progress import SILENT
 from stillhouse.core.retrieval_results import QUALITY, RetrievalResult
 from stillhouse.retrieval.documents import id_of
 from stillhouse.retrieval.embed import load_embedder, model_fingerprint
 from stillhouse.retrieval.index import open_bm25, open_index
 from stillhouse.synthesis.records import Record
+from stillhouse.teachers.hands import RayActors
 from stillhouse.teachers.writer import LocalWriter, Reply
 
 from .cases import TEXTS
@@ -189,6 +195,47 @@ def test_a_cross_encoder_loses_layers_by_the_same_stages(folder, models):
     result = RetrievalResult.from_json(json.loads((folder / "run" / "evaluation.json").read_text()))
     assert [one.name for one in result.retrievers] == ["teacher", "student", "student_before", "bm25"]
     assert not (folder / "run" / "index").exists()
+
+
+class ActorsHere(RayActors):
+    """Actors of this process, who say what they are given in the wrong order."""
+
+    loads: ClassVar[list[int]] = []
+
+    def said(self, do: Any, batches: Any) -> Iterator[tuple[int, Any]]:
+        if not self._begun:
+            self.held, self._begun = self.load(), True
+            self.loads.append(1)
+        for number, batch in reversed(batches.items()):
+            yield number, do(self.held, batch)
+
+
+def test_actors_score_and_embed_what_one_process_does(folder, models, monkeypatch):
+    monkeypatch.setattr(retrieval_parts, "RayActors", ActorsHere)
+    monkeypatch.setattr("stillhouse.retrieval.embed.TEXTS_TOGETHER", 3)
+    monkeypatch.setattr("stillhouse.retrieval.score_store.BLOCK_PAIRS", 5)
+    values = recipe_of(
+        folder,
+        models,
+        teacher={"kind": "bi_encoder", "model": str(models["wide"])},
+        student={"kind": "static", "model": str(models["bi"]), "dimensions": 8},
+        imitation={"kind": "least_squares", "model": str(models["wide"])},
+        negatives={"sources": ["teacher"], "number": 2, "depth": 3},
+    )
+    made = {}
+    for name, cluster in (("alone", None), ("many", Cluster("local", 2))):
+        recipe = parse_recipe(RetrievalRecipe, {**values, "run": str(folder / name)})
+        with at_work(recipe, SILENT, cluster=cluster) as pipeline:
+            pipeline.label()
+            assert ("own_teachers" in vars(pipeline.parts)) == (cluster is None)
+        made[name] = {
+            file.relative_to(folder / name): file.read_bytes()
+            for part in ("labels", "student_imitating")
+            for file in (folder / name / part).rglob("*")
+            if file.is_file()
+        }
+    assert made["alone"] == made["many"] and any(file.name == "scores.bin" for file in made["alone"])
+    assert len(ActorsHere.loads) == 3  # for who is imitated, for negatives and for scores
 
 
 def test_a_static_student_learns_a_wider_bi_encoders_embeddings(folder, models):

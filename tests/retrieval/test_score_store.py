@@ -6,6 +6,7 @@ import pytest
 from stillhouse.core.errors import StaleError
 from stillhouse.retrieval import score_store
 from stillhouse.retrieval.score_store import BLOCKS, RECORDS, ScoreStore, store_for
+from stillhouse.retrieval.spread import in_order
 
 PAIRS = [(f"question {n % 5}", f"passage {n}") for n in range(23)]
 
@@ -38,6 +39,25 @@ def test_a_pair_is_asked_for_once_and_found_again(tmp_path):
     again = store_for(teacher, tmp_path)
     assert again.scores(teacher, PAIRS[::-1]).tolist() == first[: len(PAIRS)][::-1].tolist()
     assert teacher.asked == len(PAIRS) and len(again) == len(PAIRS)
+
+
+def test_blocks_that_come_in_any_order_are_the_same_bytes_and_one_process_goes_on_with_them(tmp_path):
+    """As actors score them, of whom one is stopped."""
+
+    class Spread(Counting):
+        def scores_of_each(self, blocks):
+            numbered = [(number, self.scores(block)) for number, block in enumerate(blocks)]
+            return in_order(iter([*numbered[1:3], numbered[0], *numbered[4:]]))  # the fourth never comes
+
+    whole, spread = Counting(), Spread()
+    ScoreStore(tmp_path / "whole", output="logits").scores(whole, PAIRS)
+    with pytest.raises(ValueError, match="shorter"):
+        ScoreStore(tmp_path / "spread", output="logits").scores(spread, PAIRS)
+    teacher = Counting()
+    ScoreStore(tmp_path / "spread", output="logits").scores(teacher, PAIRS)
+    assert teacher.asked == len(PAIRS) - 3 * 4
+    for name in (RECORDS, BLOCKS):
+        assert (tmp_path / "spread" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize("dies_at", [3, 4, 9, 20])

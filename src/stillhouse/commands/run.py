@@ -56,11 +56,6 @@ def run(
         raise StillhouseError("--sharded-teacher shares the teacher among the processes of --launch N. Give both.")
     if held == "sharded":
         _check_held(num_ranks, launch_config)
-    if ray is not None and is_of_retrieval(values):
-        raise RecipeError(
-            [f"data.kind: {values['data']['kind']} has its teacher in one process. Leave --ray out."],
-            source=recipe_path,
-        )
     if actors is not None and ray is None:
         raise StillhouseError("--actors says how many hold the teacher on the cluster of --ray ADDRESS. Give both.")
     if check and is_of_retrieval(values):
@@ -76,7 +71,8 @@ def run(
         return
     if is_of_retrieval(values):
         check_installed()
-        importlib.import_module("stillhouse.commands.retrieval.run").run(recipe_path, overrides, until=until)
+        retrieval = importlib.import_module("stillhouse.commands.retrieval.run")
+        retrieval.run(recipe_path, overrides, until=until, cluster=cluster)
         return
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
     refuse_an_idle_verb(recipe, until, source=recipe_path)

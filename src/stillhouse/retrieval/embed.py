@@ -1,7 +1,7 @@
 """Texts to vectors, by any sentence-transformers model: queries and documents each in their own way, where it has two."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -18,12 +18,18 @@ Similarity = Literal["cosine", "dot"]
 Vectors = NDArray[np.float32]
 """[texts, width]."""
 
+TEXTS_TOGETHER = 1024
+"""Many batches, so that sorting by length leaves little padding."""
+
 
 @runtime_checkable
 class Embedder(Protocol):
     """Makes vectors whose dot product is the similarity: of length 1 where that is the cosine."""
 
-    similarity: Similarity
+    @property
+    def similarity(self) -> Similarity:
+        """How two of them are compared."""
+        ...
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """One vector a query."""
@@ -56,11 +62,28 @@ class SentenceEmbedder:
         return self._finished(self.model.encode_document, texts)
 
     def _finished(self, encode: Any, texts: Sequence[str]) -> Vectors:
-        width = self.dimensions or self.model.get_embedding_dimension()
+        width = width_of(self)
         if not texts:
             return np.zeros((0, width), dtype=np.float32)
-        vectors = encode(list(texts), batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True)
+        options: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "show_progress_bar": False,
+            "convert_to_numpy": True,
+        }
+        vectors = np.concatenate([np.asarray(encode(list(some), **options)) for some in together(texts)])
         return shortened(np.asarray(vectors, dtype=np.float32), width, similarity=self.similarity)
+
+
+def together(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Texts by who is embedded together. A model sorts them by length and takes them in batches, and a vector's last bits
+    depend on its batch: of these some, whoever embeds them, it is the same."""
+    for start in range(0, len(texts), TEXTS_TOGETHER):
+        yield texts[start : start + TEXTS_TOGETHER]
+
+
+def width_of(embedder: SentenceEmbedder) -> int:
+    """Numbers of each vector."""
+    return int(embedder.dimensions or embedder.model.get_embedding_dimension())
 
 
 def own_similarity(model: Any) -> Similarity:

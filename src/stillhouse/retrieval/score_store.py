@@ -13,9 +13,9 @@ for, so that the store of a run that was killed equals that of one that was not.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,19 @@ BLOCK_PAIRS = 512
 """Pairs that a kill costs at most."""
 
 ABOUT, RECORDS, BLOCKS = "about.json", "scores.bin", "blocks.jsonl"
+
+
+@runtime_checkable
+class ByBlocks(Protocol):
+    """A teacher that can be at several blocks at once."""
+
+    def scores_of_each(self, blocks: Sequence[Sequence[Pair]]) -> Iterator[Scores]:
+        """Of each block, in their order: what `scores` says of it."""
+        ...
+
+
+def _scores_of_each(teacher: RankingTeacher, blocks: Sequence[Sequence[Pair]]) -> Iterator[Scores]:
+    return teacher.scores_of_each(blocks) if isinstance(teacher, ByBlocks) else map(teacher.scores, blocks)
 
 
 class ScoreStore:
@@ -81,9 +94,10 @@ class ScoreStore:
         missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._scores}
         wanted = list(missing.items())
         with working(progress, "the teacher scores", total=len(wanted), unit="pairs"):
-            for start in range(0, len(wanted), BLOCK_PAIRS):
-                block = wanted[start : start + BLOCK_PAIRS]
-                self._add([key for key, _ in block], teacher.scores([pair for _, pair in block]))
+            blocks = [wanted[start : start + BLOCK_PAIRS] for start in range(0, len(wanted), BLOCK_PAIRS)]
+            found = _scores_of_each(teacher, [[pair for _, pair in block] for block in blocks])
+            for block, scores in zip(blocks, found, strict=True):
+                self._add([key for key, _ in block], scores)
                 progress.advance(len(block))
         return np.asarray([self._scores[key] for key in keys], dtype=np.float32)
 

@@ -28,7 +28,10 @@ Scores = NDArray[np.float32]
 class RankingTeacher(Protocol):
     """Scores passages for questions; more is better, and only scores of the same question need compare."""
 
-    output: Output
+    @property
+    def output(self) -> Output:
+        """In which unit they are."""
+        ...
 
     @property
     def identity(self) -> str:

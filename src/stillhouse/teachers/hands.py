@@ -4,9 +4,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from traceback import print_exc
 from types import TracebackType
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,6 +23,9 @@ Advance = Callable[[int], None]
 Write = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Batch, Advance], Said]
 """What is written to a batch, by whichever process holds the model: it depends on these two and the batch alone, so it is the
 same wherever that is. Whoever cares is told of each token as it comes. For actors it is a function of a module."""
+
+Do = Callable[[Any, Batch], Said]
+"""What an actor does with a batch and what it has loaded: a function of a module."""
 
 EACH_HAS = 2
 """Batches that an actor is given: one to write, and one that waits."""
@@ -63,16 +67,18 @@ class OwnHands:
             yield number, write(self.model, self.tokenizer, batch, advance)
 
 
-class RayHands(AbstractContextManager["RayHands"]):
-    """Actors on a Ray cluster, each with the teacher in memory from its first batch until the end: rounds of questions and
-    answers do not load it again. The cluster is asked for when there is something to write.
+class RayActors(AbstractContextManager[Any]):
+    """Actors on a Ray cluster, each with what it loads in memory from its first batch until the end. The cluster is asked for
+    when there is something to do.
 
     An actor or node that is lost costs the batches that it had, two at most, which others are given; another actor is begun in
     its place where there is room. Ray's own restarts would wait for room that a lost node takes along.
     """
 
-    def __init__(self, cluster: Cluster, load: Callable[[], LoadedModel], *, progress: Progress = SILENT) -> None:
-        self.cluster, self.load, self.progress = cluster, load, progress
+    def __init__(
+        self, cluster: Cluster, load: Callable[[], Any], *, does: str = "work", progress: Progress = SILENT
+    ) -> None:
+        self.cluster, self.load, self.does, self.progress = cluster, load, does, progress
         self.at_once = EACH_HAS * (cluster.actors or EACH_HAS)
         self._held = ExitStack()
         self._begun = False
@@ -81,20 +87,21 @@ class RayHands(AbstractContextManager["RayHands"]):
         """Actors that have not begun yet, by what they will say then."""
         self._there: list[Any] = []
 
+    def __enter__(self) -> Self:
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
     def close(self) -> None:
-        """All actors end; where there is more to write, others begin."""
+        """All actors end; where there is more to do, others begin."""
         self._held.close()
         self._begun, self._starting, self._there = False, {}, []
 
-    def __call__(
-        self, write: Write[Batch, Said], batches: Mapping[int, Batch], *, advance: Advance = unheard
-    ) -> Iterator[tuple[int, Said]]:
-        """As they come, whoever writes them.
+    def said(self, do: Do[Batch, Said], batches: Mapping[int, Batch]) -> Iterator[tuple[int, Said]]:
+        """As they come, whoever does them.
 
         Raises:
             StillhouseError: if the cluster is not there or has no room.
@@ -111,7 +118,7 @@ class RayHands(AbstractContextManager["RayHands"]):
             for actor in self._free(given):
                 if waiting:
                     number = waiting.popleft()
-                    given[actor.write.remote(write, batches[number])] = actor, number
+                    given[actor.do.remote(do, batches[number])] = actor, number
             done, _ = ray.wait([*given, *self._starting], timeout=LOOK_SECONDS)
             if not done and not self._there:
                 check_room(nodes(), None)
@@ -160,7 +167,7 @@ class RayHands(AbstractContextManager["RayHands"]):
         check_room(nodes(), self.cluster.actors)
         room = room_in(nodes(), self.cluster.actors)
         self._each, self.at_once, self._begun = room.each, EACH_HAS * room.actors, True
-        self.progress.say(f"{room.actors} actors on the Ray cluster write")
+        self.progress.say(f"{room.actors} actors on the Ray cluster {self.does}")
         for _ in range(room.actors):
             self._hire()
 
@@ -174,7 +181,7 @@ class RayHands(AbstractContextManager["RayHands"]):
         """Somebody else for an actor that is lost.
 
         Raises:
-            RunError: if too many were lost since the last batch was written.
+            RunError: if too many were lost since the last batch was done.
         """
         import ray
 
@@ -202,22 +209,44 @@ def _said(ref: Any) -> tuple[Any] | None:
     return (said,)
 
 
-class Hand:
-    """One who writes, in a process of its own."""
+class RayHands(RayActors):
+    """Actors that write, each with the teacher in memory: rounds of questions and answers do not load it again."""
 
-    def __init__(self, load: Callable[[], LoadedModel]) -> None:
+    def __init__(self, cluster: Cluster, load: Callable[[], LoadedModel], *, progress: Progress = SILENT) -> None:
+        super().__init__(cluster, load, does="write", progress=progress)
+
+    def __call__(
+        self, write: Write[Batch, Said], batches: Mapping[int, Batch], *, advance: Advance = unheard
+    ) -> Iterator[tuple[int, Said]]:
+        """As they come, whoever writes them.
+
+        Raises:
+            StillhouseError: if the cluster is not there or has no room.
+            RunError: for what went wrong in an actor, and if all that try are lost.
+        """
+        return self.said(partial(_written, write), batches)
+
+
+def _written(write: Write[Batch, Said], loaded: LoadedModel, batch: Batch) -> Said:
+    return write(loaded.model, loaded.tokenizer, batch, unheard)
+
+
+class Hand:
+    """One who works, in a process of its own."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
         self._load = load
-        self._loaded: LoadedModel | None = None
+        self._loaded: Any = None
 
     def begin(self) -> tuple[str, int]:
-        """Says that it is there. The teacher is loaded with the first batch, which can say what is wrong with it."""
+        """Says that it is there. What it works with is loaded with the first batch, which can say what is wrong with it."""
         return "", os.getpid()
 
-    def write(self, write: Write[Any, Any], batch: Any) -> tuple[str, Any]:
+    def do(self, do: Do[Any, Any], batch: Any) -> tuple[str, Any]:
         """One batch. What was wrong is said in words: an error would look like the actor's death."""
         try:
             loaded = self._loaded = self._loaded or self._load()
-            return "", write(loaded.model, loaded.tokenizer, batch, unheard)
+            return "", do(loaded, batch)
         except StillhouseError as error:
             return str(error), None
         except Exception as error:

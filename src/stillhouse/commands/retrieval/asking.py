@@ -7,8 +7,9 @@ from typing import Any
 
 from stillhouse.commands.retrieval.parts import RetrievalParts
 from stillhouse.commands.retrieval.recipe import QuestionSynthesisConfig
+from stillhouse.core.cluster import Cluster
 from stillhouse.core.files import write_atomic
-from stillhouse.models.load import display_name, load_causal_lm, source_fingerprint
+from stillhouse.models.load import display_name, load_causal_lm, load_tokenizer, seen_by_all, source_fingerprint
 from stillhouse.retrieval.documents import id_of
 from stillhouse.retrieval.hits import Hit
 from stillhouse.retrieval.index import build_index
@@ -16,14 +17,15 @@ from stillhouse.retrieval.questions import Question, questions_lines
 from stillhouse.synthesis import write_synthetic
 from stillhouse.synthesis.records import Ask, Record
 from stillhouse.synthesis.sources.documents import document_questions
-from stillhouse.teachers.writer import LocalWriter
+from stillhouse.teachers.hands import RayHands
+from stillhouse.teachers.writer import LocalWriter, SpreadWriter
 
 ASTRAY = "another passage is found for it"
 
 
 def ask_questions(parts: RetrievalParts, wanted: QuestionSynthesisConfig) -> dict[str, Any]:
     """Write questions with their passages, and what became of all that were asked."""
-    writer = asker(parts, wanted)
+    writer = asker(parts, wanted) if parts.cluster is None else spread_asker(parts, wanted, parts.cluster)
     made = write_synthetic(
         partial(questions_of, parts=parts, wanted=wanted),
         writer,
@@ -45,12 +47,22 @@ def ask_questions(parts: RetrievalParts, wanted: QuestionSynthesisConfig) -> dic
 def asker(parts: RetrievalParts, wanted: QuestionSynthesisConfig) -> LocalWriter:
     """The language model that asks, loaded."""
     parts.progress.say(f"loading {display_name(wanted.model)}, which asks")
-    return LocalWriter(
-        load_causal_lm(wanted.model),
-        name=display_name(wanted.model),
-        fingerprint=source_fingerprint(wanted.model),
-        batch_size=wanted.batch_size,
-    )
+    return LocalWriter(load_causal_lm(wanted.model), **_about(wanted))
+
+
+def spread_asker(parts: RetrievalParts, wanted: QuestionSynthesisConfig, cluster: Cluster) -> SpreadWriter:
+    """The same by actors on a cluster."""
+    load = partial(load_causal_lm, seen_by_all(wanted.model))
+    hands = parts.at_hand(RayHands(cluster, load, progress=parts.progress))
+    return SpreadWriter(hands, load_tokenizer(wanted.model), **_about(wanted))
+
+
+def _about(wanted: QuestionSynthesisConfig) -> dict[str, Any]:
+    return {
+        "name": display_name(wanted.model),
+        "fingerprint": source_fingerprint(wanted.model),
+        "batch_size": wanted.batch_size,
+    }
 
 
 def questions_of(ask: Ask, *, parts: RetrievalParts, wanted: QuestionSynthesisConfig) -> list[Record]:

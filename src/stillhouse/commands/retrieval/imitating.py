@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from stillhouse.core.config import parse_recipe
 from stillhouse.core.files import json_line, remove, write_atomic
 from stillhouse.core.progress import Inside, working
 from stillhouse.core.run import RunFolder
-from stillhouse.models.load import display_name
-from stillhouse.retrieval.embed import SentenceEmbedder, Vectors, load_embedder, load_sentence_model
+from stillhouse.models.load import display_name, seen_by_all
+from stillhouse.retrieval.embed import Embedder, SentenceEmbedder, Vectors, load_embedder, load_sentence_model
+from stillhouse.retrieval.spread import SpreadEmbedder
 from stillhouse.retrieval.students import fitted, turned_towards
 from stillhouse.training.rankings import ImitationLoss, train_imitator
 from stillhouse.training.trainer import Schedule
@@ -36,7 +38,7 @@ def imitated(parts: RetrievalParts, metrics: MetricsLog) -> Any:
     passages, questions = texts_to_imitate(parts)
     texts = [*passages, *questions]
     source = wanted.model or parts.start
-    teacher = load_embedder(source, max_tokens=parts.recipe.student.max_tokens)
+    teacher = _whom(parts, source)
     with working(parts.progress, f"{display_name(source)} embeds", len(texts), "texts") as progress:
         embeddings = np.concatenate([teacher.documents(passages), teacher.queries(questions)])
         progress.advance(len(texts))
@@ -52,6 +54,12 @@ def imitated(parts: RetrievalParts, metrics: MetricsLog) -> Any:
             progress.advance(len(texts))
         embeddings = turned_towards(made.astype(np.float64), embeddings.astype(np.float64)).astype(np.float32)
     return _by_embeddings(parts, student, texts, embeddings, wanted.training, metrics)
+
+
+def _whom(parts: RetrievalParts, source: str) -> Embedder:
+    """Whoever is imitated, loaded here, or by actors."""
+    load = partial(load_embedder, max_tokens=parts.recipe.student.max_tokens)
+    return load(source) if parts.cluster is None else SpreadEmbedder(parts.actors([partial(load, seen_by_all(source))]))
 
 
 def texts_to_imitate(parts: RetrievalParts) -> tuple[list[str], list[str]]:

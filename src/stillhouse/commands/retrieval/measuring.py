@@ -77,7 +77,7 @@ class _Entrants:
         return Hybrid((self.parts.bm25, self._before))
 
     def _teacher(self) -> Entrant:
-        teachers = self.parts.teachers
+        teachers = self.parts.own_teachers
         name = " + ".join(display_name(one.model) for one in self.parts.teacher_configs)
         count = sum(parameter_count(one.model) for one in teachers if hasattr(one, "model"))
         if len(teachers) == 1 and isinstance(teachers[0], BiEncoderTeacher):
@@ -95,7 +95,7 @@ class _Entrants:
         return [float(score) for score in self.parts.scores(pairs)]
 
     def _read(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        found = [one.scores(pairs) for one in self.parts.teachers]
+        found = [one.scores(pairs) for one in self.parts.own_teachers]
         return [float(sum(scores)) for scores in zip(*found, strict=True)]
 
     def _reranker(self, name: str, title: str) -> Entrant:

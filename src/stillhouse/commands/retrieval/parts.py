@@ -1,11 +1,11 @@
 """The parts of a retrieval recipe, each made when it is first asked for: documents, questions, teachers, students."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,17 +21,19 @@ from stillhouse.commands.retrieval.recipe import (
     RetrievalRecipe,
     StaticConfig,
 )
+from stillhouse.core.cluster import Cluster
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import fingerprint, fingerprint_files, write_atomic
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.data.split import split_held_out
-from stillhouse.models.load import check_exists, display_name
+from stillhouse.models.load import check_exists, display_name, seen_by_all
 from stillhouse.retrieval.bm25 import Bm25
 from stillhouse.retrieval.documents import Corpus, read_corpus, same_text
-from stillhouse.retrieval.embed import SentenceEmbedder, load_sentence_model, model_fingerprint
+from stillhouse.retrieval.embed import Embedder, SentenceEmbedder, load_sentence_model, model_fingerprint
 from stillhouse.retrieval.questions import Collection, Question, read_beir, read_questions
 from stillhouse.retrieval.score_store import store_for
+from stillhouse.retrieval.spread import SpreadEmbedder, SpreadTeacher, loading
 from stillhouse.retrieval.students import cross_encoder_from_layers, from_layers, static_student
 from stillhouse.retrieval.teachers import (
     AnswerTeacher,
@@ -45,6 +47,9 @@ from stillhouse.retrieval.teachers import (
     ensemble,
     spread_of,
 )
+from stillhouse.teachers.hands import RayActors
+
+Crew = TypeVar("Crew", bound=RayActors)
 
 
 class RetrievalParts:
@@ -52,6 +57,26 @@ class RetrievalParts:
 
     def __init__(self, recipe: RetrievalRecipe, run: RunFolder, progress: Progress) -> None:
         self.recipe, self.run, self.progress = recipe, run, progress
+        self.cluster: Cluster | None = None
+        """Where the teacher scores and embeds, and a language model asks; None is in this process."""
+        self._crews: list[RayActors] = []
+
+    # Actors.
+
+    def actors(self, loaders: Sequence[Callable[[], Any]]) -> RayActors:
+        """Actors on the cluster that hold all of these, until the stage is done."""
+        assert self.cluster is not None, "the recipe is at work on a cluster"
+        return self.at_hand(RayActors(self.cluster, loading(loaders), does="score and embed", progress=self.progress))
+
+    def at_hand(self, actors: Crew) -> Crew:
+        """The same, who end with the stage."""
+        self._crews.append(actors)
+        return actors
+
+    def let_go(self) -> None:
+        """All actors end; where they are asked again, others begin."""
+        for crew in self._crews:
+            crew.close()
 
     # Documents and questions.
 
@@ -141,29 +166,39 @@ class RetrievalParts:
 
     @cached_property
     def teachers(self) -> list[RankingTeacher]:
-        """Each teacher, loaded."""
+        """Each teacher, loaded here, or by actors."""
+        if self.cluster is None:
+            return self.own_teachers
+        actors = self.actors([partial(load_teacher, wanted, self._answers) for wanted in self._seen_configs])
+        return [SpreadTeacher(actors, number) for number, _ in enumerate(self.teacher_configs)]
+
+    @cached_property
+    def own_teachers(self) -> list[RankingTeacher]:
+        """Each teacher, loaded in this process."""
         return [self._load(wanted) for wanted in self.teacher_configs]
+
+    @property
+    def _seen_configs(self) -> list[OneTeacherConfig]:
+        """As other processes find their models."""
+        return [wanted.model_copy(update={"model": seen_by_all(wanted.model)}) for wanted in self.teacher_configs]
+
+    @property
+    def _answers(self) -> dict[str, str]:
+        """What is known to answer a question, where a teacher is asked how likely it is."""
+        if not any(isinstance(one, AnswerConfig) for one in self.teacher_configs):
+            return {}
+        return {one.text: one.answer for one in self.collection.questions if one.answer}
 
     def _load(self, wanted: OneTeacherConfig) -> RankingTeacher:
         self.progress.say(f"loading the teacher, {display_name(wanted.model)}")
-        match wanted:
-            case CrossEncoderConfig():
-                return CrossEncoderTeacher(wanted.model, max_tokens=wanted.max_tokens, batch_size=wanted.batch_size)
-            case BiEncoderConfig():
-                return BiEncoderTeacher(
-                    wanted.model,
-                    similarity=wanted.similarity,
-                    max_tokens=wanted.max_tokens,
-                    batch_size=wanted.batch_size,
-                )
-            case AnswerConfig():
-                answers = {one.text: one.answer for one in self.collection.questions if one.answer}
-                return AnswerTeacher(wanted.model, answers, max_tokens=wanted.max_tokens, batch_size=wanted.batch_size)
+        return load_teacher(wanted, self._answers)
 
     @property
-    def teacher_embedder(self) -> SentenceEmbedder:
-        """The embedder of a bi-encoder teacher."""
+    def teacher_embedder(self) -> Embedder:
+        """The embedder of a bi-encoder teacher, here or on the cluster."""
         (teacher,) = self.teachers
+        if isinstance(teacher, SpreadTeacher):
+            return SpreadEmbedder(teacher.actors, teacher.number)
         assert isinstance(teacher, BiEncoderTeacher), "only a bi-encoder embeds"
         return teacher.embedder
 
@@ -275,6 +310,22 @@ class RetrievalParts:
     def embedder(self, name: str, *, dimensions: int | None = None) -> SentenceEmbedder:
         """What embeds by a model that a stage saved."""
         return SentenceEmbedder(self.load_student(name), dimensions=dimensions)
+
+
+def load_teacher(wanted: OneTeacherConfig, answers: Mapping[str, str]) -> RankingTeacher:
+    """One that scores passages, by whichever process."""
+    match wanted:
+        case CrossEncoderConfig():
+            return CrossEncoderTeacher(wanted.model, max_tokens=wanted.max_tokens, batch_size=wanted.batch_size)
+        case BiEncoderConfig():
+            return BiEncoderTeacher(
+                wanted.model,
+                similarity=wanted.similarity,
+                max_tokens=wanted.max_tokens,
+                batch_size=wanted.batch_size,
+            )
+        case AnswerConfig():
+            return AnswerTeacher(wanted.model, answers, max_tokens=wanted.max_tokens, batch_size=wanted.batch_size)
 
 
 def parameter_count(model: Any) -> int:

@@ -20,6 +20,7 @@ from stillhouse.commands.retrieval.imitating import imitated, texts_to_imitate
 from stillhouse.commands.retrieval.measuring import measured
 from stillhouse.commands.retrieval.parts import RetrievalParts, save_rows
 from stillhouse.commands.retrieval.recipe import RetrievalRecipe
+from stillhouse.core.cluster import Cluster
 from stillhouse.core.config import to_yaml
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import atomic_path, fingerprint, read_lines, remove, write_atomic
@@ -68,7 +69,10 @@ class RetrievalPipeline:
     ) -> dict[str, Any]:
         def announced() -> dict[str, Any]:
             self.progress.stage(name, title)
-            return work()
+            try:
+                return work()
+            finally:
+                self.parts.let_go()
 
         plain = [part.model_dump(mode="json") if hasattr(part, "model_dump") else part for part in made_from]
         return self.run.stage(name, made_from=fingerprint(plain), work=announced, makes=makes)
@@ -452,8 +456,11 @@ def _said_of(empty: Sequence[str], num_duplicates: int) -> Iterator[str]:
 
 
 @contextmanager
-def at_work(recipe: RetrievalRecipe, progress: Progress) -> Iterator[RetrievalPipeline]:
-    """A retrieval recipe in its run folder, where no other process works meanwhile.
+def at_work(
+    recipe: RetrievalRecipe, progress: Progress, *, cluster: Cluster | None = None
+) -> Iterator[RetrievalPipeline]:
+    """A retrieval recipe in its run folder, where no other process works meanwhile. With a `cluster`, the teacher scores and
+    embeds there, and so does whoever asks questions.
 
     Raises:
         StillhouseError: for what the user can mend.
@@ -461,6 +468,7 @@ def at_work(recipe: RetrievalRecipe, progress: Progress) -> Iterator[RetrievalPi
     run = RunFolder(recipe.run)
     kept = Kept(progress, run.path)
     pipeline = RetrievalPipeline(recipe, run, kept)
+    pipeline.parts.cluster = cluster
     pipeline.check()
     with run.open(recipe), kept:
         yield pipeline

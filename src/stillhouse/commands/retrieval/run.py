@@ -8,14 +8,16 @@ from rich.console import Console
 from stillhouse.commands.plan.saved import said_of_plan
 from stillhouse.commands.retrieval.pipeline import at_work
 from stillhouse.commands.retrieval.recipe import RetrievalRecipe
+from stillhouse.core.cluster import Cluster, check_cluster
 from stillhouse.core.config import load_recipe
 from stillhouse.core.errors import RecipeError
 from stillhouse.reporting import terminal_progress
 from stillhouse.reporting.retrieval import retrieval_lines
 
 
-def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
-    """Read the recipe, then do what is not done yet, with progress in the terminal.
+def run(recipe_path: str, overrides: Sequence[str], *, until: str, cluster: Cluster | None = None) -> None:
+    """Read the recipe, then do what is not done yet, with progress in the terminal: the teacher scores and embeds on a
+    `cluster`, if there is one.
 
     Raises:
         RecipeError: for a verb whose stage this recipe does not have.
@@ -26,7 +28,9 @@ def run(recipe_path: str, overrides: Sequence[str], *, until: str) -> None:
             ["synthesis: it must be given for `stillhouse synthesize`, or there is nothing to do."],
             source=recipe_path,
         )
-    with at_work(recipe, terminal_progress()) as pipeline:
+    if cluster is not None:
+        check_cluster(cluster)
+    with at_work(recipe, terminal_progress(), cluster=cluster) as pipeline:
         found = getattr(pipeline, until)()
         if until not in ("report", "evaluate"):
             return
