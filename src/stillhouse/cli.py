@@ -469,7 +469,8 @@ def _add_ray(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="label and write on a Ray cluster: local begins one here, auto takes the one that runs here, or HOST:PORT",
+        help="let the teacher label, write and score on a Ray cluster: local begins one here, auto takes the one that runs "
+        "here, or HOST:PORT",
     )
     parser.add_argument(
         "--actors",

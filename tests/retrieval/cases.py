@@ -7,6 +7,8 @@ import numpy as np
 
 from stillhouse.retrieval import Passage
 from stillhouse.retrieval.embed import Similarity, Vectors
+from stillhouse.retrieval.mining import TrainingRow
+from stillhouse.retrieval.questions import Question
 
 TEXTS = [
     "The fox ran over the hill and saw a red house.",
@@ -16,6 +18,15 @@ TEXTS = [
     "Two foxes slept under the hill near the red barn.",
     "The birds sing in the garden when the sea is calm.",
 ]
+IDS = {f"p{number}": text for number, text in enumerate(TEXTS)}
+ROWS = [
+    TrainingRow(
+        Question(f"q{n}", text[:20], {f"p{n}": 1}), (f"p{n}", f"p{(n + 1) % 6}", f"p{(n + 2) % 6}"), (3.0, 1.0, -2.0)
+    )
+    for n, text in enumerate(TEXTS)
+]
+ALONE = {name: [name] for name in IDS}
+"""Each text is asked for, and the two behind it are not what is asked for."""
 PASSAGES = [Passage(f"p{number}", text, "cases") for number, text in enumerate(TEXTS)]
 
 

@@ -303,6 +303,17 @@ def test_wrong_input_is_one_line_and_exit_code_2(folder, models, change, said, c
     assert not (folder / "run").exists()
 
 
+def test_what_processes_cannot_do_for_a_retriever_is_refused_in_a_line(folder, models, capsys):
+    recipe = write_recipe(folder, recipe_of(folder, models, training={"rows_per_step": 6, "rows_per_micro_batch": 3}))
+    for options, said in (
+        (["--launch", "2"], "training.rows_per_micro_batch, which is 3: it must be a multiple of 2"),
+        (["--launch", "3", "--sharded"], "each process of --launch holds it whole"),
+    ):
+        assert main(["train", recipe, *options]) == 2
+        assert said in capsys.readouterr().err
+    assert not (folder / "run").exists()
+
+
 def test_a_question_is_kept_if_its_passage_is_found_for_it():
     records = [Record(lineage={"passage": text}).say("user", "?") for text in ("one two", "three")]
     kept, dropped = round_trip(records, [{id_of("one  two")}, {id_of("four")}])

@@ -12,8 +12,6 @@ from torch.testing import assert_close
 
 from stillhouse.objectives import info_nce, margin_mse
 from stillhouse.retrieval.embed import SentenceEmbedder, load_sentence_model
-from stillhouse.retrieval.mining import TrainingRow
-from stillhouse.retrieval.questions import Question
 from stillhouse.training.ranking_terms import RankingTerm
 from stillhouse.training.rankings import (
     RerankerLoss,
@@ -23,17 +21,8 @@ from stillhouse.training.rankings import (
 )
 from stillhouse.training.trainer import Schedule
 
-from .cases import TEXTS
+from .cases import ALONE, IDS, ROWS
 from .models import load_cross_encoder, save_bi_encoder, save_cross_encoder, word_tokenizer
-
-IDS = {f"p{number}": text for number, text in enumerate(TEXTS)}
-ROWS = [
-    TrainingRow(
-        Question(f"q{n}", text[:20], {f"p{n}": 1}), (f"p{n}", f"p{(n + 1) % 6}", f"p{(n + 2) % 6}"), (3.0, 1.0, -2.0)
-    )
-    for n, text in enumerate(TEXTS)
-]
-ALONE = {name: [name] for name in IDS}
 
 
 class Width:

@@ -12,7 +12,7 @@ from stillhouse.data.paired import PairedRows
 from stillhouse.models.token_bytes import common_outcomes
 
 from .test_paired_loss import TEXTS, other_tokenizer, pairs_of  # noqa: F401
-from .two_ranks import be_a_rank, learnt, steps
+from .two_ranks import RANKED, be_a_rank, learnt, ranked, save_rankers, steps
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def folder(build_model, build_example, tokenizer, other_tokenizer, tmp_path_fact
     pairs = pairs_of(tokenizer, other_tokenizer, texts)
     assert len(PairedRows(pairs, row_tokens=64)) == 7
     torch.save((pairs, common_outcomes(tokenizer, other_tokenizer)), tmp_path / "spans.pt")
+    save_rankers(tmp_path)
     return tmp_path
 
 
@@ -55,8 +56,9 @@ def _free_port():
 
 @pytest.fixture(scope="module")
 def of_two(folder):
-    """What each of two processes found, of texts and of pairs: to start them is what takes time."""
+    """What each of two processes found, of texts, of pairs and of rankings: to start them is what takes time."""
     learnt(folder, folder / "begun-by-one-adapted", num_ranks=1, stops_at=3, adapts=True)
+    assert ranked(folder, folder / "ranked by one", kind="retriever", stops_at=3) is None
     return found_by_two(folder, "torch", ("whole", "sharded"))
 
 
@@ -133,6 +135,33 @@ def test_across_tokenizers_and_on_what_the_student_writes_two_processes_do_what_
         assert sum(line.get("replayed", 0) for line in alone[1]) > 1 and len(alone[2]["kept"]) == 3
     if kind == "written":
         assert all(line["answer_tokens"] > 1 for line in alone[1])
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_two_processes_that_share_questions_see_the_passages_of_both(folder, of_two, name):
+    kind, at_once = name.partition(",")[0], RANKED[name]
+    _, gradients, lines = ranked(folder, folder / f"{name} alone", kind=kind, at_once=at_once)
+    (_, mine, first_lines), (_, others, second_lines) = (rank[name] for rank in of_two)
+    assert len(gradients) == len(mine) == len(first_lines) == 4 and not second_lines
+    for one, two, other in zip(gradients, mine, others, strict=True):
+        assert one.keys() == two.keys() == other.keys()
+        for part, gradient in one.items():
+            assert torch.equal(two[part], other[part])
+            assert_close(two[part], gradient, rtol=1e-3, atol=1e-5, msg=part)
+    for together, line in zip(first_lines, lines, strict=True):
+        assert together == pytest.approx(line, rel=1e-4)
+    assert any("projections" in part for part in gradients[0]) == (kind == "retriever")
+
+
+def test_a_retriever_that_two_processes_have_begun_one_ends_and_the_other_way_round(folder, of_two):
+    alone, _, _ = ranked(folder, folder / "ranked alone", kind="retriever")
+    ended_by_one, _, lines = ranked(folder, folder / "ranked by two", kind="retriever")
+    assert [line["step"] for line in lines] == [3, 4]
+    for name, weight in alone.items():
+        if name.endswith("key.bias"):  # no softmax feels it: its gradient is rounding
+            continue
+        for other in (ended_by_one, of_two[0]["ranked, begun by one"][0], of_two[1]["ranked, begun by one"][0]):
+            assert_close(other[name], weight, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_what_two_processes_have_begun_one_ends_and_the_other_way_round(folder, of_two):

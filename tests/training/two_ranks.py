@@ -1,8 +1,14 @@
 """One process of data-parallel steps, with the environment that torchrun gives."""
 
 import os
+from functools import partial
+from unittest.mock import patch
 
 import torch
+from retrieval.cases import ALONE, IDS, ROWS
+from retrieval.models import load_cross_encoder, save_bi_encoder, save_cross_encoder, word_tokenizer
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from stillhouse.data.asked import Asked
@@ -17,10 +23,12 @@ from stillhouse.kernels.terms import Term
 from stillhouse.models.generate import Sampling
 from stillhouse.models.recompute import recomputing
 from stillhouse.objectives import AdaptiveRamp
+from stillhouse.retrieval.embed import load_sentence_model
 from stillhouse.students.config import LoraConfig
 from stillhouse.students.lora import add_adapter
 from stillhouse.students.projections import Projections
 from stillhouse.teachers import LocalTeacher
+from stillhouse.training import rankings
 from stillhouse.training.features import FeatureTerm, projection_widths
 from stillhouse.training.replay import ReplayRows
 from stillhouse.training.rollouts import AskedRows
@@ -205,6 +213,88 @@ def learnt(folder, checkpoints, *, num_ranks, stops_at=0, held="whole", rows_typ
     return {name: weight.detach().clone() for name, weight in trained.named_parameters()}
 
 
+RANKING_TERMS = [
+    ("margin_mse", 0.3),
+    ("listwise_kl", 1.0),
+    ("score_mse", 0.01),
+    ("info_nce", 0.5),
+    ("embedding_mse", 0.1),
+]
+
+
+def ranked(folder, checkpoints, *, kind, at_once=4, stops_at=0):
+    """What a student that ranks, or imitates, is after two epochs of seven rows, the gradients of its steps, and its log; None
+    where it was stopped before so many."""
+    gradients, lines = [], []
+    clipped = rankings._Kept._clip_grad_norm
+
+    def keep(self, model):
+        if len(gradients) + 1 == stops_at:
+            raise Stopped
+        norm = clipped(self, model)
+        maps = getattr(self.loss, "projections", torch.nn.Module())
+        learning = [*self.model.named_parameters(), *maps.named_parameters(prefix="projections")]
+        gradients.append({name: one.grad.clone() for name, one in learning if one.grad is not None})
+        return norm
+
+    student, learn = _ranking(folder, kind)
+    for module in student.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # drawn by each process for itself
+    schedule = Schedule(
+        epochs=2,
+        learning_rate=1e-2,
+        max_gradient_norm=1e30,
+        rows_per_step=4,
+        rows_per_micro_batch=at_once,
+        save_every_steps=2,
+    )
+    with patch.object(rankings._Kept, "_clip_grad_norm", keep):
+        try:
+            learn(schedule=schedule, checkpoints=checkpoints, log_line=lines.append)
+        except Stopped:
+            return None
+    return {name: one.detach().clone() for name, one in student.named_parameters()}, gradients, lines
+
+
+def save_rankers(folder):
+    """What retrievers and rerankers begin as."""
+    save_bi_encoder(folder, layers=1)
+    save_cross_encoder(folder, layers=1)
+
+
+def _ranking(folder, kind):
+    """A student, and what trains it."""
+    random, rows = torch.Generator().manual_seed(9), [*ROWS, ROWS[0]]
+    if kind == "imitator":
+        modules = [StaticEmbedding(word_tokenizer().backend_tokenizer, embedding_dim=8) for _ in range(2)]
+        for seed, module in enumerate(modules):
+            torch.nn.init.normal_(module.embedding.weight, generator=torch.Generator().manual_seed(seed))
+        router = Router.for_query_document(query_modules=[modules[0]], document_modules=[modules[1]])
+        student = SentenceTransformer(modules=[router], device="cpu")
+        texts = [row.question.text for row in rows]
+        loss = rankings.ImitationLoss(student, torch.randn(7, 8, generator=random), similarity="dot")
+        return student, partial(rankings.train_imitator, student, texts, loss=loss)
+    terms = [rankings.RankingTerm(*term) for term in RANKING_TERMS]
+    if kind == "reranker":
+        student = load_cross_encoder(folder / "cross")
+        loss = rankings.RerankerLoss(student, terms[:1], rankings.targets_of(rows, same_text=ALONE))
+    else:
+        student = load_sentence_model(str(folder / "model"))
+        targets = rankings.targets_of(
+            rows,
+            same_text=ALONE,
+            query_embeddings=torch.randn(7, 24, generator=random),
+            embeddings_by_id={name: torch.randn(24, generator=random) for name in IDS},
+        )
+        loss = rankings.RetrieverLoss(student, terms, targets, similarity="cosine", dimensions=(8,))
+    return student, partial(rankings.train_ranker, student, rows, texts=IDS, loss=loss)
+
+
+RANKED = {"retriever": 4, "retriever, one at a time": 2, "reranker": 4, "imitator": 4}
+"""Rows that one process sees at once; of the seven, three are left for the last step of an epoch."""
+
+
 SHARED = {"num_ranks": 2, "rows_per_micro_batch": 1}
 
 
@@ -220,6 +310,11 @@ def by_torch(where):
     found["plain", "sharded"] = steps(where, **SHARED, kind="plain", held="sharded", compiler="eager")
     found["texts", "in bfloat16"] = steps(where, **SHARED, held="sharded", precision="bfloat16")
     found["adapted"] = learnt(where, where / "begun-by-one-adapted", num_ranks=2, held="sharded", adapts=True)
+    for name, at_once in RANKED.items():
+        kind = name.partition(",")[0]
+        found[name] = ranked(where, where / f"{name} of two", kind=kind, at_once=at_once)
+    assert ranked(where, where / "ranked by two", kind="retriever", stops_at=3) is None
+    found["ranked, begun by one"] = ranked(where, where / "ranked by one", kind="retriever")
     return found | going_on(where, ("whole", "sharded"))
 
 

@@ -46,10 +46,6 @@ def run(
     if a number is given, each of which holds the student whole or `sharded`, and so the teacher, which labels and writes as
     `actors` of a `ray` cluster, if one is named. With `check`, labels that lie elsewhere are all looked into."""
     values = read_recipe(Path(recipe_path), overrides)
-    if num_ranks is not None and is_of_retrieval(values):
-        raise RecipeError(
-            [f"data.kind: {values['data']['kind']} is trained in one process. Leave --launch out."], source=recipe_path
-        )
     if launch_config is not None and num_ranks is None:
         raise StillhouseError("--launch-config says how --launch N shares the work. Give both.")
     if teacher_held == "sharded" and num_ranks is None:
@@ -72,7 +68,7 @@ def run(
     if is_of_retrieval(values):
         check_installed()
         retrieval = importlib.import_module("stillhouse.commands.retrieval.run")
-        retrieval.run(recipe_path, overrides, until=until, cluster=cluster)
+        retrieval.run(recipe_path, overrides, until=until, launch=launch, cluster=cluster)
         return
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
     refuse_an_idle_verb(recipe, until, source=recipe_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from jaxtyping import Bool, Float, Int
 from sentence_transformers import CrossEncoderTrainer, SentenceTransformerTrainer
 from sentence_transformers.base.losses.merged_forward import embed_columns
@@ -22,6 +23,7 @@ from stillhouse.retrieval.mining import TrainingRow
 from stillhouse.students.projections import FILE_NAME, Projections
 from stillhouse.training.ranking_terms import RankingTerm
 from stillhouse.training.rescue import OddSteps, Tell, tell_nobody
+from stillhouse.training.shares import OwnRows, Together, add_gradients, of_all, own_share, total
 from stillhouse.training.trainer import LogLine, Schedule, _Steps, latest_checkpoint, rate_share
 
 
@@ -98,9 +100,14 @@ class _Parts(nn.Module):
         return found
 
     def take_tokens(self) -> int:
-        """Tokens that were read since this was last asked."""
+        """Tokens that were read since this was last asked, by this process."""
         found, self.tokens = self.tokens, 0
         return found
+
+    def _count(self, features: Sequence[Mapping[str, Any]], labels: Tensor) -> None:
+        own = own_share(len(labels))
+        if own.start < own.stop:
+            self.tokens += sum(map(_num_tokens, features))
 
 
 class RetrieverLoss(_Parts):
@@ -135,10 +142,11 @@ class RetrieverLoss(_Parts):
     def forward(
         self, sentence_features: Sequence[dict[str, Tensor]], labels: Int[Tensor, " queries"]
     ) -> dict[str, Tensor]:
-        """Each objective's mean over the batch's questions, times its weight."""
-        self.tokens += sum(_num_tokens(features) for features in sentence_features)
+        """Each objective's mean over the batch's questions, those of other processes too, times its weight."""
+        self._count(sentence_features, labels)
         queries, *documents = embed_columns(self.model, sentence_features)
-        return self._weighted(self.values(queries, torch.stack(documents, dim=1), labels.cpu()))
+        asked, read = (of_all(own, len(labels)) for own in (queries, torch.stack(documents, dim=1)))
+        return self._weighted(self.values(asked, read, labels.cpu()))
 
     def values(
         self,
@@ -205,9 +213,10 @@ class ImitationLoss(_Parts):
     def forward(
         self, sentence_features: Sequence[dict[str, Tensor]], labels: Int[Tensor, " texts"]
     ) -> dict[str, Tensor]:
-        """The mean over the batch's texts."""
-        self.tokens += sum(_num_tokens(features) for features in sentence_features)
-        (found,) = embed_columns(self.model, sentence_features)
+        """The mean over the batch's texts, those of other processes too."""
+        self._count(sentence_features, labels)
+        (own,) = embed_columns(self.model, sentence_features)
+        found = of_all(own, len(labels))
         (term,) = self.terms
         return self._weighted({term.name: term.function(found, self.wanted[labels.cpu()].to(found.device)).mean()})
 
@@ -226,14 +235,15 @@ class RerankerLoss(_Parts):
         prompt: str | None = None,
         task: str | None = None,
     ) -> dict[str, Tensor]:
-        """Each objective's mean over the batch's questions, times its weight."""
+        """Each objective's mean over the batch's questions, those of other processes too, times its weight."""
         queries, *candidates = inputs
         pairs = [(query, texts[number]) for number, query in enumerate(queries) for texts in candidates]
         features = self.model.preprocess(pairs, prompt=prompt, task=task)
-        self.tokens += _num_tokens(features)
+        self._count([features], labels)
         device = self.model.device
         features = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in features.items()}
-        scores = self.model(features)["scores"].view(len(queries), len(candidates))
+        own = self.model(features)["scores"].view(len(queries), len(candidates))
+        scores = of_all(own, len(labels))
         teacher = self.targets.teacher_scores[labels.cpu()].to(device)
         return self._weighted({term.name: term.function(scores, teacher).mean() for term in self.terms})
 
@@ -279,15 +289,45 @@ class _Kept:
         if self.odd_steps.skipped_now:  # which has no numbers
             return
         super().log(logs, start_time)  # type: ignore[misc]
+        tokens = total(this.loss.take_tokens(), device=this.args.device)
         if self.log_line is not None and this.is_world_process_zero():
-            line = {"step": this.state.global_step, "tokens": this.loss.take_tokens(), **means}
+            line = {"step": this.state.global_step, "tokens": tokens, **means}
             rates = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "gradient_norm": logs["grad_norm"]}
             self.log_line({**line, **rates})
 
+    def get_train_dataloader(self) -> Any:
+        """The micro-batches of one process, in each of several: a rank makes its own share of them alone."""
+        this: Any = self
+        if this.args.world_size == 1:
+            return super().get_train_dataloader()  # type: ignore[misc]
+        loader = this._build_dataloader(this.train_dataset, this.args.train_batch_size, dataset_kind="train")
+        settings = this.accelerator.dataloader_config
+        return prepare_data_loader(
+            loader,
+            num_processes=1,
+            process_index=0,
+            use_seedable_sampler=settings.use_seedable_sampler,
+            data_seed=settings.data_seed,
+        )
+
+    def _wrap_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        this: Any = self
+        if this.args.world_size == 1:
+            return super()._wrap_model(model, *args, **kwargs)  # type: ignore[misc]
+        return model if isinstance(model, Together) else Together(model)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        this: Any = self
+        if this.args.world_size > 1:
+            add_gradients(model)
+        return super()._clip_grad_norm(model)  # type: ignore[misc]
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         assert output_dir is not None
-        self.model.save_pretrained(output_dir, create_model_card=False)
         this: Any = self
+        if not this.args.should_save:
+            return
+        self.model.save_pretrained(output_dir, create_model_card=False)
         projections = getattr(this.loss, "projections", None)
         if projections is not None and projections.maps:
             projections.save(Path(output_dir))
@@ -325,7 +365,8 @@ def train_ranker(
     """Train a bi-encoder or a cross-encoder in place, by sentence-transformers' trainer, and return it. Started again after a
     kill, it goes on from the last whole checkpoint and, on CPU, ends with the same weights bit for bit.
 
-    In-batch negatives are those of a micro-batch: `rows_per_micro_batch` says how many questions see each other.
+    In-batch negatives are those of a micro-batch: `rows_per_micro_batch` says how many questions see each other, also where
+    several processes share it.
     """
     callback = _Steps(progress, title)
     return _trained(student, columns_of(rows, texts), loss, schedule, checkpoints, log_line, tell, callback)
@@ -363,13 +404,21 @@ def _trained(
     reranks = isinstance(loss, RerankerLoss)
     kind: Any = CrossEncoderTrainingArguments if reranks else SentenceTransformerTrainingArguments
     trainer_class: Any = _RerankerTrainer if reranks else _RetrieverTrainer
+    args = kind(**_arguments(schedule, checkpoints), **({} if reranks else _columns(student, columns)))
+    # Of several processes, sentence-transformers would leave out an epoch's last rows if they do not fill a batch.
+    args.dataloader_drop_last = False
     trainer: Any = trainer_class(
         model=student,
-        args=kind(**_arguments(schedule, checkpoints), **({} if reranks else _columns(student, columns))),
+        args=args,
         train_dataset=Dataset.from_dict(columns),
         loss=loss,
         callbacks=[callback],
     )
+    if args.world_size > 1:
+        trainer.data_collator = OwnRows(trainer.data_collator)
+        torch.manual_seed(
+            schedule.seed + args.process_index
+        )  # what is dropped out of one's rows is not what is of another's
     trainer.log_line = log_line
     skip_at_most = schedule.skip_at_most if schedule.odd_steps == "skip" else 0
     trainer.odd_steps = OddSteps(loss.means_so_far, skip_at_most=skip_at_most, tell=tell)

@@ -59,6 +59,11 @@ class Place:
         return self.folder / "outcome.json"
 
     @property
+    def given(self) -> Path:
+        """What the first process has found out for all of them, where there is something."""
+        return self.folder / "given.safetensors"
+
+    @property
     def fault(self) -> Path:
         """What a user can mend."""
         return self.folder / "fault.txt"

@@ -11,6 +11,7 @@ from typing import Any, cast, get_args
 from stillhouse.commands.launch.config import Ranks
 from stillhouse.commands.launch.launcher import Place, place_of
 from stillhouse.commands.recipe import Recipe
+from stillhouse.commands.retrieval.kind import is_of_retrieval
 from stillhouse.commands.stages.training import learn, learn_without_teacher
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.commands.stories.kind import is_of_stories
@@ -85,9 +86,11 @@ def _work(run: RunFolder, arm: str, place: Place, ranks: Ranks) -> None:
 
 def _learnt(run: RunFolder, arm: str, progress: Progress, ranks: Ranks) -> dict[str, Any]:
     """What an arm of a recipe of this kind took."""
-    if is_of_stories(read_recipe(run.recipe, [])):
-        stories = importlib.import_module("stillhouse.commands.stories.pipeline")
-        told: dict[str, Any] = stories.learn_round(run, arm, progress, ranks, changes=told_by_accelerate())
+    values = read_recipe(run.recipe, [])
+    if is_of_stories(values) or is_of_retrieval(values):
+        kind = "stories" if is_of_stories(values) else "retrieval"
+        pipeline = importlib.import_module(f"stillhouse.commands.{kind}.pipeline")
+        told: dict[str, Any] = pipeline.learn_arm(run, arm, progress, ranks, changes=told_by_accelerate())
         return told
     recipe = load_recipe(Recipe, run.recipe, told_by_accelerate())
     shop = Workshop(recipe, run, progress)

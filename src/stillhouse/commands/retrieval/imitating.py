@@ -1,40 +1,45 @@
 """Before it ranks, a student learns to embed as another model does: passages and questions teach that, without negatives."""
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from stillhouse.commands.alarm_log import telling
-from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.recipe import Recipe
-from stillhouse.commands.retrieval.parts import RetrievalParts
-from stillhouse.commands.retrieval.recipe import FittedImitationConfig, StatesImitationConfig
+from stillhouse.commands.retrieval.parts import RetrievalParts, save_model
+from stillhouse.commands.retrieval.recipe import (
+    EmbeddingImitationConfig,
+    FittedImitationConfig,
+    StatesImitationConfig,
+)
 from stillhouse.core.config import parse_recipe
 from stillhouse.core.files import json_line, remove, write_atomic
 from stillhouse.core.progress import Inside, working
 from stillhouse.core.run import RunFolder
 from stillhouse.models.load import display_name, seen_by_all
-from stillhouse.retrieval.embed import Embedder, SentenceEmbedder, Vectors, load_embedder, load_sentence_model
+from stillhouse.retrieval.embed import Embedder, SentenceEmbedder, load_embedder, load_sentence_model
 from stillhouse.retrieval.spread import SpreadEmbedder
 from stillhouse.retrieval.students import fitted, turned_towards
 from stillhouse.training.rankings import ImitationLoss, train_imitator
-from stillhouse.training.trainer import Schedule
 
 FOLDER = "imitation"
 
 
-def imitated(parts: RetrievalParts, metrics: MetricsLog) -> Any:
-    """The student after it."""
+ARM = "imitation"
+
+
+def imitate(parts: RetrievalParts) -> None:
+    """The student after it, saved where ranking begins."""
     wanted = parts.recipe.imitation
-    if isinstance(wanted, StatesImitationConfig):
-        return _by_states(parts, wanted)
     assert wanted is not None, "the recipe imitates somebody"
+    if isinstance(wanted, StatesImitationConfig):
+        save_model(_by_states(parts, wanted), parts.beginning)
+        return
     passages, questions = texts_to_imitate(parts)
     texts = [*passages, *questions]
     source = wanted.model or parts.start
@@ -42,18 +47,23 @@ def imitated(parts: RetrievalParts, metrics: MetricsLog) -> Any:
     with working(parts.progress, f"{display_name(source)} embeds", len(texts), "texts") as progress:
         embeddings = np.concatenate([teacher.documents(passages), teacher.queries(questions)])
         progress.advance(len(texts))
+    parts.let_go()
     student = parts.load_student("student_before")
     if isinstance(wanted, FittedImitationConfig):
         with working(parts.progress, "the student is fitted", len(texts), "texts") as progress:
             found = fitted(student, texts, embeddings, ridge=wanted.ridge)
             progress.advance(len(texts))
-        return found
+        save_model(found, parts.beginning)
+        return
     if source != parts.start:  # the model that it is made of has the student's own axes
         with working(parts.progress, "the student embeds", len(texts), "texts") as progress:
             made = SentenceEmbedder(student).documents(texts)
             progress.advance(len(texts))
         embeddings = turned_towards(made.astype(np.float64), embeddings.astype(np.float64)).astype(np.float32)
-    return _by_embeddings(parts, student, texts, embeddings, wanted.training, metrics)
+    if parts.launch is None:
+        learn_embeddings(parts, torch.from_numpy(embeddings))
+        return
+    parts.trained_by_others(ARM, parts.launch, {"wanted": torch.from_numpy(embeddings)})
 
 
 def _whom(parts: RetrievalParts, source: str) -> Embedder:
@@ -68,29 +78,28 @@ def texts_to_imitate(parts: RetrievalParts) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(parts.texts.values())), list(dict.fromkeys(one.text for one in train))
 
 
-def _by_embeddings(
-    parts: RetrievalParts,
-    student: Any,
-    texts: Sequence[str],
-    wanted: Vectors,
-    schedule: Schedule,
-    metrics: MetricsLog,
-) -> Any:
+def learn_embeddings(parts: RetrievalParts, wanted: Tensor) -> None:
+    """The student learns in this process, or in this and others, to embed all texts so."""
+    imitation = parts.recipe.imitation
+    assert isinstance(imitation, EmbeddingImitationConfig), "the others are not trained here"
+    passages, questions = texts_to_imitate(parts)
+    schedule, student = imitation.training, parts.load_student("student_before")
     torch.manual_seed(schedule.seed)
-    loss = ImitationLoss(student, torch.from_numpy(wanted), similarity=SentenceEmbedder(student).similarity)
-    checkpoints = parts.run.path / "checkpoints" / "imitation"
+    loss = ImitationLoss(student, wanted, similarity=SentenceEmbedder(student).similarity)
+    checkpoints = parts.run.path / "checkpoints" / ARM
     trained = train_imitator(
         student,
-        texts,
+        [*passages, *questions],
         loss=loss,
         schedule=schedule,
         checkpoints=checkpoints,
-        log_line=metrics.arm("imitation", checkpoints),
-        tell=telling(parts.run, parts.progress, arm="imitation"),
+        log_line=parts.log_of(ARM, checkpoints),
+        tell=parts.tell_of(ARM),
         progress=parts.progress,
     )
-    remove(checkpoints)
-    return trained
+    if parts.ranks.rank == 0:  # one of them keeps what all have made
+        save_model(trained, parts.beginning)
+        remove(checkpoints)
 
 
 def _by_states(parts: RetrievalParts, wanted: StatesImitationConfig) -> Any:
@@ -104,6 +113,7 @@ def _by_states(parts: RetrievalParts, wanted: StatesImitationConfig) -> Any:
     recipe = nested_recipe(parts, wanted, file=file, folder=folder, num_texts=len(texts))
     run = RunFolder(folder)
     pipeline = Pipeline(recipe, run, Inside(parts.progress))
+    pipeline.launch = parts.launch
     pipeline.check()
     with run.open(recipe):
         pipeline.train()

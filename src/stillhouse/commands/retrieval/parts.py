@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor
 
+from stillhouse.commands.alarm_log import LogLine, telling
+from stillhouse.commands.launch.config import Ranks
+from stillhouse.commands.launch.launcher import place_of
+from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.retrieval.recipe import (
     AnswerConfig,
     BiEncoderConfig,
@@ -23,7 +29,7 @@ from stillhouse.commands.retrieval.recipe import (
 )
 from stillhouse.core.cluster import Cluster
 from stillhouse.core.errors import DataError
-from stillhouse.core.files import fingerprint, fingerprint_files, write_atomic
+from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files, write_atomic
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.data.split import split_held_out
@@ -48,8 +54,11 @@ from stillhouse.retrieval.teachers import (
     spread_of,
 )
 from stillhouse.teachers.hands import RayActors
+from stillhouse.training.rescue import Tell, tell_nobody
 
 Crew = TypeVar("Crew", bound=RayActors)
+Launch = Callable[[Any, str], dict[str, Any]]
+"""Lets an arm of whatever is at work learn elsewhere, and says what it took."""
 
 
 class RetrievalParts:
@@ -60,6 +69,32 @@ class RetrievalParts:
         self.cluster: Cluster | None = None
         """Where the teacher scores and embeds, and a language model asks; None is in this process."""
         self._crews: list[RayActors] = []
+        self.launch: Launch | None = None
+        self.ranks = Ranks()
+        """Of the processes that train together, which this is."""
+        self.given: Mapping[str, Tensor] = {}
+        """What the process that started them has found out."""
+
+    # Where a student learns, and who tells of it.
+
+    def trained_by_others(self, arm: str, launch: Launch, given: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What an arm took that processes train together, which are given what they would all have to find out."""
+        file = place_of(self.run, arm).given
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if given:
+            save_file(dict(given), file)
+        try:
+            return launch(self, arm)
+        finally:
+            file.unlink(missing_ok=True)
+
+    def tell_of(self, arm: str) -> Tell:
+        """Who is told of an arm's odd steps: of several processes, the first alone tells."""
+        return tell_nobody if self.ranks.rank else telling(self.run, self.progress, arm=arm)
+
+    def log_of(self, arm: str, checkpoints: Path) -> LogLine | None:
+        """Where an arm's numbers go."""
+        return None if self.ranks.rank else MetricsLog(self.run).arm(arm, checkpoints)
 
     # Actors.
 
@@ -326,6 +361,12 @@ def load_teacher(wanted: OneTeacherConfig, answers: Mapping[str, str]) -> Rankin
             )
         case AnswerConfig():
             return AnswerTeacher(wanted.model, answers, max_tokens=wanted.max_tokens, batch_size=wanted.batch_size)
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """A sentence-transformers model, as a plain folder."""
+    with atomic_path(folder) as part:
+        model.save_pretrained(str(part), create_model_card=False)
 
 
 def parameter_count(model: Any) -> int:

@@ -11,19 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
 
-from stillhouse.commands.alarm_log import given_up, telling
+from stillhouse.commands.alarm_log import given_up
+from stillhouse.commands.launch.config import Ranks
+from stillhouse.commands.launch.launcher import place_of
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.plan.saved import planned_beside
 from stillhouse.commands.retrieval.asking import ask_questions
-from stillhouse.commands.retrieval.imitating import imitated, texts_to_imitate
+from stillhouse.commands.retrieval.imitating import ARM as IMITATION
+from stillhouse.commands.retrieval.imitating import imitate, learn_embeddings, texts_to_imitate
 from stillhouse.commands.retrieval.measuring import measured
-from stillhouse.commands.retrieval.parts import RetrievalParts, save_rows
+from stillhouse.commands.retrieval.parts import Launch, RetrievalParts, save_model, save_rows
 from stillhouse.commands.retrieval.recipe import RetrievalRecipe
 from stillhouse.core.cluster import Cluster
-from stillhouse.core.config import to_yaml
+from stillhouse.core.config import load_recipe, to_yaml
 from stillhouse.core.errors import DataError
-from stillhouse.core.files import atomic_path, fingerprint, read_lines, remove, write_atomic
+from stillhouse.core.files import fingerprint, read_lines, remove, write_atomic
 from stillhouse.core.life import Kept
 from stillhouse.core.progress import Progress, working
 from stillhouse.core.retrieval_results import RetrievalResult
@@ -37,6 +42,7 @@ from stillhouse.retrieval.scales import check_scales, refuse_probabilities
 from stillhouse.retrieval.teachers import BiEncoderTeacher, Output, raw_logits
 from stillhouse.training.rankings import RankingTargets, RerankerLoss, RetrieverLoss, targets_of, train_ranker
 
+ARM = "student"
 SCALE_QUESTIONS = 200
 """Questions whose scores the check of scales looks at."""
 
@@ -104,7 +110,7 @@ class RetrievalPipeline:
         before = self.run.path / "student_before"
 
         def work() -> dict[str, Any]:
-            self._save(self.parts.new_student(), before)
+            save_model(self.parts.new_student(), before)
             return {}
 
         made_from = [self.parts.data_fingerprint, self.parts.student_fingerprint]
@@ -119,7 +125,7 @@ class RetrievalPipeline:
         texts = sum(map(len, texts_to_imitate(self.parts)))
 
         def work() -> dict[str, Any]:
-            self._save(imitated(self.parts, self.metrics), self.parts.beginning)
+            imitate(self.parts)
             return {"texts": texts}
 
         return self._stage(
@@ -129,10 +135,6 @@ class RetrievalPipeline:
             work=work,
             makes=[self.parts.beginning],
         )
-
-    def _save(self, model: Any, folder: Path) -> None:
-        with atomic_path(folder) as part:
-            model.save_pretrained(str(part), create_model_card=False)
 
     @property
     def _candidates(self) -> Path:
@@ -296,31 +298,41 @@ class RetrievalPipeline:
         self.label()
 
         def work() -> dict[str, Any]:
-            student, rows = self.parts.load_student(self.parts.beginning.name), self.rows()
-            torch.manual_seed(self.recipe.training.seed)
-            loss = self._loss(student, rows)
-            checkpoints = self.run.path / "checkpoints" / "student"
-            trained = train_ranker(
-                student,
-                rows,
-                texts=self.parts.texts,
-                loss=loss,
-                schedule=self.recipe.training,
-                checkpoints=checkpoints,
-                log_line=self.metrics.arm("student", checkpoints),
-                tell=telling(self.run, self.progress, arm="student"),
-                progress=self.progress,
-            )
-            self._save(trained, self.run.student)
-            beside = isinstance(loss, RetrieverLoss) and bool(loss.projections.maps)
-            if isinstance(loss, RetrieverLoss) and beside:
-                loss.projections.save(self.run.path)
-            remove(checkpoints)
-            return {"rows": len(rows), "projected": beside, **given_up(self.run, "student")}
+            launch = self.parts.launch
+            if launch is None:
+                return self.learn()
+            given = self._teacher_embeddings(self.rows()) if self.recipe.reads_embeddings else {}
+            return self.parts.trained_by_others(ARM, launch, given)
 
         return self._stage(
             "train", "the student learns", made_from=self._trained_from, work=work, makes=[self.run.student]
         )
+
+    def learn(self) -> dict[str, Any]:
+        """The student learns in this process, or in this and others; what it took."""
+        student, rows = self.parts.load_student(self.parts.beginning.name), self.rows()
+        torch.manual_seed(self.recipe.training.seed)
+        loss = self._loss(student, rows)
+        checkpoints = self.run.path / "checkpoints" / ARM
+        trained = train_ranker(
+            student,
+            rows,
+            texts=self.parts.texts,
+            loss=loss,
+            schedule=self.recipe.training,
+            checkpoints=checkpoints,
+            log_line=self.parts.log_of(ARM, checkpoints),
+            tell=self.parts.tell_of(ARM),
+            progress=self.progress,
+        )
+        if self.parts.ranks.rank:
+            return {}  # one of them keeps what all have made
+        save_model(trained, self.run.student)
+        beside = isinstance(loss, RetrieverLoss) and bool(loss.projections.maps)
+        if isinstance(loss, RetrieverLoss) and beside:
+            loss.projections.save(self.run.path)
+        remove(checkpoints)
+        return {"rows": len(rows), "projected": beside, **given_up(self.run, ARM)}
 
     @property
     def _trained_from(self) -> list[Any]:
@@ -341,14 +353,20 @@ class RetrievalPipeline:
     def _targets(self, rows: Sequence[TrainingRow]) -> RankingTargets:
         if not self.recipe.reads_embeddings:
             return targets_of(rows, same_text=self.parts.copies)
+        found = self.parts.given or self._teacher_embeddings(rows)
+        by_id = dict(zip(self._named(rows), found["passages"], strict=True))
+        return targets_of(rows, same_text=self.parts.copies, query_embeddings=found["queries"], embeddings_by_id=by_id)
+
+    def _named(self, rows: Sequence[TrainingRow]) -> list[str]:
+        """The first of those that say the same, of each passage."""
+        return list(dict.fromkeys(self.parts.copies[passage][0] for row in rows for passage in row.passages))
+
+    def _teacher_embeddings(self, rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
         embedder = self.parts.teacher_embedder
-        named = list(dict.fromkeys(self.parts.copies[passage][0] for row in rows for passage in row.passages))
-        vectors = embedder.documents([self.parts.texts[name] for name in named])
+        passages = embedder.documents([self.parts.texts[name] for name in self._named(rows)])
         queries = embedder.queries([row.question.text for row in rows])
-        by_id = dict(zip(named, torch.from_numpy(vectors), strict=True))
-        return targets_of(
-            rows, same_text=self.parts.copies, query_embeddings=torch.from_numpy(queries), embeddings_by_id=by_id
-        )
+        self.parts.let_go()
+        return {"passages": torch.from_numpy(passages), "queries": torch.from_numpy(queries)}
 
     # Index, evaluation, report.
 
@@ -455,12 +473,25 @@ def _said_of(empty: Sequence[str], num_duplicates: int) -> Iterator[str]:
         yield f"{num_duplicates:,} passages say what another one says word for word, and are kept once"
 
 
+def learn_arm(
+    run: RunFolder, arm: str, progress: Progress, ranks: Ranks, *, changes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A student learns in this process and others; what it took."""
+    pipeline = RetrievalPipeline(load_recipe(RetrievalRecipe, run.recipe, changes), run, progress)
+    pipeline.parts.ranks, given = ranks, place_of(run, arm).given
+    pipeline.parts.given = load_file(given) if given.exists() else {}
+    if arm != IMITATION:
+        return pipeline.learn()
+    learn_embeddings(pipeline.parts, pipeline.parts.given["wanted"])
+    return {}
+
+
 @contextmanager
 def at_work(
-    recipe: RetrievalRecipe, progress: Progress, *, cluster: Cluster | None = None
+    recipe: RetrievalRecipe, progress: Progress, *, launch: Launch | None = None, cluster: Cluster | None = None
 ) -> Iterator[RetrievalPipeline]:
-    """A retrieval recipe in its run folder, where no other process works meanwhile. With a `cluster`, the teacher scores and
-    embeds there, and so does whoever asks questions.
+    """A retrieval recipe in its run folder, where no other process works meanwhile. With a `launch`, students learn by it;
+    with a `cluster`, the teacher scores and embeds there, and so does whoever asks questions.
 
     Raises:
         StillhouseError: for what the user can mend.
@@ -468,7 +499,7 @@ def at_work(
     run = RunFolder(recipe.run)
     kept = Kept(progress, run.path)
     pipeline = RetrievalPipeline(recipe, run, kept)
-    pipeline.parts.cluster = cluster
+    pipeline.parts.launch, pipeline.parts.cluster = launch, cluster
     pipeline.check()
     with run.open(recipe), kept:
         yield pipeline

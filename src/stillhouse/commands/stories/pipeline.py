@@ -591,7 +591,7 @@ def arm_of(number: int) -> str:
     return f"round_{number}"
 
 
-def learn_round(
+def learn_arm(
     run: RunFolder, arm: str, progress: Progress, ranks: Ranks, *, changes: Sequence[str] = ()
 ) -> dict[str, Any]:
     """A round's student learns in this process and others, by its arm; what it took."""
