@@ -84,15 +84,16 @@ def check_held(config: str | None, held: Held) -> Held:
 
 
 def check_compiled(schedule: Schedule, held: Held) -> None:
-    """Refuse to compile layers whose weights are elsewhere.
+    """Refuse to compile layers of a student that DeepSpeed has: of stage 3 weights come and go within a layer, and nobody has
+    tried stage 2.
 
     Raises:
         StillhouseError: naming what is to be left out.
     """
-    if held == "zero3" and schedule.compile:
+    if held in ZERO_STAGES.values() and schedule.compile:
         raise StillhouseError(
-            "training.compile is true, but by DeepSpeed's zero_stage 3 weights come and go within a layer, where nothing can "
-            "be compiled. Leave it out, or take zero_stage 2, or --sharded."
+            "training.compile is true, but what comes of compiled layers by DeepSpeed is not known. Leave it out, or use "
+            "--sharded."
         )
 
 
