@@ -77,7 +77,7 @@ def found_by_two(folder, by, ways):
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(240)
+        rank.join(480)
         assert rank.exitcode == 0  # 1 behind a traceback, None where it hangs
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
