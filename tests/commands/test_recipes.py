@@ -218,7 +218,7 @@ def test_every_recipe_goes_the_whole_way(name, tiny_teacher, texts_file, tmp_pat
 
 def commands_in(text: str) -> Iterator[list[str]]:
     """The words after `stillhouse distill` on each line that shows it, in a comment or a block of a page."""
-    for command in re.findall(r"^#? *stillhouse distill (recipes/.+)$", text, re.MULTILINE):
+    for command in re.findall(r"^#? *stillhouse distill (recipes/.+)$", text.replace("\\\n", " "), re.MULTILINE):
         yield shlex.split(command)
 
 

@@ -98,7 +98,7 @@ def test_both_sides_end_in_the_same_answers_for_every_family(name, weight, style
     tokenizer, shown = tokenizer_of(name), STYLES[style]
     chats = [chat("hello", "the small fox", "and?", "it ran over\n\nthe hill"), chat("one two", "a red house")]
     reader = ContextReader(ChatReader(tokenizer, weight=weight), [shown], max_tokens=LONG)
-    found = reader.asked(chats, rows="one", seed=0)
+    found = list(reader.asked(chats, rows="one", seed=0))
     assert len(found) == 2 and not reader.left_out
     for one in found:
         (views,) = views_of([one])
@@ -118,7 +118,7 @@ def test_a_template_without_system_prompts_refuses_one_and_says_whose_it_is():
         pytest.skip("its template is not here")
     reader = ContextReader(ChatReader(tokenizer_of("mistral_7b")), [STYLES["system"]], max_tokens=LONG)
     with pytest.raises(DataError, match="with data.teacher_context"):
-        reader.asked([chat("hello", "the fox")], rows="one", seed=0)
+        list(reader.asked([chat("hello", "the fox")], rows="one", seed=0))
 
 
 @pytest.mark.parametrize("name", [name for name in ("smollm2", "qwen2_5") if has(name)])
@@ -188,7 +188,7 @@ def test_a_batch_holds_the_same_answers_in_the_same_order_on_both_sides(prepared
 def test_what_does_not_fit_with_its_context_is_left_out_and_counted_and_never_cut(prepared, tokenizer):
     longest = max(len(view.teacher.ids) for view in views_of(prepared([{"system": "word " * 40}]).asked))
     found = prepared([{"system": "word " * 40}], data={"sequence_tokens": longest - 1})
-    kept = views_of(found.asked)
+    kept = list(views_of(found.asked))
     (said,) = [note for note in found.notes if "where the teacher has read its context" in note]
     train = int(said.split()[2])
     assert found.num_train_documents + found.num_held_out_documents - train == len(kept) + len(found.held_out.examples)
@@ -209,7 +209,7 @@ def test_each_row_is_drawn_one_style_by_its_text_and_the_seed_or_shown_under_all
     assert drawn(chats[::-1]) == found[::-1] and drawn(chats[:7]) == found[:7]
     assert drawn(chats, seed=1) != found
     assert all(8 <= found.count(style) <= 32 for style in range(4))
-    under_all = reader.asked(chats[:5], rows="all", seed=0)
+    under_all = list(reader.asked(chats[:5], rows="all", seed=0))
     assert [one.told.style for one in under_all] == [0, 1, 2, 3] * 5
 
 
@@ -262,7 +262,7 @@ def test_files_and_columns_say_what_the_recipe_says_of_them(prepared, tokenizer,
     inline = [{"role": "user", "content": "one?"}, {"role": "assistant", "content": "two."}]
     more = [{"role": "user", "content": "three?"}, {"role": "assistant", "content": "four."}]
     same = prepared([{"system": "Be kind.", "examples": [*inline, *more], "column": "notes"}])
-    assert views_of(same.asked) == views_of(found.asked)
+    assert [*views_of(same.asked)] == [*views_of(found.asked)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Examples in a file, read one at a time: memory holds only where each of them lies."""
 
+from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -16,9 +17,9 @@ from stillhouse.data.kept import Opened, ReadOneByOne
 TOKENS, INDEX = "tokens", "index.npy"
 PIECE_BYTES = 2**20
 """Of a shelf elsewhere that are fetched at once."""
+_ABOUT = np.dtype([("num_bytes", "<i8"), ("part_of", "S32")])
 _TOKEN = np.dtype([("id", "<i4"), ("weight", "<f8")])
-_PLACE = np.dtype([("end", "<i8"), ("num_bytes", "<i8"), ("part_of", "S32")])
-"""Of one example: 48 bytes that stay in memory."""
+"""An example is what is told about it, and its tokens. Of each, 8 bytes stay in memory: where it ends."""
 
 
 class _Away:
@@ -38,23 +39,23 @@ class _Away:
 class Shelf(ReadOneByOne[Example]):
     """A sequence of examples like any other, but for where they are kept. What is read is not kept either."""
 
-    def __init__(self, opened: Opened | _Away, places: NDArray[Any]) -> None:
-        self._open, self._places = opened, places
+    def __init__(self, opened: Opened | _Away, ends: NDArray[np.int64]) -> None:
+        self._open, self._ends = opened, ends
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._ends)
 
     @property
     def sizes(self) -> NDArray[Any]:
-        return np.diff(self._places["end"], prepend=0)[:, None]
+        return (np.diff(self._ends, prepend=0)[:, None] - _ABOUT.itemsize) // _TOKEN.itemsize
 
     def read(self, number: int) -> Example:
         """One example, from the file."""
-        place, start = self._places[number], int(self._places["end"][number - 1]) if number else 0
-        size = (int(place["end"]) - start) * _TOKEN.itemsize
-        tokens = np.frombuffer(self._open.at(start * _TOKEN.itemsize, size), _TOKEN)
-        part_of = place["part_of"].decode()
-        return Example(tuple(tokens["id"].tolist()), tuple(tokens["weight"].tolist()), int(place["num_bytes"]), part_of)
+        start = int(self._ends[number - 1]) if number else 0
+        found = self._open.at(start, int(self._ends[number]) - start)
+        about, tokens = np.frombuffer(found, _ABOUT, 1)[0], np.frombuffer(found, _TOKEN, offset=_ABOUT.itemsize)
+        ids, weights = tuple(tokens["id"].tolist()), tuple(tokens["weight"].tolist())
+        return Example(ids, weights, int(about["num_bytes"]), about["part_of"].decode())
 
 
 class Shelving:
@@ -63,18 +64,18 @@ class Shelving:
 
     def __init__(self, file: BinaryIO | None = None) -> None:
         self._open = Opened(TemporaryFile() if file is None else file)  # noqa: SIM115 - see there
-        self._places, self._end = bytearray(), 0
+        self._ends, self._end = array("q"), 0
 
     def __len__(self) -> int:
-        return len(self._places) // _PLACE.itemsize
+        return len(self._ends)
 
     def add(self, example: Example) -> None:
         """Put one down behind the others."""
         tokens = np.empty(len(example.ids), _TOKEN)
         tokens["id"], tokens["weight"] = example.ids, example.weights
-        self._open.file.write(tokens.tobytes())
-        self._end += len(tokens)
-        self._places += np.array((self._end, example.num_bytes, example.part_of.encode()), _PLACE).tobytes()
+        about = np.array((example.num_bytes, example.part_of.encode()), _ABOUT)
+        self._end += self._open.file.write(about.tobytes() + tokens.tobytes())
+        self._ends.append(self._end)
 
     def fill(self, examples: Iterable[Example]) -> "Shelving":
         """Put all of these down."""
@@ -83,14 +84,14 @@ class Shelving:
         return self
 
     @property
-    def places(self) -> NDArray[Any]:
-        """Where each lies."""
-        return np.frombuffer(self._places, _PLACE)
+    def ends(self) -> NDArray[np.int64]:
+        """Where each ends."""
+        return np.array(self._ends, np.int64)
 
     def shelf(self) -> Shelf:
         """All that was added."""
         self._open.file.flush()
-        return Shelf(self._open, self.places)
+        return Shelf(self._open, self.ends)
 
 
 def on_shelf(examples: Iterable[Example]) -> Shelf:
@@ -104,7 +105,7 @@ def write_shelf(examples: Iterable[Example], folder: Path) -> None:
         part.mkdir(parents=True)
         with (part / TOKENS).open("wb") as file:
             filled = Shelving(file).fill(examples)
-        np.save(part / INDEX, filled.places)
+        np.save(part / INDEX, filled.ends)
 
 
 def open_shelf(folder: Path) -> Shelf:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from traceback import print_exc
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,6 +18,7 @@ from stillhouse.models.load import LoadedModel
 
 Batch = TypeVar("Batch")
 Said = TypeVar("Said")
+Entered = TypeVar("Entered")
 
 Advance = Callable[[int], None]
 Write = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Batch, Advance], Said]
@@ -87,7 +88,7 @@ class RayActors(AbstractContextManager[Any]):
         """Actors that have not begun yet, by what they will say then."""
         self._there: list[Any] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Entered) -> Entered:
         return self
 
     def __exit__(
