@@ -64,12 +64,11 @@ def test_a_student_is_made_from_nothing(data_free, tmp_path):
 
 
 KINDS = {
-    "topics": {"topics": ["foxes", "the sea"], "at_once": 1},
     "personas": {"personas": ["an old man", "a robot"], "at_once": 1},
     "questions": {"templates": ["who ran to the {place}?"], "slots": {"place": [f"hill {n}" for n in range(20)]}},
     "evolve": {"rounds": 2},
-    "documents": {"passage_words": 8},
 }
+"""Those of no recipe."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,9 +76,6 @@ def test_every_kind_goes_as_far_as_its_name(data_free, tmp_path, kind):
     synthesis = {**MAGPIE, "kind": kind, **KINDS[kind], "turns": 1, "user": {"sampling": SAMPLING}}
     if kind == "evolve":
         synthesis["start"] = {"kind": "topics", "topics": ["foxes"], "number": 9, "at_once": 1, "sampling": SAMPLING}
-    if kind == "documents":
-        (tmp_path / "texts.txt").write_text("The fox ran over the hill. The girl sang in the garden. The robot came.")
-        synthesis["path"] = str(tmp_path / "texts.txt")
     said = stillhouse("synthesize", data_free(synthesis))
     assert said.code == 0, said.err
     rows = read_lines(tmp_path / "run" / "data" / "synthetic.jsonl")

@@ -1,7 +1,6 @@
 """A recipe of kind stories: the whole way with a teacher that lacks one feature, and what is refused."""
 
 import json
-import multiprocessing
 import re
 import runpy
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from apart import processes
 
 from stillhouse.commands.stories.measuring import first_words, judged_starts, starts_of
 from stillhouse.commands.stories.pipeline import StoryPipeline
@@ -223,13 +223,12 @@ def test_a_sweep_asks_the_teacher_once_for_what_all_runs_ask(finished, tmp_path)
 
 
 def test_a_run_killed_in_any_part_of_the_loop_ends_as_if_it_had_not_been(finished, tmp_path):
-    run, context = tmp_path / "run", multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stillhouse.commands.run", "stillhouse.commands.stories.run"])
+    run = tmp_path / "run"
     with FAULT_SERVER.FaultServer(answer=partial(tells, run)) as server:
         command = ["distill", str(RECIPE), *small(tmp_path, server.url)]
         for moment in ("the teacher writes", "the tokenizer is trained", "a round is learnt"):
             given = {"COMMAND": command, "MOMENT": moment}
-            process = context.Process(target=runpy.run_path, args=(str(DYING), given, "dying"))
+            process = processes().Process(target=runpy.run_path, args=(str(DYING), given, "dying"))
             process.start()
             process.join()
             assert process.exitcode == -signal.SIGKILL, moment

@@ -14,26 +14,32 @@ from stillhouse.models.anatomy import parameter_count
 from stillhouse.students.build import student_from_layers
 
 
-@pytest.fixture
-def contestants(build_model, tokenizer, tmp_path):
+@pytest.fixture(scope="module")
+def contestants(build_model, tokenizer, tmp_path_factory):
     """A teacher, a student of half its layers, and the same before training."""
     teacher = build_model("gpt2", vocab=len(tokenizer))
     student = student_from_layers(teacher, (0, 2))
     student.transformer.h[0].mlp.c_fc.weight.data *= 0.9
+    tmp_path = tmp_path_factory.mktemp("contestants")
     models = {"teacher": teacher, "student_before": student_from_layers(teacher, (0, 2)), "student": student}
     for role, model in models.items():
         model.save_pretrained(tmp_path / role)
     return [Contestant(role, f"the {role}", model, tmp_path / role) for role, model in models.items()]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def examples(tokenizer):
     rows = [Row("the old man had a boat", "a girl found"), Row("the small fox ran"), Row("birds came", finished=False)]
     return to_examples(rows, tokenizer, max_tokens=64)
 
 
-def test_everybody_is_measured_on_the_same_text_and_told_apart(contestants, examples, tokenizer):
-    result = evaluate(contestants, examples, tokenizer, num_samples=2)
+@pytest.fixture(scope="module")
+def result(contestants, examples, tokenizer):
+    """With more samples asked for than there are documents."""
+    return evaluate(contestants, examples, tokenizer, num_samples=99)
+
+
+def test_everybody_is_measured_on_the_same_text_and_told_apart(contestants, examples, result):
     assert [(model.role, model.name) for model in result.models] == [(c.role, c.name) for c in contestants]
     assert result.held_out.documents == 3
     assert result.held_out.tokens == sum(sum(example.weights) for example in examples)
@@ -45,8 +51,7 @@ def test_everybody_is_measured_on_the_same_text_and_told_apart(contestants, exam
     assert result.model("student").metrics["forward_kl"].value > 0
 
 
-def test_the_student_is_compared_with_each_other_by_the_difference_of_their_metrics(contestants, examples, tokenizer):
-    result = evaluate(contestants, examples, tokenizer)
+def test_the_student_is_compared_with_each_other_by_the_difference_of_their_metrics(result):
     assert {comparison.other for comparison in result.comparisons} == {"teacher", "student_before"}
     student = result.model("student").metrics
     for comparison in result.comparisons:
@@ -56,9 +61,8 @@ def test_the_student_is_compared_with_each_other_by_the_difference_of_their_metr
         assert comparison.difference.low <= comparison.difference.value <= comparison.difference.high
 
 
-def test_samples_show_what_each_writes_after_the_same_beginning(contestants, examples, tokenizer):
-    result = evaluate(contestants, examples, tokenizer, num_samples=2)
-    assert [sample.prompt for sample in result.samples] == ["a girl found", ""]
+def test_samples_show_what_each_writes_after_the_same_beginning(contestants, examples, tokenizer, result):
+    assert [sample.prompt for sample in result.samples] == ["a girl found", "", ""]
     for sample in result.samples:
         assert sample.continuations.keys() == {"teacher", "student_before", "student"}
     with torch.no_grad():
@@ -68,12 +72,7 @@ def test_samples_show_what_each_writes_after_the_same_beginning(contestants, exa
     assert written.startswith(tokenizer.decode([int(first)], skip_special_tokens=True))
 
 
-def test_no_more_samples_are_shown_than_there_are(contestants, examples, tokenizer):
-    assert len(evaluate(contestants, examples, tokenizer, num_samples=99).samples) == 3
-
-
-def test_a_result_comes_back_from_json_as_it_was(contestants, examples, tokenizer):
-    result = evaluate(contestants, examples, tokenizer, num_samples=1)
+def test_a_result_comes_back_from_json_as_it_was(result):
     again = EvaluationResult.from_dict(json.loads(json.dumps(result.to_dict())))
     assert again.to_dict() == result.to_dict()
 

@@ -31,8 +31,6 @@ stillhouse = shared.stillhouse
 sys.path.append(str(Path(__file__).parent))  # where the fault's own process looks for what it is to do
 import victim  # noqa: E402
 
-FULL = os.environ.get("STILLHOUSE_FAULTS") == "full"
-"""`make faults`: all of it, and the numbers printed. Otherwise the short form, which the suite has time for."""
 SECONDS = 240
 CODES = {"kill": -signal.SIGKILL, "terminate": 143, "interrupt": 130, "full": 2, "read_only": 2}
 """How a command ends by each fault."""

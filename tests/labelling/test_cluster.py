@@ -1,4 +1,5 @@
-"""Labelling and writing by actors on a cluster of two nodes: the same bytes, and in `make faults`, whoever is killed."""
+"""Labelling and writing by actors on a cluster of two nodes: the same bytes, and in `make faults`, whoever is killed: who takes
+over begins anew, and loads all libraries again."""
 
 import json
 import os
@@ -11,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
+from apart import AT_LENGTH, FULL
 
 from stillhouse.core.cluster import ALONE, ENVIRONMENT, Cluster, Room, check_cluster, check_room, room_in
 from stillhouse.core.errors import RunError, StillhouseError
@@ -37,8 +39,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, in threads of it
 ROW_TOKENS, SHARD_TOKENS = 32, 60
 SECONDS = 0.4
 """In which something is under way, so that whoever is killed has it."""
-FULL = os.environ.get("STILLHOUSE_FAULTS") == "full"
-"""Whether somebody is killed: whoever takes over begins anew, and loads all libraries again."""
 FAST = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 """In which a node that died is missed."""
 
@@ -171,7 +171,7 @@ def _write_all(hands, tokenizer, build_example, folder):
     write_atomic(folder / "replies.json", json.dumps([asdict(one) for one in replies]))
 
 
-@pytest.mark.skipif(not FULL, reason="takes a minute: make faults")
+@AT_LENGTH
 def test_a_node_that_is_lost_while_writing_costs_the_batches_of_its_actor(cluster, build_model, tokenizer, tmp_path):
     folder, log = tmp_path / "teacher", tmp_path / "log"
     build_model(vocab=len(tokenizer), layers=2).save_pretrained(folder)

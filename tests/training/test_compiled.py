@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from apart import AT_LENGTH
 from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
@@ -17,7 +18,6 @@ from stillhouse.models.recompute import recomputing
 from stillhouse.students.config import LoraConfig
 from stillhouse.students.lora import add_adapter
 from stillhouse.teachers import LocalTeacher
-from stillhouse.training import trainer
 from stillhouse.training.features import FeatureTerm
 from stillhouse.training.loss import distillation_loss
 from stillhouse.training.trainer import Schedule, train
@@ -29,9 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
 ]
-
-FULL = os.environ.get("STILLHOUSE_FAULTS") == "full"
-"""Whether layers go through the C++ compiler, too, which takes a minute."""
 
 TERMS = [FORWARD_KL, FeatureTerm("hidden_mse", pairs=((1, 1), (2, 2)))]
 
@@ -69,13 +66,9 @@ def test_loss_and_gradients_are_the_same_and_layers_and_lengths_share_what_was_c
     assert len(written[0].tokens) == 3 and counters["stats"]["unique_graphs"] == 2  # who writes runs layers as they are
 
 
-def test_a_recipe_asks_for_it_and_a_run_that_was_stopped_ends_as_one_that_was_not(
-    build_model, build_example, tmp_path, monkeypatch
-):
-    if not FULL:
-        monkeypatch.setattr(trainer, "BACKEND", "aot_eager")
-    elif shutil.which(os.environ.get("CXX", "g++")) is None:
-        pytest.skip("there is no C++ compiler here")
+@AT_LENGTH
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler here")
+def test_a_recipe_asks_for_it_and_a_run_that_was_stopped_ends_as_one_that_was_not(build_model, build_example, tmp_path):
     rows = PackedRows([build_example(seed, 9) for seed in range(4)], row_tokens=24)
 
     def trained(folder, **chosen):

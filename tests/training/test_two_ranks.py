@@ -4,7 +4,7 @@ import socket
 
 import pytest
 import torch
-from apart import processes
+from apart import AT_LENGTH, processes
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
@@ -106,6 +106,7 @@ def test_two_processes_that_share_a_step_give_the_gradient_and_the_log_of_one(fo
     assert shares[0] < shares[1] < shares[2] < shares[3] < 1 and shares[2] > 0.5 + 0.5 * 2 / 4  # ahead of the linear
 
 
+@AT_LENGTH
 def test_two_processes_that_share_a_student_and_compile_its_layers_give_the_gradient_of_one_that_does_not(
     folder, of_two
 ):
@@ -113,6 +114,7 @@ def test_two_processes_that_share_a_student_and_compile_its_layers_give_the_grad
     assert_the_same(alone, [rank["plain", "sharded"] for rank in of_two])
 
 
+@AT_LENGTH
 def test_in_bfloat16_processes_that_share_the_student_are_near_float32(folder, of_two):
     alone, _, _ = steps(folder, num_ranks=1, rows_per_micro_batch=4)
     for one, other in zip(alone, of_two[0]["texts", "in bfloat16"][0], strict=True):
@@ -127,7 +129,9 @@ def test_two_processes_that_share_pairs_of_answers_give_the_gradient_and_the_log
     assert_the_same(alone, [rank["pairs", held] for rank in of_two])
 
 
-@pytest.mark.parametrize(("kind", "held"), [("spans", "sharded"), ("written", "sharded"), ("replayed", "whole")])
+@pytest.mark.parametrize(
+    ("kind", "held"), [("spans", "sharded"), pytest.param("written", "sharded", marks=AT_LENGTH), ("replayed", "whole")]
+)
 def test_across_tokenizers_and_on_what_the_student_writes_two_processes_do_what_one_does(folder, of_two, kind, held):
     alone = steps(folder, num_ranks=1, rows_per_micro_batch=4, kind=kind)
     assert_the_same(alone, [rank[kind, held] for rank in of_two])

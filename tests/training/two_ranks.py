@@ -5,6 +5,7 @@ from functools import partial
 from unittest.mock import patch
 
 import torch
+from apart import FULL
 from retrieval.cases import ALONE, IDS, ROWS
 from retrieval.models import load_cross_encoder, save_bi_encoder, save_cross_encoder, word_tokenizer
 from sentence_transformers import SentenceTransformer
@@ -291,7 +292,7 @@ def _ranking(folder, kind):
     return student, partial(rankings.train_ranker, student, rows, texts=IDS, loss=loss)
 
 
-RANKED = {"retriever": 4, "retriever, one at a time": 2, "reranker": 4, "imitator": 4}
+RANKED = {"retriever": 4, "reranker": 4} | ({"retriever, one at a time": 2, "imitator": 4} if FULL else {})
 """Rows that one process sees at once; of the seven, three are left for the last step of an epoch."""
 
 
@@ -304,11 +305,12 @@ def by_torch(where):
         (kind, "whole"): steps(where, **SHARED, kind=kind, recomputes=kind == "pairs")
         for kind in ("texts", "pairs", "replayed")
     }
-    for kind in ("texts", "spans", "written"):
+    for kind in ("texts", "spans", *(["written"] if FULL else [])):
         found[kind, "sharded"] = steps(where, **SHARED, kind=kind, held="sharded", recomputes=kind != "spans")
     found["pairs", "sharded"] = steps(where, **SHARED, kind="pairs", student="untied", held="sharded")
-    found["plain", "sharded"] = steps(where, **SHARED, kind="plain", held="sharded", compiler="eager")
-    found["texts", "in bfloat16"] = steps(where, **SHARED, held="sharded", precision="bfloat16")
+    if FULL:
+        found["plain", "sharded"] = steps(where, **SHARED, kind="plain", held="sharded", compiler="eager")
+        found["texts", "in bfloat16"] = steps(where, **SHARED, held="sharded", precision="bfloat16")
     found["adapted"] = learnt(where, where / "begun-by-one-adapted", num_ranks=2, held="sharded", adapts=True)
     for name, at_once in RANKED.items():
         kind = name.partition(",")[0]
