@@ -246,7 +246,7 @@ def _run(chosen: argparse.Namespace) -> int:
                 "num_ranks": getattr(chosen, "launch", None),
                 "launch_config": getattr(chosen, "launch_config", None),
                 "held": "sharded" if getattr(chosen, "sharded", False) else "whole",
-                "teacher_held": "sharded" if getattr(chosen, "sharded_teacher", False) else "whole",
+                "teacher_held": getattr(chosen, "teacher_held", "whole"),
                 "ray": getattr(chosen, "ray", None),
                 "actors": getattr(chosen, "actors", None),
                 "check": getattr(chosen, "check", False),
@@ -453,10 +453,22 @@ def _add_launch(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --launch: share the student's weights, gradients and optimiser state among the processes (FSDP2)",
     )
-    parser.add_argument(
+    teacher = parser.add_mutually_exclusive_group()
+    teacher.add_argument(
         "--sharded-teacher",
-        action="store_true",
+        action="store_const",
+        const="sharded",
+        default="whole",
+        dest="teacher_held",
         help="with --launch: share the weights of a teacher that answers as the student learns",
+    )
+    teacher.add_argument(
+        "--teacher-on-ray",
+        action="store_const",
+        const="on_ray",
+        default="whole",
+        dest="teacher_held",
+        help="with --ray: ask a teacher that answers as the student learns on the cluster, where actors alone load it",
     )
     parser.add_argument(
         "--launch-config",

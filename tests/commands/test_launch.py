@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from stillhouse.commands.launch.config import check_compiled, check_launch, held_by, share_of, write_config
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.stages.labelling import check_spread
+from stillhouse.commands.stages.teaching import check_taught_on_ray
 from stillhouse.core.cluster import Cluster
 from stillhouse.core.config import parse_recipe
 from stillhouse.core.errors import RecipeError, StillhouseError
@@ -96,13 +97,39 @@ def test_actors_are_refused_where_the_teacher_has_nothing_to_do_beforehand(teach
     for changes in known.values():
         check_spread(parse_recipe(Recipe, recipe_values(teacher_folder, changes)), local)
     idle = parse_recipe(Recipe, recipe_values(teacher_folder, {"labels": None, **data}))
-    with pytest.raises(StillhouseError, match=r"--ray is for what the teacher does beforehand.*or give labels"):
+    with pytest.raises(
+        StillhouseError, match=r"--ray is for what the teacher does beforehand.*give labels, or say --teacher-on-ray"
+    ):
         check_spread(idle, local)
     tried = stillhouse("synthesize", recipe(), "--dry-run", "--ray", "local")
     assert_refused_in_one_line(tried, "--dry-run", "Leave --ray")
+    check_spread(idle, local, teacher_held="on_ray")
     near = {"labels": {"signal": "sparse", "store": "labels/here"}, **data}
     with pytest.raises(RecipeError, match=r"labels\.store: 'labels/here' is no address"):
         parse_recipe(Recipe, recipe_values(teacher_folder, near))
+
+
+def test_a_teacher_is_held_by_actors_alone_where_somebody_asks_them_in_every_step(teacher_folder, texts_file, recipe):
+    live = {"run": "runs/x", "synthesis": None, "data.path": str(texts_file), "labels": None}
+    check_taught_on_ray(parse_recipe(Recipe, recipe_values(teacher_folder, live)))
+    refused = {
+        "labels keep": {"labels": {"signal": "sparse"}},
+        "none of the objectives": {"objectives": [{"name": "next_token"}]},
+        "source.teacher_share needs": {
+            "source": {"kind": "student", "teacher_share": 0.2},
+            "objectives": [{"name": "reverse_kl"}],
+        },
+        "evaluation.curves needs": {"evaluation.curves": {}},
+        "teacher.kind is 'self'": {
+            "teacher": {"kind": "self"},
+            "student": {"kind": "checkpoint", "model": str(teacher_folder), "lora": {}},
+        },
+    }
+    for words, changes in refused.items():
+        made = parse_recipe(Recipe, recipe_values(teacher_folder, {**live, **changes}))
+        with pytest.raises(StillhouseError, match=f"{words}.*Leave --teacher-on-ray out"):
+            check_taught_on_ray(made)
+    assert_refused_in_one_line(stillhouse("train", recipe(), "--teacher-on-ray"), "--ray ADDRESS", "Give both")
 
 
 BY_DEEPSPEED = """

@@ -10,9 +10,12 @@ from dataclasses import asdict
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from threading import Timer
 
 import pytest
+import torch
 from apart import AT_LENGTH, FULL
+from transformers import LlamaForCausalLM, PhiForCausalLM
 
 from stillhouse.core.cluster import ALONE, ENVIRONMENT, Cluster, Room, check_cluster, check_room, room_in
 from stillhouse.core.errors import RunError, StillhouseError
@@ -20,7 +23,9 @@ from stillhouse.core.files import write_atomic
 from stillhouse.core.progress import Silent
 from stillhouse.data.asked import Asked
 from stillhouse.data.chat_forms import Conversation
+from stillhouse.data.packing import PackedRows
 from stillhouse.data.shelf import open_shelf, write_shelf
+from stillhouse.kernels.terms import Term
 from stillhouse.labelling import label
 from stillhouse.labelling.cluster import RayCrew, _places
 from stillhouse.labelling.label import label_by
@@ -31,12 +36,15 @@ from stillhouse.synthesis.records import asking
 from stillhouse.teachers.answering import Answering
 from stillhouse.teachers.hands import OwnHands, RayHands
 from stillhouse.teachers.ledger import Ledger
+from stillhouse.teachers.on_ray import faculty
 from stillhouse.teachers.writer import SpreadWriter
+from stillhouse.training.trainer import Schedule, train
 
 os.environ.update(ENVIRONMENT | ALONE)
 ray = pytest.importorskip("ray", reason="stillhouse[ray] is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, in threads of its own
 ROW_TOKENS, SHARD_TOKENS = 32, 60
+TERMS = (Term("forward_kl", weight=0.9, temperature=2.0), Term("next_token", weight=0.1))
 SECONDS = 0.4
 """In which something is under way, so that whoever is killed has it."""
 FAST = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
@@ -56,6 +64,14 @@ def cluster():
         nodes.shutdown()
 
 
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Watched(Silent):
     """Does something after so many steps."""
 
@@ -67,12 +83,11 @@ class Watched(Silent):
         self.at.get(self.steps, int)()
 
 
-def members(folder, log):
+def members(folder, log, kind=LlamaForCausalLM):
     """What makes the teacher of an actor, which writes down what it begins and ends."""
 
     def load():
         import torch
-        from transformers import LlamaForCausalLM
 
         from stillhouse.teachers import LocalTeacher
 
@@ -91,7 +106,7 @@ def members(folder, log):
                 return found
 
         torch.set_num_threads(1)
-        return Slow(LlamaForCausalLM.from_pretrained(folder))
+        return Slow(kind.from_pretrained(folder))
 
     return load
 
@@ -169,6 +184,38 @@ def _write_all(hands, tokenizer, build_example, folder):
     file = folder / "conversations.jsonl"
     rewrite_by(hands, conversations, file=file, max_tokens=64, sampling=sampling, batch_size=1)
     write_atomic(folder / "replies.json", json.dumps([asdict(one) for one in replies]))
+
+
+def test_a_student_learns_the_same_of_actors_that_answer_in_every_step_and_whoever_is_killed_is_asked_again(
+    cluster, one_thread, build_model, build_example, tmp_path
+):
+    folder, log = tmp_path / "teacher", tmp_path / "log"
+    build_model("phi", layers=2).save_pretrained(folder)
+    examples = [build_example(seed, 5 + 3 * seed % 20) for seed in range(24)]
+    steps = []
+
+    def learnt(teacher, name):
+        def told(line):
+            steps.append(name)
+            if FULL and steps == ["far"] * 3:  # it is killed at the next step's question
+                Timer(SECONDS / 2, os.kill, (calls(log)[-1]["pid"], signal.SIGKILL)).start()
+
+        student = build_model("phi", layers=1, seed=1)
+        schedule = Schedule(rows_per_step=4, rows_per_micro_batch=2, epochs=2.0, learning_rate=1e-2)
+        given = {"terms": TERMS, "vocab_size": 300, "schedule": schedule, "checkpoints": tmp_path / name}
+        rows = PackedRows(examples, row_tokens=ROW_TOKENS)
+        return train(student, rows, teacher=teacher, log_line=told, **given).state_dict()
+
+    with faculty(Cluster(cluster.address, 1), members(folder, log, PhiForCausalLM), num_asking=1) as held:
+        assert held.actors == 1
+        far = learnt(held.teacher(3), "far")
+    here = learnt(members(folder, tmp_path / "mine", PhiForCausalLM)(), "here")
+    assert here.keys() == far.keys() and all(torch.equal(far[name], weight) for name, weight in here.items())
+    assert steps.count("far") == steps.count("here") == 6
+    pids = [{one["pid"] for one in calls(file)} for file in (log, tmp_path / "mine")]
+    begun, ended = (sum(one["call"] == call for one in calls(log)) for call in ("begins", "ends"))
+    assert begun - ended == FULL
+    assert pids[1] == {os.getpid()} and os.getpid() not in pids[0] and len(pids[0]) == 1 + FULL
 
 
 @AT_LENGTH

@@ -33,6 +33,7 @@ from stillhouse.models.compiled import check_compiler
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
 from stillhouse.synthesis.rewards import check_reward
 from stillhouse.teachers import RemoteTeacherConfig, RemoteWriter
+from stillhouse.training.sharding import TeacherHeld
 
 
 class Pipeline(Workshop):
@@ -102,10 +103,12 @@ def at_work(
     lenders: Sequence[Path] = (),
     launch: Launch | None = None,
     cluster: Cluster | None = None,
+    teacher_held: TeacherHeld = "whole",
 ) -> Iterator[Pipeline]:
     """A recipe in its run folder, where no other process works meanwhile. Nothing is written before what can be known to
     be wrong without a model has been said. A stage that one of the `lenders`, other run folders, has done from the same is
-    taken over from it. With a `launch`, arms are trained by it; with a `cluster`, the teacher labels and writes there.
+    taken over from it. With a `launch`, arms are trained by it; with a `cluster`, the teacher labels and writes there,
+    and if it is held `on_ray` it answers there while the student learns.
 
     Raises:
         StillhouseError: for what the user can mend.
@@ -113,7 +116,7 @@ def at_work(
     run = RunFolder(recipe.run, lenders=tuple(lenders))
     kept = Kept(progress, run.path)
     pipeline = Pipeline(recipe, run, kept)
-    pipeline.launch, pipeline.parts.cluster = launch, cluster
+    pipeline.launch, pipeline.parts.cluster, pipeline.teacher_held = launch, cluster, teacher_held
     pipeline.check()
     with run.open(recipe), kept:
         yield pipeline

@@ -2,8 +2,9 @@
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,6 +17,7 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
 from stillhouse.commands.stages.grounded_answers import grounded_account
 from stillhouse.commands.stages.labelling import check_spread
+from stillhouse.commands.stages.teaching import check_taught_on_ray
 from stillhouse.commands.stories.kind import is_of_stories
 from stillhouse.core.cluster import Cluster
 from stillhouse.core.config import load_recipe, read_recipe
@@ -26,7 +28,7 @@ from stillhouse.data.config import RagDataConfig
 from stillhouse.reporting import results_table, reward_lines, terminal_progress, written_summary
 from stillhouse.reporting.grounded import grounded_lines
 from stillhouse.synthesis import CARD
-from stillhouse.training.sharding import Held
+from stillhouse.training.sharding import Held, TeacherHeld
 
 
 def run(
@@ -37,19 +39,22 @@ def run(
     num_ranks: int | None = None,
     launch_config: str | None = None,
     held: Held = "whole",
-    teacher_held: Held = "whole",
+    teacher_held: TeacherHeld = "whole",
     ray: str | None = None,
     actors: int | None = None,
     check: bool = False,
 ) -> None:
     """Read the recipe, then do what is not done yet, with progress in the terminal; arms are trained by `num_ranks` processes,
     if a number is given, each of which holds the student whole or `sharded`, and so the teacher, which labels and writes as
-    `actors` of a `ray` cluster, if one is named. With `check`, labels that lie elsewhere are all looked into."""
+    `actors` of a `ray` cluster, if one is named, and answers there in every step if it is held
+    `on_ray`. With `check`, labels that lie elsewhere are all looked into."""
     values = read_recipe(Path(recipe_path), overrides)
     if launch_config is not None and num_ranks is None:
         raise StillhouseError("--launch-config says how --launch N shares the work. Give both.")
     if teacher_held == "sharded" and num_ranks is None:
         raise StillhouseError("--sharded-teacher shares the teacher among the processes of --launch N. Give both.")
+    if teacher_held == "on_ray":
+        _check_on_ray(values, ray)
     if held == "sharded":
         _check_held(num_ranks, launch_config)
     if actors is not None and ray is None:
@@ -74,9 +79,11 @@ def run(
     refuse_an_idle_verb(recipe, until, source=recipe_path)
     if num_ranks is not None:
         check_launch(recipe, num_ranks, config=launch_config, held=held, teacher_held=teacher_held)
+    if teacher_held == "on_ray":
+        check_taught_on_ray(recipe)
     if cluster is not None:
-        check_spread(recipe, cluster)
-    with at_work(recipe, terminal_progress(), launch=launch, cluster=cluster) as pipeline:
+        check_spread(recipe, cluster, teacher_held=teacher_held)
+    with at_work(recipe, terminal_progress(), launch=launch, cluster=cluster, teacher_held=teacher_held) as pipeline:
         pipeline.parts.looks_into_labels = check
         match until:
             case "report":
@@ -88,6 +95,18 @@ def run(
                 _show_written(pipeline.run)
             case stage:
                 getattr(pipeline, stage)()
+
+
+def _check_on_ray(values: Mapping[str, Any], ray: str | None) -> None:
+    if ray is None:
+        raise StillhouseError(
+            "--teacher-on-ray lets the teacher answer on the cluster of --ray ADDRESS while the student learns. Give both."
+        )
+    if is_of_stories(values) or is_of_retrieval(values):
+        raise StillhouseError(
+            f"data.kind is {values['data']['kind']!r}, of which --ray alone lets actors do what the teacher does. Leave "
+            "--teacher-on-ray out."
+        )
 
 
 def _check_held(num_ranks: int | None, launch_config: str | None) -> None:

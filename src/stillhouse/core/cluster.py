@@ -112,8 +112,8 @@ def check_cluster(cluster: Cluster) -> None:
 
 
 @contextmanager
-def connected(cluster: Cluster) -> Iterator[None]:
-    """In touch with the cluster. One that was begun for it ends with it.
+def connected(cluster: Cluster, *, namespace: str | None = None) -> Iterator[None]:
+    """In touch with the cluster. One that was begun for it ends with it. Actors that have names have them in the `namespace`.
 
     Raises:
         StillhouseError: if it is not there.
@@ -123,7 +123,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
     import ray.data
 
     answers_terminate = signal.getsignal(signal.SIGTERM)
-    _connect(cluster)
+    _connect(cluster, namespace)
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, answers_terminate)  # in the place of Ray's
@@ -134,10 +134,10 @@ def connected(cluster: Cluster) -> Iterator[None]:
         ray.shutdown()
 
 
-def _connect(cluster: Cluster) -> None:
+def _connect(cluster: Cluster, namespace: str | None) -> None:
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": namespace}
     try:
         if cluster.address == "local":
             ray.init(address="local", include_dashboard=False, **quiet)

@@ -34,6 +34,11 @@ def compiling(backend: str | None) -> Iterator[None]:
         _COMPILER.reset(token)
 
 
+def compiler_now() -> str | None:
+    """By what layers are compiled at this place; None where they are not."""
+    return _COMPILER.get()
+
+
 @contextmanager
 def compiler_at_work(*, wanted: bool) -> Iterator[None]:
     """Around a training whose layers are compiled, or not.

@@ -24,6 +24,11 @@ def computing_in(precision: Precision) -> Iterator[None]:
         _PRECISION.reset(token)
 
 
+def precision_now() -> Precision:
+    """What models compute in at this place."""
+    return _PRECISION.get()
+
+
 def forward_pass(device: torch.device) -> AbstractContextManager[object]:
     """Around one forward pass of a model."""
     if _PRECISION.get() == "float32":

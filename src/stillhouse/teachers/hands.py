@@ -127,7 +127,7 @@ class RayActors(AbstractContextManager[Any]):
             for ref in done:
                 if ref not in given:  # it began, or was lost with another batch of its actor's
                     continue
-                actor, said = given[ref][0], _said(ref)
+                actor, said = given[ref][0], said_by(ref)
                 if said is None:
                     lost = {other: number for other, (who, number) in given.items() if who is actor}
                     waiting.extendleft(sorted(lost.values(), reverse=True))
@@ -153,7 +153,7 @@ class RayActors(AbstractContextManager[Any]):
         lost = 0
         for ref in [ref for ref in done if ref in self._starting]:
             actor = self._starting.pop(ref)
-            if _said(ref) is None:
+            if said_by(ref) is None:
                 lost += 1
                 self._replace(actor, fruitless + lost)
             else:
@@ -193,7 +193,7 @@ class RayActors(AbstractContextManager[Any]):
         self._hire()
 
 
-def _said(ref: Any) -> tuple[Any] | None:
+def said_by(ref: Any) -> tuple[Any] | None:
     """What an actor says; None where it was lost before it could.
 
     Raises:

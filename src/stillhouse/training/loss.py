@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stillhouse.core.alignment import CommonOutcomes
 from stillhouse.core.batch import Batch, ContextBatch, PairedBatch, PreferenceBatch, one_document_a_row
 from stillhouse.core.errors import ModelError
-from stillhouse.core.protocols import Teacher
+from stillhouse.core.protocols import DistantTeacher, Teacher
 from stillhouse.core.signals import DenseLogits, FactoredLogits, Pooling, Signals, Wanted
 from stillhouse.kernels.chunked import chunked_losses
 from stillhouse.kernels.policy import Drawn, PolicyTerm, policy_losses
@@ -69,15 +69,16 @@ def distillation_loss(
         batch = one_document_a_row(batch)
     if not batch.real.any():
         asked = teacher if isinstance(teacher, LocalTeacher) and is_sharded(teacher.model) else None
-        told = _said(asked, batch, terms, pooling)  # one that processes share is asked by all, at the same places
+        told = _asked(asked, batch, terms, pooling)()  # one that processes share is asked by all, at the same places
         loss, sums = _nothing(student, batch, [*terms, *replay_terms], projections=projections or NO_PROJECTIONS)
         if asked is not None:
             _ = _said_of_spans(asked, told, batch, terms)
         return loss, sums
     apart = batch.replayed if replay_terms else None
     new = batch if apart is None else batch.of_rows(~apart)
-    said = _said(teacher, new, terms, pooling)
+    asked_for = _asked(teacher, new, terms, pooling)
     answer = read_signals(student, batch, wanted_of("student", [*terms, *replay_terms], pooling))
+    said = asked_for()
     compared = partial(_compared, vocab_size=vocab_size, teacher=teacher, projections=projections, common=common)
     ours = answer if apart is None else answer.of_rows(~apart)
     loss, sums = compared(ours, said, new, terms, counts=counts, overhear=overhear)
@@ -106,12 +107,18 @@ def _factors(said: object) -> list[Tensor]:
     return [factor for factor in (said.hidden, said.weight, said.bias) if factor is not None]
 
 
-def _said(teacher: Teacher | None, batch: Batch, terms: Sequence[AnyTerm], pooling: Pooling | None) -> Signals:
-    """What the teacher says, where it is asked at all."""
+def _asked(
+    teacher: Teacher | None, batch: Batch, terms: Sequence[AnyTerm], pooling: Pooling | None
+) -> Callable[[], Signals]:
+    """What brings what the teacher says, where it is asked at all: one that is elsewhere is at it while the student reads."""
     wanted = wanted_of("teacher", terms, pooling)
     if teacher is None or wanted == Wanted() or not len(batch.ids):
-        return Signals()
-    return teacher.signals(_read_by_the_teacher(batch, in_own_tokens=_in_own_tokens(batch, terms)), wanted)
+        return Signals
+    read = _read_by_the_teacher(batch, in_own_tokens=_in_own_tokens(batch, terms))
+    if isinstance(teacher, DistantTeacher):
+        return teacher.begin(read, wanted)
+    said = teacher.signals(read, wanted)
+    return lambda: said
 
 
 def _said_of_spans(teacher: Teacher, said: Signals, batch: Batch, terms: Sequence[AnyTerm]) -> Signals:

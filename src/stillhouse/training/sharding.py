@@ -27,6 +27,9 @@ from stillhouse.training.zero import is_part, whole
 Held = Literal["whole", "sharded", "zero2", "zero3"]
 """Whether each of several processes holds a copy of the student, or a part of it; the last two are DeepSpeed's."""
 
+TeacherHeld = Literal["whole", "sharded", "on_ray"]
+"""Whether each of them holds the teacher, too, or a part of it; or actors of a Ray cluster do, and they ask these."""
+
 
 class Sharded(nn.Module):
     """Around a model whose weights are shared, what a Trainer asks of data parallelism."""

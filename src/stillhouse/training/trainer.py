@@ -52,6 +52,7 @@ from stillhouse.training.rollouts import ASKED
 from stillhouse.training.sharding import (
     Held,
     Sharded,
+    TeacherHeld,
     fill,
     gathered,
     hollow,
@@ -181,7 +182,7 @@ class DistillationTrainer(HalvingTrainer):
         skip_at_most: int = 0,
         tell: Tell = tell_nobody,
         held: Held = "whole",
-        teacher_held: Held = "whole",
+        teacher_held: TeacherHeld = "whole",
         precision: Precision = "float32",
         compiler: str | None = None,
         **kwargs: Any,
@@ -640,7 +641,7 @@ def train(
     progress: Progress = SILENT,
     title: str = "the student learns",
     held: Held = "whole",
-    teacher_held: Held = "whole",
+    teacher_held: TeacherHeld = "whole",
 ) -> PreTrainedModel:
     """Train `student` (and its `projections`, where there are any) in place and return it. Started again after a kill, it
     goes on from the last whole checkpoint in `checkpoints` and, on CPU, ends with the same weights bit for bit. Objectives

@@ -15,7 +15,8 @@ from stillhouse.core import yaml_text
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import write_atomic
 from stillhouse.teachers import LocalTeacherConfig, SelfTeacherConfig
-from stillhouse.training.sharding import Held
+from stillhouse.teachers.on_ray import Faculty
+from stillhouse.training.sharding import Held, TeacherHeld
 from stillhouse.training.sources import OfflineConfig, ReplayConfig, TeacherSourceConfig
 from stillhouse.training.trainer import Schedule
 from stillhouse.training.zero import NO_DEEPSPEED
@@ -35,11 +36,13 @@ class Ranks:
     rank: int = 0
     number: int = 1
     held: Held = "whole"
-    teacher_held: Held = "whole"
+    teacher_held: TeacherHeld = "whole"
+    faculty: Faculty | None = None
+    """Actors that hold the teacher, where it is held so."""
 
 
 def check_launch(
-    recipe: Recipe, num_ranks: int, *, config: str | None, held: Held = "whole", teacher_held: Held = "whole"
+    recipe: Recipe, num_ranks: int, *, config: str | None, held: Held = "whole", teacher_held: TeacherHeld = "whole"
 ) -> None:
     """Refuse what so many processes cannot do together, before anything is loaded.
 

@@ -17,7 +17,8 @@ from stillhouse.core.files import read_lines
 from stillhouse.core.plugins import plugins_allowed
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
-from stillhouse.training.sharding import Held
+from stillhouse.teachers.on_ray import Faculty
+from stillhouse.training.sharding import Held, TeacherHeld
 from stillhouse.training.trainer import latest_checkpoint
 
 POLL_SECONDS = 0.2
@@ -89,10 +90,10 @@ class Launcher:
     num_ranks: int
     config: str | None = None
     held: Held = "whole"
-    teacher_held: Held = "whole"
+    teacher_held: TeacherHeld = "whole"
 
-    def __call__(self, shop: Shop, role: str) -> dict[str, Any]:
-        """What training took, as one process would have said it.
+    def __call__(self, shop: Shop, role: str, faculty: Faculty | None = None) -> dict[str, Any]:
+        """What training took, as one process would have said it. Of a faculty they ask the teacher.
 
         Raises:
             StillhouseError: what went wrong in them.
@@ -107,7 +108,7 @@ class Launcher:
         shop.progress.say(f"training in {self.num_ranks} processes{together}, by {config}")
         with (
             place.log.open("w", encoding="utf-8") as log,
-            _ending_together(self._start(shop, role, config, log)) as one,
+            _ending_together(self._start(shop, role, config, log, faculty)) as one,
         ):
             _follow(one, place.told, shop.progress)
         if one.returncode or not place.outcome.exists():
@@ -119,13 +120,14 @@ class Launcher:
     def _held(self) -> Held:
         return self.held if self.config is None else held_by(Path(self.config))
 
-    def _start(self, shop: Shop, role: str, config: Path, log: Any) -> subprocess.Popen[bytes]:
+    def _start(self, shop: Shop, role: str, config: Path, log: Any, faculty: Faculty | None) -> subprocess.Popen[bytes]:
         worker = ["-m", "stillhouse.commands.launch.worker", str(shop.run.path), role]
         options = [
             "--held",
             self._held,
             "--teacher-held",
             self.teacher_held,
+            *([] if faculty is None else ["--faculty", faculty.address, faculty.namespace, str(faculty.actors)]),
             *(["--allow-plugins"] if plugins_allowed() else []),
         ]
         accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]

@@ -22,7 +22,8 @@ from stillhouse.core.plugins import plugins
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import Role
 from stillhouse.core.run import RunFolder
-from stillhouse.training.sharding import Held
+from stillhouse.teachers.on_ray import Faculty
+from stillhouse.training.sharding import Held, TeacherHeld
 
 
 class Telling(Progress):
@@ -57,14 +58,16 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("arm")
     parser.add_argument("--held", choices=get_args(Held), default="whole")
-    parser.add_argument("--teacher-held", choices=get_args(Held), default="whole")
+    parser.add_argument("--teacher-held", choices=get_args(TeacherHeld), default="whole")
+    parser.add_argument("--faculty", nargs=3)
     parser.add_argument("--allow-plugins", action="store_true")
     chosen = parser.parse_args()
     run = RunFolder(chosen.run)
     place, rank = place_of(run, chosen.arm), int(os.environ.get("RANK", "0"))
     try:
         with plugins(allowed=chosen.allow_plugins):
-            ranks = Ranks(rank, int(os.environ.get("WORLD_SIZE", "1")), chosen.held, chosen.teacher_held)
+            number, found = int(os.environ.get("WORLD_SIZE", "1")), _faculty(chosen.faculty)
+            ranks = Ranks(rank, number, chosen.held, chosen.teacher_held, found)
             _work(run, chosen.arm, place, ranks)
     except StillhouseError as error:
         if not place.fault.exists():
@@ -95,8 +98,16 @@ def _learnt(run: RunFolder, arm: str, progress: Progress, ranks: Ranks) -> dict[
     recipe = load_recipe(Recipe, run.recipe, told_by_accelerate())
     shop = Workshop(recipe, run, progress)
     shop.rank, shop.num_ranks, shop.held, shop.teacher_held = ranks.rank, ranks.number, ranks.held, ranks.teacher_held
+    shop.faculty = ranks.faculty
     role = cast(Role, arm)
     return learn(shop) if role == "student" else learn_without_teacher(shop, role)
+
+
+def _faculty(words: list[str] | None) -> Faculty | None:
+    if words is None:
+        return None
+    address, namespace, actors = words
+    return Faculty(address, namespace, int(actors))
 
 
 def told_by_accelerate() -> list[str]:

@@ -37,6 +37,7 @@ from stillhouse.models.load import (
     seen_by_all,
     source_fingerprint,
 )
+from stillhouse.models.sentence_folder import Embedding, read_embedding
 from stillhouse.models.token_bytes import common_outcomes
 from stillhouse.models.tokenizers import end_of_turn
 from stillhouse.synthesis import ANSWERS, SYNTHETIC, answered_by, each_answer
@@ -70,6 +71,15 @@ class Parts:
         labels = self.labels
         self.progress.say(f"loading the teacher, {display_name(self.recipe.teacher.model)}")
         return load_model(self.recipe.teacher.model, self.recipe.task, labels=labels)
+
+    def let_go_of_the_teacher(self) -> None:
+        """It is loaded anew when it is next asked for."""
+        self.__dict__.pop("teacher", None)
+
+    @property
+    def embedding(self) -> Embedding:
+        """How the teacher makes embeddings, without its weights."""
+        return read_embedding(self.recipe.teacher.model)
 
     @contextmanager
     def hands(self) -> Iterator[Hands]:
@@ -125,7 +135,7 @@ class Parts:
     @property
     def pooling(self) -> Pooling | None:
         """How embeddings are pooled; None where none are."""
-        return self.teacher.pooling if self.recipe.task == "sentence_embedding" else None
+        return self.embedding.pooling if self.recipe.task == "sentence_embedding" else None
 
     @property
     def _names_answers(self) -> bool:

@@ -76,7 +76,7 @@ def save(parts: Parts, model: PreTrainedModel, role: Role) -> None:
             parts.tokenizer,
             part,
             pooling=parts.pooling,
-            normalizes=parts.recipe.task == "sentence_embedding" and parts.teacher.normalizes,
+            normalizes=parts.recipe.task == "sentence_embedding" and parts.embedding.normalizes,
             max_tokens=parts.recipe.data.sequence_tokens,
         )
 

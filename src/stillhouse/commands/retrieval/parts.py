@@ -27,6 +27,7 @@ from stillhouse.commands.retrieval.recipe import (
     RetrievalRecipe,
     StaticConfig,
 )
+from stillhouse.commands.stages.workshop import Launch
 from stillhouse.core.cluster import Cluster
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import atomic_path, fingerprint, fingerprint_files, write_atomic
@@ -57,8 +58,6 @@ from stillhouse.teachers.hands import RayActors
 from stillhouse.training.rescue import Tell, tell_nobody
 
 Crew = TypeVar("Crew", bound=RayActors)
-Launch = Callable[[Any, str], dict[str, Any]]
-"""Lets an arm of whatever is at work learn elsewhere, and says what it took."""
 
 
 class RetrievalParts:

@@ -23,8 +23,9 @@ from stillhouse.commands.retrieval.asking import ask_questions
 from stillhouse.commands.retrieval.imitating import ARM as IMITATION
 from stillhouse.commands.retrieval.imitating import imitate, learn_embeddings, texts_to_imitate
 from stillhouse.commands.retrieval.measuring import measured
-from stillhouse.commands.retrieval.parts import Launch, RetrievalParts, save_model, save_rows
+from stillhouse.commands.retrieval.parts import RetrievalParts, save_model, save_rows
 from stillhouse.commands.retrieval.recipe import RetrievalRecipe
+from stillhouse.commands.stages.workshop import Launch
 from stillhouse.core.cluster import Cluster
 from stillhouse.core.config import load_recipe, to_yaml
 from stillhouse.core.errors import DataError

@@ -24,6 +24,7 @@ from stillhouse.labelling.cluster import RayCrew
 from stillhouse.labelling.label import Alone, Crew, label_by, objects_at
 from stillhouse.models.load import load_causal_lm, seen_by_all
 from stillhouse.teachers import LocalTeacher, RemoteTeacherConfig, RemoteWriterConfig
+from stillhouse.training.sharding import TeacherHeld
 from stillhouse.training.sources import answering_of
 
 
@@ -54,8 +55,8 @@ def label(shop: Workshop) -> dict[str, Any]:
     return shop.once("label", "the teacher labels", made_from=made_from, work=work)
 
 
-def check_spread(recipe: Recipe, cluster: Cluster) -> None:
-    """Refuse what actors cannot do, before anything begins.
+def check_spread(recipe: Recipe, cluster: Cluster, *, teacher_held: TeacherHeld = "whole") -> None:
+    """Refuse what actors cannot do, before anything begins. They may also answer while the student learns (`on_ray`).
 
     Raises:
         StillhouseError: naming what is to be changed.
@@ -63,10 +64,11 @@ def check_spread(recipe: Recipe, cluster: Cluster) -> None:
     is_remote = isinstance(getattr(recipe.synthesis, "writer", None), RemoteWriterConfig)
     refuse_remote(recipe.teacher)
     beforehand = [recipe.labels, recipe.history, answering_of(recipe.source), None if is_remote else recipe.synthesis]
-    if not any(one is not None for one in beforehand):
+    if teacher_held != "on_ray" and not any(one is not None for one in beforehand):
         raise StillhouseError(
             "--ray is for what the teacher does beforehand, and this recipe has no labels and lets it write nothing "
-            "(synthesis, history, or source.kind teacher): it runs in every step. Leave --ray out, or give labels."
+            "(synthesis, history, or source.kind teacher): it runs in every step. Leave --ray out, give labels, or "
+            "say --teacher-on-ray to let it answer there in every step."
         )
     check_cluster(cluster)
 

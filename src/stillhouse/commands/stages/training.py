@@ -1,6 +1,7 @@
 """Two stages: the student learns from its teacher, and the controls learn without."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -14,6 +15,7 @@ from stillhouse.commands.stages.answering import answer
 from stillhouse.commands.stages.arms import train_arm
 from stillhouse.commands.stages.beginning import make_student
 from stillhouse.commands.stages.labelling import label, store_files
+from stillhouse.commands.stages.teaching import faculty_of, teacher_on_ray
 from stillhouse.commands.stages.weighing import weigh
 from stillhouse.commands.stages.workshop import Workshop
 from stillhouse.core.protocols import Teacher
@@ -56,7 +58,10 @@ def train(shop: Workshop) -> dict[str, Any]:
     make_student(shop)
 
     def work() -> dict[str, Any]:
-        return learn(shop) if shop.launch is None else shop.launch(shop, "student")
+        if shop.launch is None:
+            return learn(shop)
+        with faculty_of(shop, num_asking=shop.launch.num_ranks) as faculty:
+            return shop.launch(shop, "student", faculty)
 
     made_from = [*_arms_are_made_from(shop), shop.recipe.objectives, shop.recipe.labels]
     return shop.once("train", "the student learns", made_from=made_from, work=work, makes=makes)
@@ -67,7 +72,8 @@ def learn(shop: Workshop) -> dict[str, Any]:
     student = start(shop.parts)
     terms = terms_of(shop.parts, student_layers=num_layers(student))
     maps = projections(shop.parts, student, terms)
-    done = train_arm(shop, "student", student, terms, teacher=_signals(shop, student), projections=maps)
+    with _teacher(shop, student) as teacher:
+        done = train_arm(shop, "student", student, terms, teacher=teacher, projections=maps)
     beside = [ADAPTER_FOLDER] if "adapter" in done else []
     if maps.maps and shop.rank == 0:
         maps.save(shop.run.path)
@@ -83,6 +89,10 @@ def made_beside_the_student(shop: Workshop) -> list[str]:
 def _arms_are_made_from(shop: Workshop) -> list[Any]:
     source = [] if isinstance(shop.recipe.source, OfflineConfig) else [shop.recipe.source]
     return [shop.parts.learnt_fingerprint, shop.parts.student_fingerprint, shop.recipe.training, *source]
+
+
+def _teacher(shop: Workshop, student: PreTrainedModel) -> AbstractContextManager[Teacher | None]:
+    return teacher_on_ray(shop) if shop.teacher_held == "on_ray" else nullcontext(_signals(shop, student))
 
 
 def _signals(shop: Workshop, student: PreTrainedModel) -> Teacher | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.parts import Parts
@@ -11,10 +11,20 @@ from stillhouse.commands.recipe import Recipe
 from stillhouse.core.files import fingerprint
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
-from stillhouse.training.sharding import Held
+from stillhouse.teachers.on_ray import Faculty
+from stillhouse.training.sharding import Held, TeacherHeld
 
-Launch = Callable[["Workshop", str], dict[str, Any]]
-"""Trains an arm elsewhere, and says what it took."""
+
+@runtime_checkable
+class Launch(Protocol):
+    """Trains an arm in several processes."""
+
+    @property
+    def num_ranks(self) -> int:
+        """How many."""
+
+    def __call__(self, shop: Any, role: str, faculty: Faculty | None = None) -> dict[str, Any]:
+        """What training took; they ask the teacher of actors that hold it, where there are any."""
 
 
 class Workshop:
@@ -27,8 +37,10 @@ class Workshop:
         self.rank, self.num_ranks = 0, 1
         """Of the processes that train together, which this is, and how many there are."""
         self.held: Held = "whole"
-        self.teacher_held: Held = "whole"
+        self.teacher_held: TeacherHeld = "whole"
         """Whether each of them holds the student whole, and the teacher."""
+        self.faculty: Faculty | None = None
+        """Actors that hold the teacher, where another process has begun them."""
 
     def once(
         self,
