@@ -165,7 +165,7 @@ def test_a_shelf_of_objects_is_read_in_pieces_by_whoever_shares_no_disk(build_ex
     examples, asked = [build_example(seed, 50) for seed in range(40)], []
     objects = Objects(f"file://{tmp_path}/there", key="labels.store")
     put_shelf(examples, objects)
-    monkeypatch.setattr("stillhouse.data.shelf.PIECE_BYTES", 12 * 50 * 10)
+    monkeypatch.setattr("stillhouse.data.shelf.PIECE_BYTES", (40 + 12 * 50) * 10)
     monkeypatch.setattr(Objects, "part", lambda *call, part=Objects.part: asked.append(call[1:]) or part(*call))
     shelf = shelf_at(objects)
     asked.clear()  # whoever checks types looks at one of them

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from apart import FULL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -27,7 +28,7 @@ from stillhouse.data.tables import read_records, split_lines
 from stillhouse.data.text import read_rows
 from stillhouse.teachers import StoredTeacher
 
-from .harness import FULL, shared, tally
+from .harness import shared, tally
 from .test_bad_input import read_all
 
 EXAMPLES = 10_000 if FULL else 60

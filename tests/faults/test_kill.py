@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from apart import FULL, processes
 
 from stillhouse.cli import main
 from stillhouse.commands.metrics_log import MetricsLog
@@ -16,7 +17,6 @@ from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
 
 from .harness import (
-    FULL,
     Moment,
     Run,
     assert_undisturbed,
@@ -24,7 +24,6 @@ from .harness import (
     flip_a_bit,
     move_the_clock,
     numbers,
-    processes,
     stillhouse,
     tally,
 )

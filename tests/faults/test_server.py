@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from apart import FULL
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import read_lines
@@ -11,7 +12,7 @@ from stillhouse.models.generate import Sampling
 from stillhouse.teachers import RemoteWriter, RemoteWriterConfig, Request
 from stillhouse.teachers.ledger import Ledger
 
-from .harness import FULL, shared, tally
+from .harness import shared, tally
 
 SECONDS = 120 if FULL else 0.5
 """For which the server is gone."""
