@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from apart import FULL, processes
+from apart import AT_LENGTH, processes
 
 from stillhouse.cli import main
 from stillhouse.commands.metrics_log import MetricsLog
@@ -145,7 +145,7 @@ def test_an_evaluation_cut_short_leaves_no_number_twice(undisturbed, tmp_path):
 MANY = {"kill": 100, "terminate": 10, "interrupt": 10, "full": 20, "read_only": 10}
 
 
-@pytest.mark.skipif(not FULL, reason="takes minutes: make faults")
+@AT_LENGTH
 @pytest.mark.parametrize("what", MANY)
 def test_faults_at_random_instants_lose_nothing_and_repeat_nothing(what, recipe, undisturbed, tmp_path):
     chance, struck, number, path = random.Random(what), 0, 0, recipe()
@@ -167,7 +167,7 @@ def test_faults_at_random_instants_lose_nothing_and_repeat_nothing(what, recipe,
     assert what != "kill" or struck_in >= STAGES.keys(), struck_in
 
 
-@pytest.mark.skipif(not FULL, reason="takes minutes: make faults")
+@AT_LENGTH
 def test_random_damage_to_a_run_that_was_killed_is_found_and_mended(recipe, undisturbed, tmp_path):
     chance, path = random.Random("damage"), recipe()
     labelled, training = Run(path, tmp_path / "labelled"), Run(path, tmp_path / "training")

@@ -108,7 +108,7 @@ def apart(value: Any) -> Any:
 def together(value: Any, device: torch.device) -> Any:
     """What was taken `apart`, on this device."""
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy()).to(device)  # what Ray hands over may not be written to
+        return torch.tensor(value, device=device)  # a copy: what Ray hands over may not be written to
     if isinstance(value, dict):
         return {name: together(one, device) for name, one in value.items()}
     if isinstance(value, tuple):
