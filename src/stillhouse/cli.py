@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stillhouse.core.plugins import plugins
 
@@ -58,7 +58,8 @@ examples: stillhouse report recipes/demo.yaml
 
 PLAN = """Runs every stage of the recipe on a few rows, up to ten steps of training among them, in a folder of its own that is
 removed. Where the memory is not enough, it says which keys to change. After the run, `stillhouse distill` and the report
-say by how much the plan was wrong.
+say by how much the plan was wrong. With --launch N the ten steps are made by so many processes; with --ray and --actors N,
+what the teacher labels and writes is reckoned to take an Nth of the time.
 
 example: stillhouse plan recipes/demo.yaml --price-per-hour 1.20"""
 
@@ -236,23 +237,33 @@ def _run(chosen: argparse.Namespace) -> int:
                 rehearsal=chosen.rehearsal,
                 price_per_hour=chosen.price_per_hour,
                 memory=chosen.memory,
+                means=_means(chosen),
             )
         case "synthesize" if chosen.dry_run:
             _refuse_beside_a_dry_run(chosen)
             importlib.import_module("stillhouse.commands.dry_run").dry_run(chosen.recipe, chosen.overrides)
         case _:
             command = importlib.import_module("stillhouse.commands.run")
-            shared = {
-                "num_ranks": getattr(chosen, "launch", None),
-                "launch_config": getattr(chosen, "launch_config", None),
-                "held": "sharded" if getattr(chosen, "sharded", False) else "whole",
-                "teacher_held": getattr(chosen, "teacher_held", "whole"),
-                "ray": getattr(chosen, "ray", None),
-                "actors": getattr(chosen, "actors", None),
-                "check": getattr(chosen, "check", False),
-            }
-            command.run(chosen.recipe, chosen.overrides, until=VERBS[chosen.verb].until, **shared)
+            command.run(
+                chosen.recipe,
+                chosen.overrides,
+                until=VERBS[chosen.verb].until,
+                means=_means(chosen),
+                check=getattr(chosen, "check", False),
+            )
     return 0
+
+
+def _means(chosen: argparse.Namespace) -> Any:
+    """By what a recipe is run, of the options that this verb has."""
+    return importlib.import_module("stillhouse.commands.means").Means(
+        num_ranks=getattr(chosen, "launch", None),
+        launch_config=getattr(chosen, "launch_config", None),
+        held="sharded" if getattr(chosen, "sharded", False) else "whole",
+        teacher_held=getattr(chosen, "teacher_held", "whole"),
+        ray=getattr(chosen, "ray", None),
+        actors=getattr(chosen, "actors", None),
+    )
 
 
 def _refuse_beside_a_dry_run(chosen: argparse.Namespace) -> None:
@@ -502,6 +513,8 @@ def _add_plan(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_recipe(added)
+    _add_launch(added)
+    _add_ray(added)
     added.add_argument(
         "--no-rehearsal", dest="rehearsal", action="store_false", help="by shapes alone: no time, and no weight is read"
     )

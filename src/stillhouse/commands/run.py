@@ -2,33 +2,27 @@
 
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from stillhouse.commands.launch.config import check_launch
-from stillhouse.commands.launch.launcher import Launcher
+from stillhouse.commands.means import BY_ITSELF, Means
 from stillhouse.commands.metrics_log import MetricsLog
 from stillhouse.commands.pipeline import at_work
 from stillhouse.commands.plan.saved import said_of_plan
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.retrieval.kind import check_installed, is_of_retrieval
 from stillhouse.commands.stages.grounded_answers import grounded_account
-from stillhouse.commands.stages.labelling import check_spread
-from stillhouse.commands.stages.teaching import check_taught_on_ray
 from stillhouse.commands.stories.kind import is_of_stories
-from stillhouse.core.cluster import Cluster
 from stillhouse.core.config import load_recipe, read_recipe
-from stillhouse.core.errors import RecipeError, StillhouseError
+from stillhouse.core.errors import RecipeError
 from stillhouse.core.results import EvaluationResult
 from stillhouse.core.run import RunFolder
 from stillhouse.data.config import RagDataConfig
 from stillhouse.reporting import results_table, reward_lines, terminal_progress, written_summary
 from stillhouse.reporting.grounded import grounded_lines
 from stillhouse.synthesis import CARD
-from stillhouse.training.sharding import Held, TeacherHeld
 
 
 def run(
@@ -36,54 +30,33 @@ def run(
     overrides: Sequence[str],
     *,
     until: str,
-    num_ranks: int | None = None,
-    launch_config: str | None = None,
-    held: Held = "whole",
-    teacher_held: TeacherHeld = "whole",
-    ray: str | None = None,
-    actors: int | None = None,
+    means: Means = BY_ITSELF,
     check: bool = False,
 ) -> None:
-    """Read the recipe, then do what is not done yet, with progress in the terminal; arms are trained by `num_ranks` processes,
-    if a number is given, each of which holds the student whole or `sharded`, and so the teacher, which labels and writes as
-    `actors` of a `ray` cluster, if one is named, and answers there in every step if it is held
-    `on_ray`. With `check`, labels that lie elsewhere are all looked into."""
+    """Read the recipe, then do what is not done yet, with progress in the terminal, by these means. With `check`, labels that
+    lie elsewhere are all looked into."""
     values = read_recipe(Path(recipe_path), overrides)
-    if launch_config is not None and num_ranks is None:
-        raise StillhouseError("--launch-config says how --launch N shares the work. Give both.")
-    if teacher_held == "sharded" and num_ranks is None:
-        raise StillhouseError("--sharded-teacher shares the teacher among the processes of --launch N. Give both.")
-    if teacher_held == "on_ray":
-        _check_on_ray(values, ray)
-    if held == "sharded":
-        _check_held(num_ranks, launch_config)
-    if actors is not None and ray is None:
-        raise StillhouseError("--actors says how many hold the teacher on the cluster of --ray ADDRESS. Give both.")
+    means.check_options(values)
     if check and is_of_retrieval(values):
         raise RecipeError(
             [f"data.kind: {values['data']['kind']} has no labels that lie elsewhere. Leave --check out."],
             source=recipe_path,
         )
-    launch = None if num_ranks is None else Launcher(num_ranks, launch_config, held, teacher_held)
-    cluster = None if ray is None else Cluster(ray, actors)
     if is_of_stories(values):
         stories = importlib.import_module("stillhouse.commands.stories.run")
-        stories.run(recipe_path, overrides, until=until, launch=launch, cluster=cluster)
+        stories.run(recipe_path, overrides, until=until, launch=means.launch, cluster=means.cluster)
         return
     if is_of_retrieval(values):
         check_installed()
         retrieval = importlib.import_module("stillhouse.commands.retrieval.run")
-        retrieval.run(recipe_path, overrides, until=until, launch=launch, cluster=cluster)
+        retrieval.run(recipe_path, overrides, until=until, launch=means.launch, cluster=means.cluster)
         return
     recipe = load_recipe(Recipe, Path(recipe_path), overrides)
     refuse_an_idle_verb(recipe, until, source=recipe_path)
-    if num_ranks is not None:
-        check_launch(recipe, num_ranks, config=launch_config, held=held, teacher_held=teacher_held)
-    if teacher_held == "on_ray":
-        check_taught_on_ray(recipe)
-    if cluster is not None:
-        check_spread(recipe, cluster, teacher_held=teacher_held)
-    with at_work(recipe, terminal_progress(), launch=launch, cluster=cluster, teacher_held=teacher_held) as pipeline:
+    means.check(recipe)
+    with at_work(
+        recipe, terminal_progress(), launch=means.launch, cluster=means.cluster, teacher_held=means.teacher_held
+    ) as pipeline:
         pipeline.parts.looks_into_labels = check
         match until:
             case "report":
@@ -95,28 +68,6 @@ def run(
                 _show_written(pipeline.run)
             case stage:
                 getattr(pipeline, stage)()
-
-
-def _check_on_ray(values: Mapping[str, Any], ray: str | None) -> None:
-    if ray is None:
-        raise StillhouseError(
-            "--teacher-on-ray lets the teacher answer on the cluster of --ray ADDRESS while the student learns. Give both."
-        )
-    if is_of_stories(values) or is_of_retrieval(values):
-        raise StillhouseError(
-            f"data.kind is {values['data']['kind']!r}, of which --ray alone lets actors do what the teacher does. Leave "
-            "--teacher-on-ray out."
-        )
-
-
-def _check_held(num_ranks: int | None, launch_config: str | None) -> None:
-    if num_ranks is None:
-        raise StillhouseError("--sharded shares the student among the processes of --launch N. Give both.")
-    if launch_config is not None:
-        raise StillhouseError(
-            "--launch-config says itself whether weights are shared, by distributed_type: FSDP. Leave --sharded "
-            "out, or the file."
-        )
 
 
 def refuse_an_idle_verb(recipe: Recipe, until: str, *, source: str) -> None:

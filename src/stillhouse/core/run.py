@@ -215,7 +215,8 @@ class RunFolder:
         seconds, used = round(time.monotonic() - started, 1), round(processor_seconds() - used, 1)
         done = {"made_from": made_from, "asked_of_it": asked, "seconds": seconds, "resumed": resumed, **outcome}
         _write_record(record, done)
-        self.event("finished", stage=name, seconds=seconds, processor_seconds=used, peak_bytes=peak_bytes())
+        peak = max(peak_bytes(), outcome.get("peak_bytes", 0))  # other processes may have done it
+        self.event("finished", stage=name, seconds=seconds, processor_seconds=used, peak_bytes=peak)
         return done
 
     def _borrow(self, name: str, made_from: str) -> dict[str, Any] | None:

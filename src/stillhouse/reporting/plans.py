@@ -11,6 +11,8 @@ LEAST_DIFFERENCE = 0.1
 """Between two shares of a processor that is worth a line."""
 LEAST_SECONDS = 1.0
 """Of a stage whose error says anything."""
+UNCLEAR = "they were stopped and went on, were taken over, or were done by other processes than planned"
+"""Why a stage is not compared."""
 CAPTION = "Below what was planned, by how much of what was taken that was too high, or too low."
 
 
@@ -21,7 +23,7 @@ def plan_view(found: Mapping[str, Any] | None) -> Prose | None:
     left_out = ", ".join(words(name) for name in found.get("left_out", ()))
     shares = _said_of_shares(found["seconds"], found.get("shares")) if found.get("seconds") else ""
     busy = [f"The run was {shares}."] if shares else []
-    notes = [f"Not compared, as they were stopped and went on, or were taken over: {left_out}."] if left_out else []
+    notes = [f"Not compared, as {UNCLEAR}: {left_out}."] if left_out else []
     return Prose(tables=[_table(found)], intro=INTRO, notes=[*busy, *notes])
 
 

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+
 from stillhouse.commands.launch.config import environment, held_by, write_config
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import read_lines
+from stillhouse.core.memory import memory_now
 from stillhouse.core.plugins import plugins_allowed
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
@@ -53,6 +56,15 @@ class Place:
     def log(self) -> Path:
         """What all of them printed."""
         return self.folder / "log.txt"
+
+    def peak(self, rank: int | str) -> Path:
+        """Bytes that one of them held at most."""
+        return self.folder / f"peak_{rank}.txt"
+
+    @property
+    def peaks(self) -> list[Path]:
+        """Of all that have ended."""
+        return list(self.folder.glob(self.peak("*").name))
 
     @property
     def outcome(self) -> Path:
@@ -100,7 +112,7 @@ class Launcher:
         """
         place = place_of(shop.run, role)
         place.folder.mkdir(parents=True, exist_ok=True)
-        for left in (place.told, place.outcome, place.fault):
+        for left in (place.told, place.outcome, place.fault, *place.peaks):
             left.unlink(missing_ok=True)
         latest_checkpoint(shop.run.path / "checkpoints" / role)  # removes what is not whole, which none of many may do
         config = write_config(place.config, self.num_ranks, config=self.config)
@@ -114,7 +126,7 @@ class Launcher:
         if one.returncode or not place.outcome.exists():
             raise StillhouseError(_why(place, one.returncode))
         outcome: dict[str, Any] = json.loads(place.outcome.read_text(encoding="utf-8"))
-        return outcome
+        return {**outcome, "num_ranks": self.num_ranks, "peak_bytes": _most_at_once(place)}
 
     @property
     def _held(self) -> Held:
@@ -168,6 +180,12 @@ def _follow(started: "subprocess.Popen[bytes]", told: Path, progress: Progress) 
         if has_ended:
             return
         time.sleep(POLL_SECONDS)
+
+
+def _most_at_once(place: Place) -> int:
+    """Bytes: of the process that held most on its GPU; where there are none, of all of them and this one on one machine."""
+    peaks = [int(file.read_text(encoding="ascii")) for file in place.peaks]
+    return max(peaks, default=0) if torch.cuda.is_available() else sum(peaks) + memory_now().resident
 
 
 def _why(place: Place, code: int) -> str:

@@ -18,6 +18,7 @@ from stillhouse.commands.stories.kind import is_of_stories
 from stillhouse.core.config import load_recipe, read_recipe
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import append_line, write_atomic
+from stillhouse.core.memory import peak_bytes
 from stillhouse.core.plugins import plugins
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.results import Role
@@ -83,6 +84,7 @@ def _work(run: RunFolder, arm: str, place: Place, ranks: Ranks) -> None:
         os.environ.pop(name, None)
     progress = Telling(place.told) if ranks.rank == 0 else SILENT
     outcome = _learnt(run, arm, progress, ranks)
+    write_atomic(place.peak(ranks.rank), str(peak_bytes()))
     if ranks.rank == 0:
         write_atomic(place.outcome, json.dumps(outcome))
 

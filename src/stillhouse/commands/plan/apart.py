@@ -2,7 +2,7 @@
 
     python -m stillhouse.commands.plan.apart FOLDER
 
-reads `recipe.yaml` in the folder, and leaves what it found in `rehearsal.json`.
+reads `recipe.yaml` and `means.json` in the folder, and leaves what it found in `rehearsal.json`.
 """
 
 import importlib
@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from stillhouse.commands.means import Means
 from stillhouse.commands.plan.kinds import module_of
 from stillhouse.core.config import Config, load_recipe, read_recipe, to_yaml
 from stillhouse.core.errors import StillhouseError
@@ -23,10 +24,10 @@ from stillhouse.core.files import write_atomic
 from stillhouse.core.progress import Progress
 from stillhouse.core.run import processor_seconds
 
-FOUND = "rehearsal.json"
+MEANS, FOUND = "means.json", "rehearsal.json"
 
 
-def rehearsed_apart(recipe: Config, run: Path, progress: Progress) -> dict[str, Any]:
+def rehearsed_apart(recipe: Config, means: Means, run: Path, progress: Progress) -> dict[str, Any]:
     """What a process of its own found, as plain values. Its folder lies beside the run, and goes with it.
 
     Raises:
@@ -39,6 +40,7 @@ def rehearsed_apart(recipe: Config, run: Path, progress: Progress) -> dict[str, 
     with TemporaryDirectory(prefix=f".{run.name}-rehearsal-", dir=run.parent) as name:
         folder = Path(name).absolute()
         (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+        (folder / MEANS).write_text(json.dumps(asdict(means)), encoding="utf-8")
         command = [sys.executable, "-m", "stillhouse.commands.plan.apart", str(folder)]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
@@ -62,7 +64,8 @@ def main(arguments: list[str]) -> int:
     try:
         kind: Any = importlib.import_module(module_of(read_recipe(file)))
         started, used = time.monotonic(), processor_seconds()
-        found = kind.rehearse(load_recipe(kind.RECIPE, file), folder)
+        means = Means(**json.loads((folder / MEANS).read_text(encoding="utf-8")))
+        found = kind.rehearse(load_recipe(kind.RECIPE, file), folder, means)
         share = (processor_seconds() - used) / (time.monotonic() - started)
     except StillhouseError as error:
         print(error, file=sys.stderr)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stillhouse.commands.means import BY_ITSELF, Means
 from stillhouse.commands.plan.kinds import module_of
 from stillhouse.commands.plan.plan import Plan
 from stillhouse.commands.plan.saved import VERSION, SavedPlan, recipe_hash, save
@@ -28,14 +29,22 @@ LEAST_SECONDS = 0.05
 
 
 def show(
-    recipe_path: str, overrides: Sequence[str], *, rehearsal: bool, price_per_hour: float | None, memory: float | None
+    recipe_path: str,
+    overrides: Sequence[str],
+    *,
+    rehearsal: bool,
+    price_per_hour: float | None,
+    memory: float | None,
+    means: Means = BY_ITSELF,
 ) -> None:
-    """Print the plan of a recipe, and keep it in the run folder.
+    """Print the plan of a recipe that is run by these means, and keep it in the run folder.
 
     Raises:
         StillhouseError: for what the run itself would refuse, and for a recipe that cannot be planned.
     """
-    kind: Any = importlib.import_module(module_of(read_recipe(Path(recipe_path), overrides)))
+    values = read_recipe(Path(recipe_path), overrides)
+    means.check_options(values)
+    kind: Any = importlib.import_module(module_of(values))
     recipe = load_recipe(kind.RECIPE, Path(recipe_path), overrides)
     for name, value in (("--price-per-hour", price_per_hour), ("--memory", memory)):
         if value is not None and not 0 < value < float("inf"):
@@ -44,12 +53,13 @@ def show(
         raise StillhouseError(fault)
     plan = kind.planned(
         recipe,
+        means=means,
         rehearsal=rehearsal,
         room=free_bytes() if memory is None else round(memory * GIGABYTE),
         progress=terminal_progress(),
     )
     disk = sum(plan.disk.values())
-    saved = SavedPlan(VERSION, recipe_hash(recipe), dict(plan.seconds), plan.peak, disk, plan.share)
+    saved = SavedPlan(VERSION, recipe_hash(recipe), dict(plan.seconds), plan.peak, disk, plan.share, means.num_ranks)
     kept = save(saved, recipe.run)
     _print(plan, price_per_hour=price_per_hour, kept=kept)
 

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stillhouse.commands.launch.config import share_of
+from stillhouse.commands.means import BY_ITSELF, Means
 from stillhouse.commands.plan.clock import Timed
 from stillhouse.commands.plan.rehearsal import Rehearsed
+from stillhouse.commands.plan.spread import times_as_fast
 from stillhouse.commands.recipe import Recipe
 from stillhouse.students.config import FromLayersConfig
 from stillhouse.students.layer_choice import GREEDY_SHORTLIST
@@ -80,26 +83,28 @@ def learning_seconds(work: Mapping[str, Any], *, steps: float, times: float, sav
     return steps * times * unit + max(1.0, steps / save_every) * tail + max(0.0, first)
 
 
-def seconds_of(recipe: Recipe, found: Rehearsed, size: Size, *, teacher_layers: int) -> dict[str, float]:
+def seconds_of(
+    recipe: Recipe, found: Rehearsed, size: Size, means: Means = BY_ITSELF, *, teacher_layers: int
+) -> dict[str, float]:
     """Seconds of each stage."""
-    seconds = by_stage(found, lambda work: _whole(work, recipe, found, size))
+    seconds = by_stage(found, lambda work: _whole(work, recipe, found, size, means))
     chosen = _choice_seconds(recipe, found, teacher_layers)
     return {**seconds, "student": seconds.get("student", 0.0) + chosen}
 
 
-def _whole(work: Mapping[str, Any], recipe: Recipe, found: Rehearsed, size: Size) -> float:
+def _whole(work: Mapping[str, Any], recipe: Recipe, found: Rehearsed, size: Size, means: Means) -> float:
     """One piece of work, as large as it will be."""
     title, seconds = str(work["title"]), float(work["seconds"])
     if work["unit"] == "steps":
-        micro_batches = recipe.training.rows_per_step // recipe.training.rows_per_micro_batch
-        times = micro_batches / found.micro_batches
+        of_each = share_of(recipe.training, means.num_ranks or 1)
+        times = of_each.rows_per_step // of_each.rows_per_micro_batch / found.micro_batches
         return learning_seconds(work, steps=size.steps, times=times, save_every=recipe.training.save_every_steps)
     if title.startswith(FROM_OWN_FILES):
         return seconds
     if work["stage"] in ("synthesize", "history"):
-        return seconds * written_times(recipe, found)
+        return seconds * written_times(recipe, found) / times_as_fast(means)
     if work["stage"] in ("label", "answer"):
-        return seconds * size.tokens / max(1, found.tokens)
+        return seconds * size.tokens / max(1, found.tokens) / times_as_fast(means)
     return seconds * size.held_out / max(1, found.held_out)
 
 

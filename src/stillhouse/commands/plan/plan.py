@@ -6,6 +6,7 @@ from typing import NoReturn, TypeVar
 
 import torch
 
+from stillhouse.commands.means import BY_ITSELF, Means
 from stillhouse.core.config import Config, parse_recipe, with_overrides
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.memory import peak_bytes
@@ -15,6 +16,9 @@ NUMBER, MOMENTS = 4, 8
 
 CHECKPOINTS = 3
 """Two are kept, and a third is written before the oldest goes."""
+
+MOST_CHANGES = 3
+"""That are named where something does not fit."""
 
 PROGRAM = "program and data"
 AnyRecipe = TypeVar("AnyRecipe", bound=Config)
@@ -76,6 +80,18 @@ def program_bytes() -> int:
     return 0 if torch.cuda.is_available() else peak_bytes()
 
 
+def refuse_means(means: Means, kind: str) -> None:
+    """Refuse several processes and actors where nobody reckons with them.
+
+    Raises:
+        StillhouseError: naming the kind of data.
+    """
+    if means != BY_ITSELF:
+        raise StillhouseError(
+            f"data.kind is {kind!r}, which is planned for one process alone. Leave {means} out, and take the plan for that."
+        )
+
+
 def refuse_rehearsal(reason: str) -> NoReturn:
     """A rehearsal would be paid for, or take as long as the run.
 
@@ -91,7 +107,7 @@ def changes_that_fit(
     *,
     room: int,
     needs: Callable[[AnyRecipe], int],
-    most: int = 3,
+    most: int = MOST_CHANGES,
 ) -> list[Change]:
     """Up to three changes with which a recipe needs no more than there is room for: each by itself, or, where none is enough,
     all that help, together. Of each of the `kinds` there are overrides that save more and more."""

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stillhouse.commands.launch.config import share_of
+from stillhouse.commands.means import Means
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.parts.students import calibration_batch
 from stillhouse.commands.pipeline import at_work
@@ -50,21 +52,30 @@ class Rehearsed(Timed):
     """A token of text, where labels are stored."""
 
 
-def rehearse(recipe: Recipe, folder: Path) -> Rehearsed:
-    """Every stage of a small copy of the recipe, in `folder`."""
+def rehearse(recipe: Recipe, folder: Path, means: Means) -> Rehearsed:
+    """Every stage of a small copy of the recipe, in `folder`; arms are trained by as many processes as they will be."""
     clock = Clock()
     whole = Parts(recipe, RunFolder(recipe.run), Silent())
-    small = _small(recipe, folder, whole)
+    rows_at_once = _rows_at_once(recipe, means)
+    small = _small(recipe, folder, whole, rows_at_once)
     if recipe.synthesis is not None:
         with at_work(small, clock) as pipeline:
             pipeline.synthesize()
     parts = Parts(small, RunFolder(small.run), Silent())
     rows = parts.data.train
     steps_an_epoch = math.ceil(len(rows) / small.training.rows_per_step)
-    schedule = small.training.model_copy(update={"epochs": (_steps_wanted(whole) - 0.5) / steps_an_epoch})
+    schedule = small.training.model_copy(update={"epochs": (_steps_wanted(whole, rows_at_once) - 0.5) / steps_an_epoch})
     timed = small.model_copy(update={"run": folder / "timed", "training": schedule})
     one_layer = all_layers = 0.0
-    with at_work(timed, clock, lenders=[small.run]) as pipeline:
+    cluster = means.cluster if means.teacher_held == "on_ray" else None
+    with at_work(
+        timed,
+        clock,
+        lenders=[small.run],
+        launch=means.launch,
+        cluster=cluster,
+        teacher_held=means.teacher_held,
+    ) as pipeline:
         if _is_greedy(recipe):
             one_layer, all_layers = _trials(pipeline.parts)
         pipeline.report()
@@ -79,21 +90,27 @@ def rehearse(recipe: Recipe, folder: Path) -> Rehearsed:
         held_out=parts.data.num_held_out_documents,
         tokens=sum(rows.lengths),
         longest=max(rows.lengths),
-        micro_batches=small.training.rows_per_step // small.training.rows_per_micro_batch,
+        micro_batches=1,
         one_layer_seconds=one_layer,
         all_layers_seconds=all_layers,
         label_bytes=stages.get("label", {}).get("bytes_per_token"),
-        peak_bytes=peak_bytes(),
+        peak_bytes=max([peak_bytes(), *(done.get("peak_bytes", 0) for done in stages.values())]),
     )
 
 
-def _steps_wanted(whole: Parts) -> int:
+def _rows_at_once(recipe: Recipe, means: Means) -> int:
+    """Of all processes together, a micro-batch each."""
+    ranks = means.num_ranks or 1
+    return ranks * share_of(recipe.training, ranks).rows_per_micro_batch
+
+
+def _steps_wanted(whole: Parts, rows_at_once: int) -> int:
     """Of one micro-batch each."""
     recipe = whole.recipe
     if recipe.data.path is None or whole.answers_first:
         return STEPS
     schedule = recipe.training
-    return few_steps(math.ceil(schedule.epochs * len(whole.data.train) / schedule.rows_per_micro_batch))
+    return few_steps(math.ceil(schedule.epochs * len(whole.data.train) / rows_at_once))
 
 
 def _is_greedy(recipe: Recipe) -> bool:
@@ -101,14 +118,15 @@ def _is_greedy(recipe: Recipe) -> bool:
     return isinstance(student, FromLayersConfig) and isinstance(student.keep, int) and student.choose == "greedy"
 
 
-def _small(recipe: Recipe, folder: Path, whole: Parts) -> Recipe:
+def _small(recipe: Recipe, folder: Path, whole: Parts, rows_at_once: int) -> Recipe:
     """The same on little data, step by step a micro-batch; layers that would be chosen by trying are taken as they come."""
+    at_once = min(rows_at_once, recipe.training.rows_per_micro_batch)
     schedule = recipe.training.model_copy(
-        update={"rows_per_step": recipe.training.rows_per_micro_batch, "save_every_steps": 10**9}
+        update={"rows_per_step": rows_at_once, "rows_per_micro_batch": at_once, "save_every_steps": 10**9}
     )
     changes: dict[str, Any] = {"run": folder / "written", "training": schedule, "report_to": ()}
     if recipe.data.path is not None:
-        rows = _rows_wanted(whole)
+        rows = _rows_wanted(whole, rows_at_once)
         changes["data"] = recipe.data.model_copy(update={"path": excerpt(recipe.data.path, folder, rows=rows)})
     if recipe.synthesis is not None:
         changes["synthesis"] = _few_records(recipe)
@@ -124,11 +142,10 @@ def _teacher_layers(recipe: Recipe) -> int:
     return num_layers(load_config(without_weights(recipe.teacher.model)))
 
 
-def _rows_wanted(whole: Parts) -> int:
+def _rows_wanted(whole: Parts, at_once: int) -> int:
     """Rows of the file that fill a few micro-batches, and leave some to be held out."""
     recipe, data = whole.recipe, whole.data
     per_row = data.num_train_documents / max(1, len(data.train))
-    at_once = recipe.training.rows_per_micro_batch
     number = min(MICRO_BATCHES, max(FEWEST_MICRO_BATCHES, TOKENS // (at_once * recipe.data.sequence_tokens)))
     wanted = math.ceil(number * at_once * per_row)
     share = recipe.data.held_out if recipe.data.held_out_path is None else 0.0

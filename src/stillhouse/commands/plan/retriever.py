@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from stillhouse.commands.means import BY_ITSELF, Means
 from stillhouse.commands.plan.apart import rehearsed_apart
 from stillhouse.commands.plan.plan import (
     CHECKPOINTS,
@@ -19,6 +20,7 @@ from stillhouse.commands.plan.plan import (
     divided,
     halved,
     program_bytes,
+    refuse_means,
 )
 from stillhouse.commands.plan.retriever_rehearsal import (
     Amount,
@@ -65,12 +67,15 @@ READ_AT_ONCE = 32
 """Texts of a batch, where nothing is learnt."""
 
 
-def planned(recipe: RetrievalRecipe, *, rehearsal: bool, room: int, progress: Progress) -> Plan:
+def planned(
+    recipe: RetrievalRecipe, *, means: Means = BY_ITSELF, rehearsal: bool, room: int, progress: Progress
+) -> Plan:
     """What a recipe will take, beside the bytes of memory that there is room for.
 
     Raises:
         StillhouseError: for what the run itself would refuse, and if the rehearsal fails.
     """
+    refuse_means(means, recipe.data.kind)
     RetrievalPipeline(recipe, RunFolder(recipe.run), SILENT).check()
     parts = RetrievalParts(recipe, RunFolder(recipe.run), SILENT)
     size = _Size(parts)
@@ -78,7 +83,11 @@ def planned(recipe: RetrievalRecipe, *, rehearsal: bool, room: int, progress: Pr
     memory = _memory_of(recipe, size, program=program)
     if rehearsal and memory.most > room:
         progress.say("not rehearsed: by its shapes it does not fit")
-    found = rehearsed_of(rehearsed_apart(recipe, recipe.run, progress)) if rehearsal and memory.most <= room else None
+    found = (
+        rehearsed_of(rehearsed_apart(recipe, means, recipe.run, progress))
+        if rehearsal and memory.most <= room
+        else None
+    )
     amount = amount_of(parts) if recipe.synthesis is None else None if found is None else reckoned(parts, found)
     seconds = {} if found is None or amount is None else seconds_of(recipe, found, amount)
     peak = memory.most

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stillhouse.commands.means import BY_ITSELF, Means
 from stillhouse.commands.plan.clock import Clock, Timed, few_steps
 from stillhouse.commands.plan.excerpt import spread
 from stillhouse.commands.plan.forecast import by_stage, learning_seconds
@@ -103,7 +104,7 @@ def rehearsed_of(values: Mapping[str, Any]) -> Rehearsed:
     return Rehearsed(**{**values, "few": Amount(**values["few"])})
 
 
-def rehearse(recipe: RetrievalRecipe, folder: Path) -> Rehearsed:
+def rehearse(recipe: RetrievalRecipe, folder: Path, _means: Means = BY_ITSELF) -> Rehearsed:
     """Every stage over few questions and passages, in `folder`."""
     clock = Clock()
     whole = RetrievalParts(recipe, RunFolder(recipe.run), SILENT)

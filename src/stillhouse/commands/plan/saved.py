@@ -11,7 +11,7 @@ from stillhouse.core.files import fingerprint, read_lines, write_atomic
 from stillhouse.core.run import PLAN, RunFolder
 from stillhouse.reporting.plans import plan_lines
 
-VERSION = 2
+VERSION = 3
 NOT_ASKED = ("run", "report_to")
 """Keys that change nothing of what a run takes."""
 
@@ -29,6 +29,8 @@ class SavedPlan:
     disk: int
     share: float = 1.0
     """Of one processor, that its rehearsal was given."""
+    num_ranks: int | None = None
+    """How many processes were to train, if it was not the one that does all else."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Errors:
     shares: Error | None = None
     """Of one processor: what the rehearsal was given, and what these stages were."""
     left_out: tuple[str, ...] = ()
-    """Stages that went on from where they had been stopped, or were taken over: what they took is not all known."""
+    """Stages that went on from where they had been stopped, or were taken over, of which not all that they took is known; and
+    those that other processes did than were to."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -91,7 +94,7 @@ def errors_of(run: RunFolder, recipe: Config) -> Errors | None:
     if plan is None:
         return None
     done = run.stages()
-    unclear = [name for name, one in done.items() if one.get("resumed") or "borrowed_from" in one]
+    unclear = [name for name, one in done.items() if _is_unclear(one, plan)]
     known = [name for name in plan.seconds if name in done and name not in unclear]
     stages = {name: Error(plan.seconds[name], max(0.1, float(done[name]["seconds"]))) for name in known}
     planned, taken = (sum(getattr(one, side) for one in stages.values()) for side in ("planned", "taken"))
@@ -106,6 +109,11 @@ def errors_of(run: RunFolder, recipe: Config) -> Errors | None:
         shares=Error(plan.share, share) if share > 0 else None,
         left_out=tuple(unclear),
     )
+
+
+def _is_unclear(done: Mapping[str, Any], plan: SavedPlan) -> bool:
+    by_others = "steps" in done and done.get("num_ranks") != plan.num_ranks
+    return bool(done.get("resumed")) or "borrowed_from" in done or by_others
 
 
 def said_of_plan(run: RunFolder, recipe: Config) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from stillhouse.commands.means import BY_ITSELF, Means
 from stillhouse.commands.plan.apart import rehearsed_apart
 from stillhouse.commands.plan.plan import (
     CHECKPOINTS,
@@ -17,6 +18,7 @@ from stillhouse.commands.plan.plan import (
     divided,
     halved,
     program_bytes,
+    refuse_means,
     refuse_rehearsal,
 )
 from stillhouse.commands.plan.shapes import LOSS_ROOM
@@ -48,12 +50,13 @@ FILES_OF_A_TEXT, BYTES_OF_A_TOKEN = 3, 4
 """It is in the ledger, among the data, and in its round."""
 
 
-def planned(recipe: StoryRecipe, *, rehearsal: bool, room: int, progress: Progress) -> Plan:
+def planned(recipe: StoryRecipe, *, means: Means = BY_ITSELF, rehearsal: bool, room: int, progress: Progress) -> Plan:
     """What a recipe will take, beside the bytes of memory that there is room for.
 
     Raises:
         StillhouseError: for what the run itself would refuse, and if the rehearsal fails.
     """
+    refuse_means(means, recipe.data.kind)
     StoryPipeline(recipe, RunFolder(recipe.run), SILENT).check()
     program = program_bytes()
     memory = _memory_of(recipe, program=program)
@@ -61,7 +64,9 @@ def planned(recipe: StoryRecipe, *, rehearsal: bool, room: int, progress: Progre
         _refuse_unrehearsed(recipe)
         if memory.most > room:
             progress.say("not rehearsed: by its shapes it does not fit")
-    found = Rehearsed(**rehearsed_apart(recipe, recipe.run, progress)) if rehearsal and memory.most <= room else None
+    found = (
+        Rehearsed(**rehearsed_apart(recipe, means, recipe.run, progress)) if rehearsal and memory.most <= room else None
+    )
     amount = None if found is None else Amount(recipe, found)
     peak = memory.most if found is None else found.peak_bytes
     beyond = peak - memory.most

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stillhouse.commands.means import BY_ITSELF, Means
 from stillhouse.commands.plan.clock import STEPS, Clock, Timed
 from stillhouse.commands.plan.forecast import by_stage, learning_seconds
 from stillhouse.commands.stories.measuring import BATCH_SIZE
@@ -35,7 +36,7 @@ class Rehearsed(Timed):
     completions: int
 
 
-def rehearse(recipe: StoryRecipe, folder: Path) -> Rehearsed:
+def rehearse(recipe: StoryRecipe, folder: Path, _means: Means = BY_ITSELF) -> Rehearsed:
     """Every stage of the first round over one batch of texts, in `folder`."""
     clock = Clock()
     with at_work(_small(recipe, folder), clock) as pipeline:

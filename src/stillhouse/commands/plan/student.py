@@ -1,13 +1,20 @@
 """The plan of one teacher and one student, whatever they learn from."""
 
+from dataclasses import replace
+
+import torch
+
 from stillhouse.commands.estimate import estimate, matmul_speed, shape_of
+from stillhouse.commands.launch.config import share_of
+from stillhouse.commands.means import BY_ITSELF, Means
 from stillhouse.commands.parts import Parts
 from stillhouse.commands.pipeline import Pipeline
 from stillhouse.commands.plan.apart import rehearsed_apart
 from stillhouse.commands.plan.forecast import Size, grown, seconds_of, size_of, written_times
-from stillhouse.commands.plan.plan import PROGRAM, Plan, changes_that_fit, refuse_rehearsal
+from stillhouse.commands.plan.plan import MOST_CHANGES, Change, Plan, changes_that_fit, program_bytes, refuse_rehearsal
 from stillhouse.commands.plan.rehearsal import Rehearsed, rehearse
-from stillhouse.commands.plan.shapes import Models, disk_of, memory_of, savings_of
+from stillhouse.commands.plan.shapes import Models, disk_of, savings_of
+from stillhouse.commands.plan.spread import check_plannable, memory_by
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.stages.training import control_roles
 from stillhouse.core.progress import Progress, Silent
@@ -24,23 +31,25 @@ __all__ = ["RECIPE", "planned", "rehearse"]
 RECIPE = Recipe
 
 
-def planned(recipe: Recipe, *, rehearsal: bool, room: int, progress: Progress) -> Plan:
-    """What a recipe will take, beside the bytes of memory that there is room for.
+def planned(recipe: Recipe, *, means: Means = BY_ITSELF, rehearsal: bool, room: int, progress: Progress) -> Plan:
+    """What a recipe will take by these means, beside the bytes of memory that there is room for.
 
     Raises:
         StillhouseError: for what the run itself would refuse, and if the rehearsal fails.
     """
     Pipeline(recipe, RunFolder(recipe.run), Silent()).check()
+    means.check(recipe)
+    check_plannable(means)
     roles = len(control_roles(recipe))
-    memory = memory_of(recipe, num_controls=roles)
-    program = memory.parts[PROGRAM]
+    program = program_bytes()
+    memory = memory_by(recipe, means, num_controls=roles, program=program)
     if rehearsal:
         _refuse_unrehearsed(recipe)
     # A rehearsal of what cannot fit would be killed, and tell nothing.
     fits = memory.most <= room
     if rehearsal and not fits:
         progress.say("not rehearsed: by its shapes it does not fit")
-    found = Rehearsed(**rehearsed_apart(recipe, recipe.run, progress)) if rehearsal and fits else None
+    found = Rehearsed(**rehearsed_apart(recipe, means, recipe.run, progress)) if rehearsal and fits else None
     size = _size(recipe, found)
     label_bytes = None if found is None else found.label_bytes
     disk = disk_of(
@@ -49,15 +58,17 @@ def planned(recipe: Recipe, *, rehearsal: bool, room: int, progress: Progress) -
     seconds: dict[str, float] = {}
     if found is not None and size is not None:
         layers = 1 if isinstance(recipe.teacher, RemoteTeacherConfig) else _layers(recipe)
-        seconds = seconds_of(recipe, found, size, teacher_layers=layers)
-    measured = None if found is None or size is None else found.peak_bytes + _of_longer_rows(recipe, found, size)
+        seconds = seconds_of(recipe, found, size, means, teacher_layers=layers)
+    measured = None if found is None or size is None else found.peak_bytes + _of_longer_rows(recipe, means, found, size)
     beyond = 0 if measured is None else measured - memory.most
 
-    def needs(changed: Recipe) -> int:
-        return memory_of(changed, num_controls=len(control_roles(changed)), program=program).most + beyond
+    def needs(changed: Recipe, by: Means = means) -> int:
+        return memory_by(changed, by, num_controls=len(control_roles(changed)), program=program).most + beyond
 
     peak = memory.most if measured is None else measured
     changes = [] if peak <= room else changes_that_fit(recipe, savings_of(recipe), room=room, needs=needs)
+    if peak > room and (shared := _with_shared_weights(means)) is not None and (least := needs(recipe, shared)) < peak:
+        changes = [Change(("--sharded",), least), *changes][:MOST_CHANGES]
     return Plan(
         _amount(recipe, size),
         memory,
@@ -83,15 +94,22 @@ def _counted_seconds(recipe: Recipe) -> float | None:
     return told.total(units) if told is not None and units else None
 
 
-def _of_longer_rows(recipe: Recipe, found: Rehearsed, size: Size) -> int:
+def _with_shared_weights(means: Means) -> Means | None:
+    """The same, with weights shared by the processes that each hold all of them now; None where there are none."""
+    is_whole = means.num_ranks is not None and means.num_ranks > 1 and means.student_held == "whole"
+    return replace(means, held="sharded") if is_whole and means.launch_config is None else None
+
+
+def _of_longer_rows(recipe: Recipe, means: Means, found: Rehearsed, size: Size) -> int:
     """Bytes that the longest rows of all take more than the longest that were rehearsed: rows of like length share a batch."""
-    student, rows = Models(recipe).student, recipe.training.rows_per_micro_batch
+    ranks = means.num_ranks or 1
+    student, rows = Models(recipe).student, share_of(recipe.training, ranks).rows_per_micro_batch
     again = recipe.training.gradient_checkpointing
     whole, few = (
         saved_bytes(student, rows=rows, row_tokens=longest, recomputes=again)
         for longest in (size.longest, found.longest)
     )
-    return max(0, whole - few)
+    return max(0, whole - few) * (1 if torch.cuda.is_available() else ranks)
 
 
 def _layers(recipe: Recipe) -> int:

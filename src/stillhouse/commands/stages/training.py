@@ -60,6 +60,7 @@ def train(shop: Workshop) -> dict[str, Any]:
     def work() -> dict[str, Any]:
         if shop.launch is None:
             return learn(shop)
+        shop.parts.let_go_of_the_teacher()  # the processes have their own
         with faculty_of(shop, num_asking=shop.launch.num_ranks) as faculty:
             return shop.launch(shop, "student", faculty)
 
