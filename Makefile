@@ -50,7 +50,8 @@ test: setup  ## run the whole suite
 	$(TESTED) $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 faults: setup  ## kill, starve, damage and fuzz it at length, and print what came of it (up to an hour)
-	STILLHOUSE_FAULTS=full $(TESTED) $(BIN)/pytest tests/faults tests/labelling/test_cluster.py tests/training/test_compiled.py tests/training/test_two_ranks.py $(ARGS)
+	STILLHOUSE_FAULTS=full $(TESTED) $(BIN)/pytest tests/faults tests/labelling/test_cluster.py \
+	    tests/training/test_compiled.py tests/training/test_two_ranks.py tests/commands/test_plan.py $(ARGS)
 
 audit: setup  ## ask whether a pinned version is known to be weak; says so where there is no network
 	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || $(BIN)/python -m pip install --quiet pip-audit || true

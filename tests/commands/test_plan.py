@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from apart import AT_LENGTH
 
+from stillhouse.commands.means import Means
 from stillhouse.commands.plan.clock import Clock, few_steps
 from stillhouse.commands.plan.excerpt import excerpt, spread
 from stillhouse.commands.plan.forecast import Size, seconds_of, size_of
@@ -12,6 +14,7 @@ from stillhouse.commands.plan.plan import changes_that_fit, with_override
 from stillhouse.commands.plan.rehearsal import Rehearsed
 from stillhouse.commands.plan.saved import VERSION, SavedPlan, errors_of, recipe_hash, save
 from stillhouse.commands.plan.shapes import memory_of, savings_of
+from stillhouse.commands.plan.spread import check_plannable, memory_by
 from stillhouse.commands.plan.story_model import planned as story_planned
 from stillhouse.commands.plan.story_rehearsal import Amount as StoryAmount
 from stillhouse.commands.plan.story_rehearsal import Rehearsed as StoryRehearsed
@@ -19,7 +22,7 @@ from stillhouse.commands.plan.story_rehearsal import rehearse as rehearse_storie
 from stillhouse.commands.plan.story_rehearsal import seconds_of as story_seconds
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.stories.recipe import StoryRecipe
-from stillhouse.core.config import parse_recipe
+from stillhouse.core.config import load_recipe, parse_recipe
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import append_line
 from stillhouse.core.progress import Silent
@@ -154,6 +157,82 @@ def test_memory_is_told_part_by_part_and_an_adapter_has_little_to_learn(planned)
     assert adapted.parts["student's weights"] > parameters
 
 
+@pytest.mark.parametrize("has_gpus", [False, True])
+def test_processes_share_what_is_shared_and_have_the_rest_each(planned, monkeypatch, has_gpus):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpus)
+    copies, place = (1, "in each process") if has_gpus else (2, "in 2 processes")
+    rows = planned.training.model_copy(update={"rows_per_step": 8, "rows_per_micro_batch": 8})
+    at_once = planned.model_copy(update={"training": rows})
+
+    def by(**means):
+        return memory_by(at_once, Means(num_ranks=2, **means), num_controls=1, program=1000)
+
+    alone, whole, sharded = memory_by(at_once, Means(), num_controls=1, program=1000), by(), by(held="sharded")
+    assert alone == memory_of(at_once, num_controls=1, program=1000)
+    for name in ("teacher's weights", "student's weights", "gradients", "optimizer", "the loss"):
+        assert whole.parts[f"{name}, {place}"] == copies * alone.parts[name]
+    # Each has half of the rows.
+    assert whole.parts[f"activations, {place}"] == pytest.approx(copies * alone.parts["activations"] / 2, rel=0.1)
+    for name in ("student's weights", "gradients", "optimizer"):
+        assert sharded.parts[f"{name}, {place}"] == copies * (alone.parts[name] // 2)
+    assert 0 < sharded.parts[f"gathered weights, {place}"] <= 2 * copies * alone.parts["student's weights"]
+    assert sharded.parts[f"whole models, {place}"] == copies * (
+        1000 + alone.parts["teacher's weights"] + alone.parts["student's weights"]
+    )
+    assert "loading" in sharded.moments and "loading" not in whole.moments
+    assert whole.at("measuring") == alone.at("measuring")
+    both = by(held="sharded", teacher_held="sharded")
+    assert both.parts[f"teacher's weights, {place}"] == copies * (alone.parts["teacher's weights"] // 2)
+    assert by(teacher_held="on_ray", ray="auto").parts[f"teacher's weights, {place}"] == 0
+
+
+def test_actors_on_this_machine_take_of_its_memory_and_those_elsewhere_of_its_time(planned, monkeypatch):
+    here, elsewhere = Means(ray="local", actors=3), Means(ray="host:6379", actors=3)
+    alone = memory_of(planned, num_controls=1, program=1000)
+    found = memory_by(planned, here, num_controls=1, program=1000)
+    assert found.parts["3 actors with the teacher"] == 3 * (1000 + alone.parts["teacher's weights"])
+    assert memory_by(planned, elsewhere, num_controls=1, program=1000) == alone
+    size = size_of(planned, documents=200, rows=80, held_out=12, tokens=5000, longest=64)
+    once, shared, thirds = (
+        seconds_of(planned, FOUND, size, means, teacher_layers=4) for means in (Means(), here, elsewhere)
+    )
+    assert shared == once, "they share one processor"
+    assert thirds["label"] == pytest.approx(5 * 10 / 3 + 1)
+    assert {**thirds, "label": 0} == {**once, "label": 0}
+    check_plannable(elsewhere)
+    with pytest.raises(StillhouseError, match=r"--ray auto.*--actors N"):
+        check_plannable(Means(ray="auto"))
+
+
+def test_where_processes_do_not_fit_shared_weights_are_named(recipe, texts_file, no_model):
+    path = recipe(
+        {
+            "synthesis": None,
+            "labels": None,
+            "data": {"path": str(texts_file), "sequence_tokens": 64},
+            "training.rows_per_step": 8,
+        }
+    )
+    options = ("plan", path, "--no-rehearsal", "--launch", "2")
+    said = stillhouse(*options, "--memory", "0.001")
+    assert said.code == 0, said.err
+    assert "gradients, in 2 processes" in said.out and "\n  --sharded " in said.out
+    assert "gathered weights, in 2 processes" in stillhouse(*options, "--sharded").out
+    assert_refused_in_one_line(stillhouse(*options[:-1], "3"), "--launch 3", "multiple of 3")
+    assert_refused_in_one_line(stillhouse("plan", path, "--sharded"), "--launch N")
+
+
+def test_plans_of_other_kinds_are_for_one_process(teacher_folder):
+    with pytest.raises(StillhouseError, match=r"data\.kind is 'stories'.*--launch 2 --sharded"):
+        story_planned(
+            story_recipe(teacher_folder),
+            means=Means(num_ranks=2, held="sharded"),
+            rehearsal=False,
+            room=2**40,
+            progress=Silent(),
+        )
+
+
 def test_changes_make_it_fit_and_where_none_does_those_that_help_come_together(planned):
     def needs(recipe):
         return memory_of(recipe, num_controls=1, program=0).at("training")
@@ -220,6 +299,29 @@ def test_a_rehearsal_tells_the_time_and_leaves_only_the_plan(recipe, texts_file,
     assert plan["memory"] > 2**27
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["recipe.yaml", "run"]
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["plan.json"]
+
+
+@AT_LENGTH
+def test_several_processes_are_rehearsed_as_such_and_held_against_a_run_by_as_many(recipe, texts_file, tmp_path):
+    path = recipe(
+        {
+            "synthesis": None,
+            "labels": None,
+            "data": {"path": str(texts_file), "sequence_tokens": 64, "held_out": 0.25},
+            "training.rows_per_step": 4,
+            "training.rows_per_micro_batch": 2,
+            "evaluation.control": "none",
+        }
+    )
+    said = stillhouse("plan", path, "--launch", "2")
+    assert said.code == 0, said.err
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert plan["num_ranks"] == 2 and plan["memory"] > 3 * 2**27, "two processes, and the first"
+    assert (done := stillhouse("distill", path, "--launch", "2")).code == 0, done.err
+    assert "time: planned" in done.out and "memory: planned" in done.out
+    values = load_recipe(Recipe, path)
+    found = errors_of(RunFolder(values.run), values)
+    assert "train" in found.stages and found.memory.taken > 3 * 2**27
 
 
 def test_without_a_rehearsal_and_on_a_small_machine_shapes_alone_tell(recipe, texts_file, no_model):

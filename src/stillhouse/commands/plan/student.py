@@ -1,5 +1,6 @@
 """The plan of one teacher and one student, whatever they learn from."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -62,13 +63,11 @@ def planned(recipe: Recipe, *, means: Means = BY_ITSELF, rehearsal: bool, room: 
     measured = None if found is None or size is None else found.peak_bytes + _of_longer_rows(recipe, means, found, size)
     beyond = 0 if measured is None else measured - memory.most
 
-    def needs(changed: Recipe, by: Means = means) -> int:
+    def needs(changed: Recipe, by: Means) -> int:
         return memory_by(changed, by, num_controls=len(control_roles(changed)), program=program).most + beyond
 
     peak = memory.most if measured is None else measured
-    changes = [] if peak <= room else changes_that_fit(recipe, savings_of(recipe), room=room, needs=needs)
-    if peak > room and (shared := _with_shared_weights(means)) is not None and (least := needs(recipe, shared)) < peak:
-        changes = [Change(("--sharded",), least), *changes][:MOST_CHANGES]
+    changes = [] if peak <= room else _changes(recipe, means, room=room, needs=needs)
     return Plan(
         _amount(recipe, size),
         memory,
@@ -94,10 +93,20 @@ def _counted_seconds(recipe: Recipe) -> float | None:
     return told.total(units) if told is not None and units else None
 
 
-def _with_shared_weights(means: Means) -> Means | None:
-    """The same, with weights shared by the processes that each hold all of them now; None where there are none."""
-    is_whole = means.num_ranks is not None and means.num_ranks > 1 and means.student_held == "whole"
-    return replace(means, held="sharded") if is_whole and means.launch_config is None else None
+def _changes(recipe: Recipe, means: Means, *, room: int, needs: Callable[[Recipe, Means], int]) -> list[Change]:
+    """What makes it fit: keys of the recipe, and weights that are shared by processes of which each holds all of them now."""
+    found = changes_that_fit(recipe, savings_of(recipe), room=room, needs=lambda changed: needs(changed, means))
+    is_whole = (means.num_ranks or 1) > 1 and means.student_held == "whole" and means.launch_config is None
+    if not is_whole:
+        return found
+    sharded = replace(means, held="sharded")
+    alone = Change(("--sharded",), needs(recipe, sharded))
+    if alone.memory <= room:
+        return [alone, *found][:MOST_CHANGES]
+    if any(change.memory <= room for change in found):
+        return found
+    together = changes_that_fit(recipe, savings_of(recipe), room=room, needs=lambda changed: needs(changed, sharded))
+    return [replace(change, overrides=("--sharded", *change.overrides)) for change in together]
 
 
 def _of_longer_rows(recipe: Recipe, means: Means, found: Rehearsed, size: Size) -> int:
