@@ -75,7 +75,14 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
         check_launch(narrow, 2, config=None, held="sharded")
     assert_refused_in_one_line(stillhouse("train", recipe(), "--launch-config", written), "--launch N")
     assert_refused_in_one_line(stillhouse("train", recipe(), "--sharded-teacher"), "--launch N")
-    for changes, words in (({"labels": {"signal": "sparse"}}, "labels"), ({"labels": None}, "")):
+    among_others = {
+        "labels": None,
+        "synthesis": None,
+        "data.path": "x.txt",
+        "replay": {"path": "y.txt", "learn": "next_token"},
+    }
+    said_again = {**among_others, "source": {"kind": "replay"}}
+    for changes, words in (({"labels": {"signal": "sparse"}}, "labels"), (among_others, ""), (said_again, "")):
         made = parse_recipe(Recipe, recipe_values(teacher_folder, {"run": "runs/x", **changes}))
         if words:
             with pytest.raises(StillhouseError, match=words):

@@ -59,7 +59,6 @@ def step_gradients(
         model=student,
         args=_arguments(schedule, folder),
         train_dataset=rows,
-        data_collator=rows.collate,
         callbacks=[keeper],
         **{"terms": [NEXT_TOKEN], "teacher": None, "vocab_size": 300, **trainer},
     )

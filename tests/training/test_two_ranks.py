@@ -4,24 +4,36 @@ import socket
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from apart import AT_LENGTH, processes
 from torch.testing import assert_close
+from torch.utils.data import BatchSampler
 from transformers import AutoModelForCausalLM
 
+from stillhouse.core.batch import as_batch
 from stillhouse.data.paired import PairedRows
+from stillhouse.data.rowset import DealtRows
 from stillhouse.models.token_bytes import common_outcomes
+from stillhouse.teachers import LocalTeacher
+from stillhouse.training.loss import distillation_loss
+from stillhouse.training.order import ByLength, Dealt
+from stillhouse.training.terms import counts_apart, scheduled
 
 from .test_paired_loss import TEXTS, other_tokenizer, pairs_of  # noqa: F401
-from .two_ranks import RANKED, be_a_rank, learnt, ranked, save_rankers, steps
+from .two_ranks import FEW, JUDGED, RANKED, be_a_rank, learning, learnt, load, ranked, save_rankers, steps
 
 
 @pytest.fixture(scope="module")
-def folder(build_model, build_example, tokenizer, other_tokenizer, tmp_path_factory):  # noqa: F811
+def folder(build_model, build_encoder, build_example, tokenizer, other_tokenizer, tmp_path_factory):  # noqa: F811
     """A student, a teacher, and documents of which a step's rows weigh differently."""
     tmp_path = tmp_path_factory.mktemp("two")
     build_model(layers=2, seed=1, hidden_size=16, intermediate_size=24).save_pretrained(tmp_path / "student")
     build_model("mistral", layers=2, seed=1, hidden_size=16, intermediate_size=24).save_pretrained(tmp_path / "untied")
     build_model(layers=2, seed=2).save_pretrained(tmp_path / "teacher")
+    for name, task in (("classifier", "sequence_classification"), ("judge", "reward")):
+        still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        build_encoder("bert", task, layers=1, **still).save_pretrained(tmp_path / name)
+        build_encoder("bert", task, layers=1, seed=5).save_pretrained(tmp_path / f"{name}'s teacher")
     prompts = (
         1,
         9,
@@ -139,6 +151,48 @@ def test_across_tokenizers_and_on_what_the_student_writes_two_processes_do_what_
         assert sum(line.get("replayed", 0) for line in alone[1]) > 1 and len(alone[2]["kept"]) == 3
     if kind == "written":
         assert all(line["answer_tokens"] > 1 for line in alone[1])
+
+
+@pytest.mark.parametrize(("kind", "held"), [(kind, held) for kind, held, _ in FEW])
+def test_where_an_epochs_last_rows_are_too_few_for_both_two_processes_do_what_one_does(folder, of_two, kind, held):
+    alone = steps(folder, num_ranks=1, rows_per_micro_batch=4, kind=kind)
+    assert_the_same(alone, [rank["few", kind, held] for rank in of_two])
+
+
+@pytest.mark.parametrize("kind", ["texts", "spans", "pairs", "classes", "rewards", "mixed"])
+@pytest.mark.parametrize(("at_once", "ranks"), [(1, 2), (2, 2), (4, 3)])
+def test_rows_that_are_dealt_to_processes_count_once_and_who_has_none_learns_nothing(folder, kind, at_once, ranks):
+    name, size = JUDGED.get(kind, ("student", 300))
+    student = load(folder / name, kind)
+    teacher = load(folder / (f"{name}'s teacher" if kind in JUDGED else "teacher"), kind)
+    rows, terms, options = learning(kind, folder, student, teacher)
+    replay_terms = options.pop("replay_terms", ())
+    order = rows.order(rows_per_step=4, seed=0) if kind == "mixed" else ByLength(rows.lengths, rows_per_step=4, seed=0)
+    dealt, batches = DealtRows(rows), BatchSampler(Dealt(order, rows_together=at_once * ranks), at_once, False)
+    shares = [[dealt.collate([dealt[row] for row in rows_]) for rows_ in share] for share in shards(batches, ranks)]
+    assert len({len(share) for share in shares}) == 1
+    made = [as_batch(batch) for share in shares for batch in rows.at_step(share, step=1)]
+    (whole,) = rows.at_step([rows.collate([rows[row] for row in order])], step=1)
+    counts = torch.stack([counts_apart(batch, apart=True) for batch in made]).sum(0)
+    assert_close(counts, counts_apart(as_batch(whole), apart=True))
+    (nothing,) = rows.at_step([rows.nothing()], step=1)
+    loss, sums = distillation_loss(
+        student,
+        as_batch(nothing),
+        teacher=LocalTeacher(teacher),
+        terms=[scheduled([term])[0].term for term in terms],
+        vocab_size=size,
+        replay_terms=replay_terms,
+        **options,
+    )
+    loss.backward()
+    assert float(loss.detach()) == 0 and not sums.any()
+    maps = options.get("projections", torch.nn.Module())
+    assert all(not one.grad.any() for one in [*student.parameters(), *maps.parameters()])
+
+
+def shards(batches, ranks):
+    return [list(BatchSamplerShard(batches, num_processes=ranks, process_index=rank)) for rank in range(ranks)]
 
 
 @pytest.mark.parametrize("name", RANKED)

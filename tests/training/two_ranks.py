@@ -10,13 +10,15 @@ from retrieval.cases import ALONE, IDS, ROWS
 from retrieval.models import load_cross_encoder, save_bi_encoder, save_cross_encoder, word_tokenizer
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
 from stillhouse.data.asked import Asked
 from stillhouse.data.examples import Example
+from stillhouse.data.labelled import LabelledRows
 from stillhouse.data.packing import PackedRows
 from stillhouse.data.paired import PairedRows
 from stillhouse.data.preferences import AnswerPair, PreferenceRows, Weighed
+from stillhouse.data.rewards import RewardPair, RewardRows, ScoredAnswer
 from stillhouse.kernels.policy import PolicyTerm
 from stillhouse.kernels.preference import PreferenceTerm
 from stillhouse.kernels.spans import SpanTerm
@@ -31,6 +33,7 @@ from stillhouse.students.projections import Projections
 from stillhouse.teachers import LocalTeacher
 from stillhouse.training import rankings
 from stillhouse.training.features import FeatureTerm, projection_widths
+from stillhouse.training.mixing import DocumentRows, MixedRows
 from stillhouse.training.replay import ReplayRows
 from stillhouse.training.rollouts import AskedRows
 from stillhouse.training.sharding import is_sharded, whole_tensors
@@ -55,6 +58,9 @@ TERMS = [
 SPAN_TERMS = [SpanTerm("span_forward_kl", weight=0.7, temperature=2.0), Term("next_token", weight=0.3)]
 DRAWN_TERMS = [PolicyTerm("sampled_reverse_kl"), PolicyTerm("minillm", 2.0), Term("forward_kl", 0.5)]
 PAIR_TERMS = [PreferenceTerm("dpo"), PreferenceTerm("reward_mse", 0.1), Term("next_token", 0.1), Term("forward_kl")]
+CLASS_TERMS = [Term("forward_kl"), Term("hard_label", 0.3)]
+JUDGED = {"classes": ("classifier", 3), "rewards": ("judge", 2)}
+"""What learns of documents that are judged as wholes, and among how many answers."""
 
 
 class KeepGradients(TrainerCallback):
@@ -81,6 +87,11 @@ def likeliest(student, *, step, steps):
     return {"likeliest": float(student(input_ids=ids).logits[0, -1].argmax())}
 
 
+def load(folder, kind):
+    """A model that learns, or teaches, this kind of rows."""
+    return (AutoModelForSequenceClassification if kind in JUDGED else AutoModelForCausalLM).from_pretrained(folder)
+
+
 def pairs_of(examples):
     """Each two documents as two answers, with what is known of them."""
     random = torch.Generator().manual_seed(0)
@@ -93,17 +104,23 @@ def learning(kind, folder, student, teacher):
     """The rows of this kind over the examples in `folder`, the terms, and what else a trainer is given."""
     examples = [Example(*example) for example in torch.load(folder / "examples.pt")]
     if kind == "pairs":
-        return pairs_of(examples[:12]), PAIR_TERMS, {}
+        return pairs_of(examples[:10]), PAIR_TERMS, {}
+    ids = [one.ids[: 5 + number % 3] for number, one in enumerate(examples)]
+    if kind == "classes":
+        states = FeatureTerm("hidden_mse", 0.1, pairs=((1, 1),))
+        return LabelledRows(ids[:5], torch.tensor([0, 2, 1, 1, 0]), pad_id=0), [*CLASS_TERMS, states], {}
+    if kind == "rewards":
+        sides = [ScoredAnswer(one, None, len(one)) for one in ids]
+        pairs = [RewardPair(*two, prompt="") for two in zip(sides[:10:2], sides[1:10:2], strict=True)]
+        return RewardRows(pairs, pad_id=0), CLASS_TERMS, {}
     if kind == "plain":
         return PackedRows(examples, row_tokens=24), [Term("next_token")], {}
     if kind == "spans":
         pairs, common = torch.load(folder / "spans.pt", weights_only=False)
         return PairedRows(pairs, row_tokens=64), SPAN_TERMS, {"common": common}
+    widths = {f"{side}_width": model.config.hidden_size for side, model in (("student", student), ("teacher", teacher))}
+    maps = Projections(projection_widths([STATES], **widths), seed=0)
     if kind == "texts":
-        widths = {
-            f"{side}_width": model.config.hidden_size for side, model in (("student", student), ("teacher", teacher))
-        }
-        maps = Projections(projection_widths([STATES], **widths), seed=0)
         return PackedRows(examples, row_tokens=24), TERMS, {"projections": maps}
     asked = [Asked(one.ids[:prompt], (one,)) for one, prompt in zip(examples[:7], (3, 2, 5, 1, 3, 7, 2), strict=True)]
     settings = {"sampling": Sampling(max_new_tokens=6), "seed": 7, "stop_ids": {1}, "vocab_size": 300, "max_tokens": 20}
@@ -111,11 +128,21 @@ def learning(kind, folder, student, teacher):
         watch = Watch()
         rows = AskedRows(asked, student, student_share=1.0, tell=watch.hear, batch_size=3, **settings)
         return rows, DRAWN_TERMS, {"watch": watch}
-    assert kind == "replayed"
+    if kind == "mixed":
+        rows = AskedRows(asked[:3], student, student_share=0.5, **settings)
+        others = [Asked(one.ids[:1], (one, two)) for one, two in zip(examples[7:10], examples[10:13], strict=True)]
+        mixed = MixedRows(rows, DocumentRows(others, in_context=False), share=0.4)
+        corpus = {"replay_terms": [Term("next_token", 0.6)], "projections": maps}
+        return mixed, [Term("forward_kl"), STATES], corpus
     keeping = {"capacity": 3, "fresh_share": 0.5, "share_step": 0.1, "tolerance_nats": -1.0, "check_every_steps": 1}
     held_out = PackedRows(examples[7:], row_tokens=24)
-    rows = ReplayRows(asked, student, student_share=0.6, held_out=held_out, **settings, **keeping)
-    return rows, [Term("forward_kl"), Term("reverse_kl", 0.5, answers="student")], {}
+    said_before = [Term("forward_kl"), Term("reverse_kl", 0.5, answers="student")]
+    if kind == "replayed":
+        rows = ReplayRows(asked, student, student_share=0.6, held_out=held_out, **settings, **keeping)
+        return rows, said_before, {}
+    assert kind == "replayed among others"
+    rows = ReplayRows(asked[:3], student, student_share=0.9, held_out=held_out, **settings, **keeping)
+    return MixedRows(rows, PackedRows(examples[7:], row_tokens=24), share=0.4), said_before, {}
 
 
 def steps(
@@ -131,7 +158,11 @@ def steps(
     compiler=None,
 ):
     """The gradients and the log lines of two epochs of these rows, and what they remember; the student hardly moves."""
-    student, teacher = (AutoModelForCausalLM.from_pretrained(folder / name) for name in (student, "teacher"))
+    names, size = ((student, "teacher"), 300)
+    if kind in JUDGED:
+        name, size = JUDGED[kind]
+        names = (name, f"{name}'s teacher")
+    student, teacher = (load(folder / name, kind) for name in names)
     schedule = Schedule(
         epochs=2.0,
         learning_rate=1e-30,
@@ -145,13 +176,12 @@ def steps(
         model=student,
         args=_arguments(schedule, folder / f"of-{num_ranks}-{kind}-{held}"),
         train_dataset=rows,
-        data_collator=rows.collate,
         callbacks=[keeper],
         terms=terms,
         teacher=LocalTeacher(teacher),
-        vocab_size=300,
+        vocab_size=size,
         log_line=lines.append,
-        inspect=likeliest,
+        inspect=None if kind in JUDGED else likeliest,
         held=held,
         teacher_held="whole" if held == "whole" else "sharded",
         precision=precision,
@@ -297,6 +327,11 @@ RANKED = {"retriever": 4, "reranker": 4} | ({"retriever, one at a time": 2, "imi
 
 
 SHARED = {"num_ranks": 2, "rows_per_micro_batch": 1}
+FEW = [("classes", "whole", 1)]
+if FULL:
+    FEW += [("rewards", "whole", 1), ("mixed", "whole", 2), ("replayed among others", "whole", 1)]
+    FEW += [("classes", "sharded", 1), ("mixed", "sharded", 1)]
+"""Rows of which an epoch's last are too few for both, and how many a process runs at once."""
 
 
 def by_torch(where):
@@ -305,6 +340,8 @@ def by_torch(where):
         (kind, "whole"): steps(where, **SHARED, kind=kind, recomputes=kind == "pairs")
         for kind in ("texts", "pairs", "replayed")
     }
+    for kind, held, at_once in FEW:
+        found["few", kind, held] = steps(where, num_ranks=2, rows_per_micro_batch=at_once, kind=kind, held=held)
     for kind in ("texts", "spans", *(["written"] if FULL else [])):
         found[kind, "sharded"] = steps(where, **SHARED, kind=kind, held="sharded", recomputes=kind != "spans")
     found["pairs", "sharded"] = steps(where, **SHARED, kind="pairs", student="untied", held="sharded")

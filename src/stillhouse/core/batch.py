@@ -10,6 +10,10 @@ from torch import Tensor
 
 AnyBatch = TypeVar("AnyBatch", bound="Batch")
 
+_NUMBERED = frozenset({"documents", "spans", "teacher_documents", "teacher_spans"})
+_WEIGHED = frozenset({"weights", "teacher_weights", "label_weights", "answer_weights"})
+"""Which of a batch's tensors say what a token belongs to, and what it, or its row, counts for."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -240,7 +244,7 @@ class PreferenceBatch(Batch):
     @property
     def num_pairs(self) -> int:
         """Pairs of answers."""
-        return len(self.ids) // 2
+        return int(self.real.any(-1).sum()) // 2
 
     @property
     def answer_places(self) -> Bool[Tensor, "batch seq"]:
@@ -272,6 +276,14 @@ def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
         kind = LabelledBatch if len(tensors["label_weights"]) == len(tensors["ids"]) else RankedBatch
         return kind(**tensors)
     return TaggedBatch(**tensors) if "labels" in tensors else Batch(**tensors)
+
+
+def emptied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch of the same shape in which nothing is real and nothing counts, for a process that takes part without rows."""
+    return {
+        name: torch.full_like(tensor, -1) if name in _NUMBERED else tensor * 0 if name in _WEIGHED else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def one_document_a_row(batch: Batch) -> Batch:

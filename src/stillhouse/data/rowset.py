@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from stillhouse.core.batch import Batch, as_batch
+from stillhouse.core.batch import Batch, as_batch, emptied
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.faults import said
 from stillhouse.data.kept import ReadOneByOne, lengths_of
@@ -31,6 +31,11 @@ class RowSet(Dataset[Any]):
     @abstractmethod
     def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
         """Rows as the tensors of one batch."""
+
+    def nothing(self) -> dict[str, Tensor]:
+        """The tensors of a batch without rows, of which a step learns nothing: processes that train together take part in
+        each, and the last rows of an epoch may be too few for all."""
+        return emptied(self.collate([self[0]]))
 
     @property
     @abstractmethod
@@ -68,6 +73,25 @@ class RowSet(Dataset[Any]):
         for start in range(0, len(self), size):
             items = [self[index] for index in range(start, min(start + size, len(self)))]
             yield as_batch(self.collate(items))
+
+
+class DealtRows(Dataset[Any]):
+    """Rows as they are dealt to processes that train together: where an order says None there is no row."""
+
+    def __init__(self, rows: RowSet) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int | None) -> tuple[Any, ...]:
+        """The row, if there is one."""
+        return () if index is None else (self.rows[index],)
+
+    def collate(self, dealt: Sequence[tuple[Any, ...]]) -> dict[str, Tensor]:
+        """The rows that there are as the tensors of one batch."""
+        items = list(chain.from_iterable(dealt))
+        return self.rows.collate(items) if items else self.rows.nothing()
 
 
 class PaddedRows(RowSet):

@@ -67,18 +67,19 @@ def distillation_loss(
         _refuse_other_places(terms)
     if any(isinstance(term, FeatureTerm) and term.needs_documents_alone for term in terms):
         batch = one_document_a_row(batch)
-    if not batch.real.any():
-        asked = teacher if isinstance(teacher, LocalTeacher) and is_sharded(teacher.model) else None
-        told = _asked(asked, batch, terms, pooling)()  # one that processes share is asked by all, at the same places
-        loss, sums = _nothing(student, batch, [*terms, *replay_terms], projections=projections or NO_PROJECTIONS)
-        if asked is not None:
-            _ = _said_of_spans(asked, told, batch, terms)
-        return loss, sums
     apart = batch.replayed if replay_terms else None
     new = batch if apart is None else batch.of_rows(~apart)
+    in_vain = None if new.real.any() else _asked_in_vain(teacher, batch, terms, pooling)
+    if not batch.real.any():
+        loss, sums = _nothing(student, batch, [*terms, *replay_terms], projections=projections or NO_PROJECTIONS)
+        if in_vain is not None:
+            in_vain()
+        return loss, sums
     asked_for = _asked(teacher, new, terms, pooling)
     answer = read_signals(student, batch, wanted_of("student", [*terms, *replay_terms], pooling))
     said = asked_for()
+    if in_vain is not None:
+        in_vain()
     compared = partial(_compared, vocab_size=vocab_size, teacher=teacher, projections=projections, common=common)
     ours = answer if apart is None else answer.of_rows(~apart)
     loss, sums = compared(ours, said, new, terms, counts=counts, overhear=overhear)
@@ -86,20 +87,42 @@ def distillation_loss(
         return loss, torch.cat([sums, sums.new_zeros(len(replay_terms))])
     replayed = batch.of_rows(apart)
     replay_loss, replay_sums = compared(answer.of_rows(apart), Signals(), replayed, replay_terms, counts=replay_counts)
+    if not len(new.ids):
+        loss = loss + _of_none(projections or NO_PROJECTIONS, batch)
     return loss + replay_loss, torch.cat([sums, replay_sums.to(sums.dtype)])
 
 
 def _nothing(student: nn.Module, batch: Batch, terms: Sequence[AnyTerm], *, projections: nn.Module) -> Sums:
     """No loss, and a gradient of zeros: who trains together must all take part in every step, also with nothing to learn."""
-    said = read_signals(student, batch, Wanted(logits=True)).logits
-    learning: list[Tensor] = [weight for weight in projections.parameters() if weight.requires_grad]
+    read = replace(batch, documents=torch.zeros_like(batch.documents))  # of padding alone not all models say numbers
+    said = read_signals(student, read, Wanted(logits=True)).logits
     if is_sharded(student) or is_shared(student):
         # Its blocks are with others by now: what they said leads back to them.
-        learning += [said.values] if isinstance(said, DenseLogits) else _factors(said)
+        answers = [said.values] if isinstance(said, DenseLogits) else _factors(said)
     else:
-        learning += [weight for weight in student.parameters() if weight.requires_grad]
-    loss = torch.stack([0.0 * weight.sum() for weight in learning]).sum()
-    return loss, batch.weights.new_zeros(len(terms))
+        answers = [weight for weight in student.parameters() if weight.requires_grad]
+    return _zero(answers) + _of_none(projections, batch), batch.weights.new_zeros(len(terms))
+
+
+def _zero(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Of which each of them has a gradient of zeros."""
+    return torch.stack([0.0 * tensor.sum() for tensor in tensors]).sum()
+
+
+def _of_none(projections: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+    """What is trained beside the student takes part, too, where there is nothing to compare."""
+    return _zero([batch.weights.new_zeros(()), *projections.parameters()])
+
+
+def _asked_in_vain(
+    teacher: Teacher | None, batch: Batch, terms: Sequence[AnyTerm], pooling: Pooling | None
+) -> Callable[[], object] | None:
+    """Asks a teacher that processes share although there is no question, and once more where others ask of spans: all of them
+    run it as often, and at the same places."""
+    if not isinstance(teacher, LocalTeacher) or not is_sharded(teacher.model):
+        return None
+    told = _asked(teacher, batch, terms, pooling)()
+    return partial(_said_of_spans, teacher, told, batch, terms)
 
 
 def _factors(said: object) -> list[Tensor]:

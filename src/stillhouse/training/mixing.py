@@ -15,6 +15,7 @@ from stillhouse.data.packing import to_batch
 from stillhouse.data.rowset import RowSet
 from stillhouse.data.sampling import rows_beside
 from stillhouse.training.order import MixedByLength
+from stillhouse.training.ranks import of_all_ranks
 
 NEW, OLD = "new.", "old."
 """Before the names of the tensors of either side, until a step is made of them."""
@@ -105,25 +106,27 @@ class MixedRows(RowSet):
 
     def collate(self, items: Sequence[tuple[bool, Any]]) -> dict[str, Tensor]:
         """The tensors of both sides, apart from each other: what is in them, the step decides."""
-        found: dict[str, Tensor] = {}
-        for name, rows, is_old in ((NEW, self.new, False), (OLD, self.old, True)):
-            own = [item for side, item in items if side is is_old]
-            if own:
-                found |= {f"{name}{key}": tensor for key, tensor in rows.collate(own).items()}
-        return {**found, "num_replayed": torch.tensor(sum(is_old for is_old, _ in items))}
+        new, old = ([item for side, item in items if side is is_old] for is_old in (False, True))
+        sides = {NEW: self.new.collate(new) if new else self.new.nothing(), OLD: self.old.collate(old) if old else {}}
+        found = {f"{name}{key}": tensor for name, side in sides.items() for key, tensor in side.items()}
+        return {**found, "num_replayed": torch.tensor(len(old))}
+
+    def nothing(self) -> dict[str, Tensor]:
+        """No row of either side."""
+        return self.collate([])
 
     def at_step(
         self, batches: Sequence[dict[str, Tensor]], *, step: int, progress: float = 0.0
     ) -> list[dict[str, Tensor]]:
         """Each batch with the rows of both sides, the new ones first."""
-        self._in_step = sum(int(batch["num_replayed"]) for batch in batches)
-        sides = [[_named(batch, name) for batch in batches] for name in (NEW, OLD)]
-        made = [
-            iter(rows.at_step([batch for batch in side if batch], step=step, progress=progress))
-            for rows, side in zip((self.new, self.old), sides, strict=True)
-        ]
+        self._in_step = sum(of_all_ranks(sum(int(batch["num_replayed"]) for batch in batches)))
+        # New rows are told of each batch, also where it has none of them: what they keep is in the order of all batches.
+        new = self.new.at_step([_named(batch, NEW) for batch in batches], step=step, progress=progress)
+        sides = [_named(batch, OLD) for batch in batches]
+        old = iter(self.old.at_step([side for side in sides if side], step=step, progress=progress))
         return [
-            joined(next(made[0]) if new else {}, next(made[1]) if old else {}) for new, old in zip(*sides, strict=True)
+            joined({} if side and _is_empty(one) else one, next(old) if side else {})
+            for one, side in zip(new, sides, strict=True)
         ]
 
     def numbers(self) -> dict[str, float]:
@@ -141,6 +144,10 @@ class MixedRows(RowSet):
 
 def _named(batch: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(name): tensor for key, tensor in batch.items() if key.startswith(name)}
+
+
+def _is_empty(batch: Mapping[str, Tensor]) -> bool:
+    return not bool((batch["documents"] >= 0).any())
 
 
 def joined(new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[str, Tensor]:

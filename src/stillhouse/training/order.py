@@ -41,6 +41,26 @@ class ByLength(Sampler[int]):
         return self.lengths[row]
 
 
+class Dealt(Sampler[int | None]):
+    """An order of rows in which the last batches of an epoch, one for each process, are filled up with None: so each process
+    has as many batches, and no row comes twice."""
+
+    def __init__(self, order: "ByLength | MixedByLength", *, rows_together: int) -> None:
+        """`rows_together` are those of a micro-batch of every process."""
+        self.order, self.rows_together = order, rows_together
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.rows_together) * self.rows_together
+
+    def set_epoch(self, epoch: int) -> None:
+        """Become the order of this epoch."""
+        self.order.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int | None]:
+        yield from self.order
+        yield from [None] * (len(self) - len(self.order))
+
+
 def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 

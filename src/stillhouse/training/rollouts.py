@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from stillhouse.core.batch import Batch, as_batch
+from stillhouse.core.batch import Batch, as_batch, emptied
 from stillhouse.data.asked import Asked, Spoken
 from stillhouse.data.context import collated, views_of
 from stillhouse.data.kept import lengths_of
@@ -110,19 +110,25 @@ class AskedRows(RowSet):
 
     def collate(self, items: Sequence[int]) -> dict[str, Tensor]:
         """Which rows these are: what is in them, the step decides."""
-        return {ASKED: torch.tensor(items)}
+        return {ASKED: torch.tensor(items, dtype=torch.long)}
+
+    def nothing(self) -> dict[str, Tensor]:
+        """No row."""
+        return self.collate([])
 
     def at_step(
         self, batches: Sequence[dict[str, Tensor]], *, step: int, progress: float = 0.0
     ) -> list[dict[str, Tensor]]:
-        """Each batch with the answers that this step learns from, a document a row; of no row, anything."""
+        """Each batch with the answers that this step learns from, a document a row."""
         if isinstance(self.student_share, Ramp):
             self.share = self.student_share.at(progress)
         self._across = {}
         dealt = [batch[ASKED].tolist() for batch in batches]
         written = self._written(dealt, step, progress)
+        devices = [batch[ASKED].device for batch in batches]
         return [
-            self._learnt(rows or [0], written, batch[ASKED].device) for rows, batch in zip(dealt, batches, strict=True)
+            self._learnt(rows, written, device) if rows else emptied(self._learnt([0], {}, device))
+            for rows, device in zip(dealt, devices, strict=True)
         ]
 
     def _learnt(self, rows: Sequence[int], written: Mapping[int, Written], device: torch.device) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,7 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from stillhouse.core.alignment import CommonOutcomes
-from stillhouse.core.batch import Batch, ContextBatch, PairedBatch, TaggedBatch, as_batch
+from stillhouse.core.batch import as_batch
 from stillhouse.core.config import Config, Seed
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import flush_folder, remove, write_atomic
@@ -32,7 +31,7 @@ from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import Pooling
 from stillhouse.data.epochs import TellEpoch
-from stillhouse.data.rowset import RowSet
+from stillhouse.data.rowset import DealtRows, RowSet
 from stillhouse.kernels.terms import Term
 from stillhouse.models.adapters import WEIGHTS, adapter_config, adapter_weights, load_adapter, save_adapter
 from stillhouse.models.compiled import BACKEND, compiler_at_work, compiling
@@ -46,9 +45,8 @@ from stillhouse.training import zero
 from stillhouse.training.loss import NO_PROJECTIONS, distillation_loss
 from stillhouse.training.mixing import MixedRows
 from stillhouse.training.odd_batch import keep_batch
-from stillhouse.training.order import ByLength
-from stillhouse.training.rescue import HalvingTrainer, OddSteps, Tell, rows_together, tell_nobody
-from stillhouse.training.rollouts import ASKED
+from stillhouse.training.order import ByLength, Dealt
+from stillhouse.training.rescue import HalvingTrainer, OddSteps, Tell, tell_nobody
 from stillhouse.training.sharding import (
     Held,
     Sharded,
@@ -75,10 +73,6 @@ PACES = "paces"
 
 ROWS_FILE = "rows_{}.json"
 """In a checkpoint, what the rows of a process remember."""
-
-NUMBERED = frozenset({"documents", "spans", "teacher_documents", "teacher_spans"})
-WEIGHED = frozenset({"weights", "teacher_weights"})
-"""Which of a batch's tensors say what a token belongs to, and what it counts for."""
 
 
 class Schedule(Config):
@@ -198,7 +192,9 @@ class DistillationTrainer(HalvingTrainer):
             shard(pupil, num_ranks=kwargs["args"].world_size, precision=precision)
         if teacher_held == "sharded" and isinstance(teacher, LocalTeacher) and kwargs["args"].world_size > 1:
             shard(teacher.model, num_ranks=kwargs["args"].world_size, precision=precision)
-        super().__init__(model=pupil, **kwargs)
+        self._rows: RowSet = kwargs.pop("train_dataset")
+        dealt = DealtRows(self._rows)
+        super().__init__(model=pupil, train_dataset=dealt, data_collator=dealt.collate, **kwargs)
         # The loss below is already divided over the whole step: the Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
@@ -224,28 +220,14 @@ class DistillationTrainer(HalvingTrainer):
         return [term.at(progress, paces) for term, paces in zip(self.terms, self._paces(), strict=True)]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        rows: Any = train_dataset or self.train_dataset
-        if isinstance(rows, MixedRows):
-            order: Any = rows.order(rows_per_step=self._rows_per_step, seed=self.args.seed)
-        else:
-            order = ByLength(rows.lengths, rows_per_step=self._rows_per_step, seed=self.args.seed)
-        self._rows_per_epoch = len(order)
-        return order
-
-    @property
-    def _rows_per_step(self) -> int:
-        """Of all micro-batches and ranks."""
-        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-
-    def _rows_left(self, num_batches: int) -> list[int]:
-        """How many rows each of this process's batches has of an epoch's own. Its last rows may be too few for all ranks:
-        accelerate then deals the first ones again. A rank that has none left takes part with a row that counts for nothing,
-        save of pairs, and of documents that are judged as wholes."""
-        ranks, at_once = self.args.world_size, self._train_batch_size
-        steps = math.ceil(self._rows_per_epoch / self._rows_per_step)
-        first = self.state.global_step % steps * self._rows_per_step
-        places = (n * ranks + self.args.process_index for n in range(num_batches))
-        return [self._rows_per_epoch - first - at_once * place for place in places]
+        at_once, ranks = self._train_batch_size, self.args.world_size
+        in_step: Any = {
+            "rows_per_step": at_once * self.args.gradient_accumulation_steps * ranks,
+            "seed": self.args.seed,
+        }
+        rows = self._rows
+        order = rows.order(**in_step) if isinstance(rows, MixedRows) else ByLength(rows.lengths, **in_step)
+        return order if ranks == 1 else Dealt(order, rows_together=at_once * ranks)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The Trainer's own warm-up spends its first step at 0: a training of one step would learn nothing."""
@@ -274,12 +256,6 @@ class DistillationTrainer(HalvingTrainer):
         }
         return of_terms | self._rows.numbers()
 
-    @property
-    def _rows(self) -> RowSet:
-        rows = self.train_dataset
-        assert isinstance(rows, RowSet)
-        return rows
-
     def _move_on(self, means: Mapping[str, float]) -> None:
         """Let adaptive ramps follow what the step has just shown, if anything of the term: the same means on every rank."""
         progress = self._share_done(self.state.global_step)
@@ -296,15 +272,9 @@ class DistillationTrainer(HalvingTrainer):
     ) -> tuple[list[Any], Any]:
         """The batches of one step. Loaders read ahead; what depends on the student's weights is made now, and not before."""
         collated, done = list(islice(epoch_iterator, num_batches)), self.state.global_step
-        left = self._rows_left(len(collated)) if self.args.world_size > 1 else [sys.maxsize] * len(collated)
-        collated = [first_asked(batch, number) for batch, number in zip(collated, left, strict=True)]
         writes = self._rows.run_the_student
         with self._all_weights(wanted=writes), self._all_weights_of_the_teacher(wanted=writes):
-            made = self._rows.at_step(collated, step=done + 1, progress=self._share_done(done))
-        batches = [
-            first_rows(batch, number, counts_pieces=ASKED not in asked)
-            for batch, number, asked in zip(made, left, collated, strict=True)
-        ]
+            batches = self._rows.at_step(collated, step=done + 1, progress=self._share_done(done))
         self.read = batches
         return super().get_batch_samples(iter(batches), num_batches, device)
 
@@ -586,26 +556,6 @@ class DistillationTrainer(HalvingTrainer):
         return fill(self.adapted, state) if keeps else student
 
 
-def first_asked(collated: dict[str, Tensor], number: int) -> dict[str, Tensor]:
-    """A batch's first so many rows, where it has yet to be said what is in them: it may be none."""
-    return {ASKED: collated[ASKED][: max(number, 0)]} if ASKED in collated else collated
-
-
-def first_rows(inputs: dict[str, Tensor], number: int, *, counts_pieces: bool = True) -> dict[str, Tensor]:
-    """A batch's first so many rows; of none, one of which nothing is learnt or counted, where the batch is one of tokens. What
-    answers a row may be several pieces, which then say nothing of its number."""
-    rows = len(inputs["ids"]) // rows_together(inputs)
-    if number >= rows or (number > 0 and not counts_pieces):
-        return inputs
-    if number > 0:
-        return {name: tensor[: len(tensor) * number // rows] for name, tensor in inputs.items()}
-    if type(as_batch(inputs)) not in (Batch, TaggedBatch, ContextBatch, PairedBatch):
-        return inputs
-    one = {name: tensor[:1] for name, tensor in inputs.items()}
-    nowhere = {name: torch.full_like(one[name], -1) for name in NUMBERED & one.keys()}
-    return {**one, **nowhere, **{name: torch.zeros_like(one[name]) for name in WEIGHED & one.keys()}}
-
-
 def rate_share(step: int, *, warmup: int, total: int) -> float:
     """The learning rate in a step, as a share of the highest: it rises from the first step on, then falls along a cosine."""
     if step < warmup:
@@ -657,7 +607,6 @@ def train(
         model=student,
         args=_arguments(schedule, checkpoints, report_to=report_to, title=title),
         train_dataset=rows,
-        data_collator=rows.collate,
         terms=terms,
         teacher=teacher if any(term.term.reads_teacher for term in scheduled(terms)) else None,
         vocab_size=vocab_size,

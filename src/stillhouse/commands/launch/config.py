@@ -17,7 +17,7 @@ from stillhouse.core.files import write_atomic
 from stillhouse.teachers import LocalTeacherConfig, SelfTeacherConfig
 from stillhouse.teachers.on_ray import Faculty
 from stillhouse.training.sharding import Held, TeacherHeld
-from stillhouse.training.sources import OfflineConfig, ReplayConfig, TeacherSourceConfig
+from stillhouse.training.sources import OfflineConfig, TeacherSourceConfig
 from stillhouse.training.trainer import Schedule
 from stillhouse.training.zero import NO_DEEPSPEED
 
@@ -108,11 +108,6 @@ def _check_source(recipe: Recipe) -> None:
         raise StillhouseError(
             "source.engine is vllm, which writes for one process alone; with --launch each writes its own share. Leave one out."
         )
-    if isinstance(source, ReplayConfig) and recipe.replay is not None:
-        raise StillhouseError(
-            "source.kind is 'replay' and other data is mixed in (replay): with --launch it is not known which answers are to "
-            "be kept. Leave one of the three out."
-        )
 
 
 def _check_adapter(recipe: Recipe, held: Held) -> None:
@@ -140,10 +135,6 @@ def _check_sharded_teacher(recipe: Recipe) -> None:
         raise StillhouseError(f"labels keep what the teacher says, so no process asks it. {mend}")
     if not isinstance(recipe.teacher, LocalTeacherConfig):
         raise StillhouseError(f"teacher.kind is {recipe.teacher.kind!r}, of which there is nothing to share. {mend}")
-    if recipe.replay is not None:
-        raise StillhouseError(
-            f"replay leaves some processes without a question now and then, but all ask as often. {mend}"
-        )
 
 
 def held_by(file: Path) -> Held:
