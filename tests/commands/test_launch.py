@@ -8,7 +8,14 @@ import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from stillhouse.commands.launch.config import check_compiled, check_launch, held_by, share_of, write_config
+from stillhouse.commands.launch.config import (
+    check_adapter,
+    check_compiled,
+    check_launch,
+    held_by,
+    share_of,
+    write_config,
+)
 from stillhouse.commands.recipe import Recipe
 from stillhouse.commands.stages.labelling import check_spread
 from stillhouse.commands.stages.teaching import check_taught_on_ray
@@ -73,6 +80,13 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
     )
     with pytest.raises(StillhouseError, match=r"student\.lora\.quantize is 4bit.*--sharded"):
         check_launch(narrow, 2, config=None, held="sharded")
+    own = {"teacher": {"kind": "self"}, "student": {"kind": "checkpoint", "model": str(teacher_folder), "lora": {}}}
+    twice = parse_recipe(Recipe, recipe_values(teacher_folder, {"run": "runs/x", **own, "labels": None}))
+    for held in ("zero2", "zero3"):
+        check_adapter(adapted, held)
+        for made, words in ((narrow, r"quantize is 4bit.*or DEEPSPEED\."), (twice, r"is 'self'.*leave DEEPSPEED out")):
+            with pytest.raises(StillhouseError, match=words):
+                check_adapter(made, held)
     assert_refused_in_one_line(stillhouse("train", recipe(), "--launch-config", written), "--launch N")
     assert_refused_in_one_line(stillhouse("train", recipe(), "--sharded-teacher"), "--launch N")
     among_others = {

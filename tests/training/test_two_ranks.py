@@ -20,7 +20,7 @@ from stillhouse.training.order import ByLength, Dealt
 from stillhouse.training.terms import counts_apart, scheduled
 
 from .test_paired_loss import TEXTS, other_tokenizer, pairs_of  # noqa: F401
-from .two_ranks import FEW, JUDGED, RANKED, be_a_rank, learning, learnt, load, ranked, save_rankers, steps
+from .two_ranks import ADAPTER, FEW, JUDGED, RANKED, be_a_rank, learning, learnt, load, ranked, save_rankers, steps
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def _free_port():
 @pytest.fixture(scope="module")
 def of_two(folder):
     """What each of two processes found, of texts, of pairs and of rankings: to start them is what takes time."""
-    learnt(folder, folder / "begun-by-one-adapted", num_ranks=1, stops_at=3, adapts=True)
+    learnt(folder, folder / "begun-by-one-adapted", num_ranks=1, stops_at=3, adapter=ADAPTER)
     assert ranked(folder, folder / "ranked by one", kind="retriever", stops_at=3) is None
     return found_by_two(folder, "torch", ("whole", "sharded"))
 
@@ -227,9 +227,9 @@ def test_what_two_processes_have_begun_one_ends_and_the_other_way_round(folder, 
 
 
 def test_an_adapter_on_weights_that_two_processes_share_is_that_of_one(folder, of_two):
-    alone = learnt(folder, folder / "adapted-alone", num_ranks=1, adapts=True)
+    alone = learnt(folder, folder / "adapted-alone", num_ranks=1, adapter=ADAPTER)
     first, second = (rank["adapted"] for rank in of_two)
-    kept_by_two = learnt(folder, folder / "begun-by-one-adapted", num_ranks=1, adapts=True)
+    kept_by_two = learnt(folder, folder / "begun-by-one-adapted", num_ranks=1, adapter=ADAPTER)
     assert second == {} and alone.keys() == first.keys()
     assert max(weight.abs().max() for name, weight in alone.items() if ".lora_B." in name) > 1e-2
     for name, weight in alone.items():

@@ -193,6 +193,11 @@ def steps(
     return keeper.steps, lines, rows.state()
 
 
+ADAPTER = LoraConfig(rank=2, alpha=4.0)
+ALL_OVER = LoraConfig(rank=2, alpha=4.0, dora=True, targets=("embed_tokens", "q_proj", "down_proj"))
+"""An adapter that looks its base weights up, and one of embeddings, which are the head, too."""
+
+
 class Stopped(Exception):
     """A kill, as all ranks would meet it."""
 
@@ -217,11 +222,12 @@ class OddRows(PackedRows):
         return [{**batch, "weights": batch["weights"] * float("nan")} for batch in batches]
 
 
-def learnt(folder, checkpoints, *, num_ranks, stops_at=0, held="whole", rows_type=StoppingRows, adapts=False):
-    """The student after four steps, saved every two; None where it was stopped before the third."""
+def learnt(folder, checkpoints, *, num_ranks, stops_at=0, held="whole", rows_type=StoppingRows, adapter=None):
+    """The student, or the one that learns an adapter, after four steps, saved every two; None where it was stopped before the
+    third."""
     student = AutoModelForCausalLM.from_pretrained(folder / "student")
-    if adapts:
-        student = add_adapter(student, LoraConfig(rank=2, alpha=4.0), seed=0)
+    if adapter is not None:
+        student = add_adapter(student, adapter, seed=0)
     examples = [Example(*example) for example in torch.load(folder / "examples.pt")]
     rows = rows_type(examples, row_tokens=24)
     rows.stops_at = stops_at
@@ -348,7 +354,7 @@ def by_torch(where):
     if FULL:
         found["plain", "sharded"] = steps(where, **SHARED, kind="plain", held="sharded", compiler="eager")
         found["texts", "in bfloat16"] = steps(where, **SHARED, held="sharded", precision="bfloat16")
-    found["adapted"] = learnt(where, where / "begun-by-one-adapted", num_ranks=2, held="sharded", adapts=True)
+    found["adapted"] = learnt(where, where / "begun-by-one-adapted", num_ranks=2, held="sharded", adapter=ADAPTER)
     for name, at_once in RANKED.items():
         kind = name.partition(",")[0]
         found[name] = ranked(where, where / f"{name} of two", kind=kind, at_once=at_once)
@@ -364,8 +370,14 @@ def by_deepspeed(where):
         found[kind, "zero3"] = steps(where, **SHARED, kind=kind, held="zero3", recomputes=kind == "written")
     found["pairs", "zero3"] = steps(where, **SHARED, kind="pairs", student="untied", held="zero3")
     found["texts", "in bfloat16"] = steps(where, **SHARED, held="zero3", precision="bfloat16")
+    found["all over", "zero3"] = learnt(where, where / "all over", num_ranks=2, held="zero3", adapter=ALL_OVER)
     for held in ("zero2", "zero3"):
+        for kind in ("classes", "mixed", "replayed", "replayed among others"):
+            found[kind, held] = steps(where, **SHARED, kind=kind, held=held)
         found["odd", held] = learnt(where, where / f"odd-{held}", num_ranks=2, held=held, rows_type=OddRows)
+        adapted = {"num_ranks": 2, "held": held, "adapter": ADAPTER}
+        found["adapted", held] = learnt(where, where / f"begun-by-one-adapted-{held}", **adapted)
+        assert learnt(where, where / f"begun-by-two-adapted-{held}", **adapted, stops_at=3) is None
     return found | going_on(where, ("zero2", "zero3"))
 
 

@@ -73,7 +73,8 @@ def trainable_count(model: nn.Module) -> int:
 
 def adapter_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     """The adapter's weights as the model holds them, by their names in a file."""
-    weights = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    own = model.state_dict(keep_vars=True)
+    weights = get_peft_model_state_dict(model, state_dict=own, adapter_name=ADAPTER, save_embedding_layers=False)
     return {_PREFIX + name: weight for name, weight in weights.items()}
 
 
@@ -89,7 +90,7 @@ def save_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     kept = adapter_weights(model) if weights is None else weights
     with atomic_path(folder / WEIGHTS) as part:
-        save_file({name: weight.contiguous() for name, weight in kept.items()}, part, {"format": "pt"})
+        save_file({name: weight.detach().contiguous() for name, weight in kept.items()}, part, {"format": "pt"})
     config.save_pretrained(str(folder))
     return size_on_disk(folder / WEIGHTS)
 

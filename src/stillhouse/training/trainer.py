@@ -187,7 +187,7 @@ class DistillationTrainer(HalvingTrainer):
         self.is_sharded = held == "sharded" and not is_alone
         self.zero_stage = None if is_alone else zero.STAGES.get(held)
         # What has an adapter in it is put together again in a copy of it: it is no plain model of its class.
-        self.adapted = hollow(model) if self.is_sharded and adapter_config(model) is not None else None
+        self.adapted = hollow(model) if self._has_parts and adapter_config(model) is not None else None
         if self.is_sharded:
             shard(pupil, num_ranks=kwargs["args"].world_size, precision=precision)
         if teacher_held == "sharded" and isinstance(teacher, LocalTeacher) and kwargs["args"].world_size > 1:

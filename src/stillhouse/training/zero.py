@@ -66,9 +66,16 @@ class Zero(nn.Module):
 class Steps(torch.optim.Optimizer):
     """The optimiser as a Trainer sees it: DeepSpeed's step, with this one's rates, for its part of the weights."""
 
-    def __init__(self, own: torch.optim.Optimizer, weights: list[list[nn.Parameter]], engine: Any) -> None:
+    def __init__(
+        self,
+        own: torch.optim.Optimizer,
+        groups: list[dict[str, Any]],
+        weights: list[list[nn.Parameter]],
+        engine: Any,
+    ) -> None:
         # Not as torch begins one: it would take the weights for its own.
         self.own, self.weights, self.engine, self.model = own, weights, engine, Zero(engine)
+        self.groups = groups
         self.is_odd = False
 
     @property
@@ -78,8 +85,9 @@ class Steps(torch.optim.Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """Where rates are set."""
-        return self.own.param_groups
+        """Where rates are set: also of a group without weights, as of an adapter, which DeepSpeed leaves out and one process
+        has."""
+        return self.groups
 
     @property
     def defaults(self) -> dict[str, Any]:  # type: ignore[override]
@@ -130,13 +138,22 @@ def part(pupil: nn.Module, own: torch.optim.Optimizer, *, stage: Stage, max_norm
         ModelError: if DeepSpeed is not installed.
     """
     deepspeed = _deepspeed()
-    weights = [list(group["params"]) for group in own.param_groups]
+    groups = list(own.param_groups)
+    weights = [list(group["params"]) for group in groups]
     learning = Learning(pupil)
     engine, *_ = deepspeed.initialize(model=learning, optimizer=own, config=_settings(stage, max_norm))
     engine.set_gradient_accumulation_boundary(True)
-    for weight in _used_by_losses(pupil):
-        deepspeed.zero.register_external_parameter(learning, weight)
-    return Steps(own, weights, engine)
+    if stage == 3:
+        _keep_no_trace(engine.optimizer.parameter_offload.get_param_coordinator())
+    for module, weight in [*((learning, weight) for weight in _used_by_losses(pupil)), *_without_module(pupil)]:
+        deepspeed.zero.register_external_parameter(module, weight)
+    return Steps(own, groups, weights, engine)
+
+
+def _keep_no_trace(coordinator: Any) -> None:
+    """Let a pass end without a word to the others. DeepSpeed notes which modules ran, and processes compare their notes until
+    they have seen one pass twice: who has had another, as without rows, would compare alone, and wait for ever."""
+    coordinator.reset_step = coordinator._clean_inflight_param_registry
 
 
 def _deepspeed() -> Any:
@@ -167,6 +184,15 @@ def _used_by_losses(pupil: nn.Module) -> list[nn.Parameter]:
     head, within = student.get_output_embeddings(), {id(weight) for weight in student.parameters()}
     beside = [weight for weight in pupil.parameters() if id(weight) not in within]
     return beside if head is None else [*head.parameters(), *beside]
+
+
+def _without_module(pupil: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """Weights that lie in a dictionary, which is never at work itself, and the module that looks them up: peft keeps an
+    adapter of embeddings so."""
+    for module in pupil.modules():
+        for kept in module.children():
+            if isinstance(kept, nn.ParameterDict):
+                yield from ((module, weight) for weight in kept.parameters())
 
 
 def loss_of(model: nn.Module, loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -263,7 +289,7 @@ def _link(steps: Steps) -> None:
     from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
     if not steps.has_parts:
-        for own, group in zip(_flat(steps), steps.weights, strict=True):
+        for own, group in zip(_flat(steps), filter(None, steps.weights), strict=True):
             lazy_init_hp_params_optimizer_state(group, own, steps.own.state)
 
 

@@ -54,7 +54,7 @@ def check_launch(
     found = check_held(config, held)
     check_compiled(recipe.training, found)
     if recipe.student.lora is not None:
-        _check_adapter(recipe, found)
+        check_adapter(recipe, found)
     if teacher_held == "sharded":
         _check_sharded_teacher(recipe)
 
@@ -110,22 +110,25 @@ def _check_source(recipe: Recipe) -> None:
         )
 
 
-def _check_adapter(recipe: Recipe, held: Held) -> None:
+def check_adapter(recipe: Recipe, held: Held) -> None:
+    """Refuse an adapter on weights that cannot be shared so.
+
+    Raises:
+        StillhouseError: naming what is to be left out.
+    """
     lora = recipe.student.lora
     assert lora is not None
-    if held in ZERO_STAGES.values():
+    if held == "whole":
+        return
+    way = "--sharded" if held == "sharded" else "DEEPSPEED"
+    if lora.quantize != "none":
         raise StillhouseError(
-            "student.lora learns an adapter on weights that stay as they are, and how DeepSpeed shares these is not known. "
-            "Use --sharded, or leave one out."
+            f"student.lora.quantize is {lora.quantize}, and weights of so few bits are not shared. Leave it out, or {way}."
         )
-    if held == "sharded" and lora.quantize != "none":
-        raise StillhouseError(
-            f"student.lora.quantize is {lora.quantize}, and weights of so few bits are not shared. Leave it out, or --sharded."
-        )
-    if held == "sharded" and isinstance(recipe.teacher, SelfTeacherConfig) and recipe.labels is None:
+    if isinstance(recipe.teacher, SelfTeacherConfig) and recipe.labels is None:
         raise StillhouseError(
             "teacher.kind is 'self': the student answers twice in a step, which processes that share it do not. Ask it "
-            "beforehand (labels: {signal: sampled}), or leave --sharded out."
+            f"beforehand (labels: {{signal: sampled}}), or leave {way} out."
         )
 
 
