@@ -1,9 +1,12 @@
-"""The order in which rows are learnt."""
+"""The order in which rows are learnt: computed pool by pool, so that memory holds a pool and not an epoch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 
+import numpy as np
 from torch.utils.data import Sampler
+
+from stillhouse.core.permutation import Permutation
 
 POOL_STEPS = 50
 """Steps' worth of rows that are sorted together: more saves little more padding, and costs randomness."""
@@ -28,17 +31,19 @@ class ByLength(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        chance = Random(f"{self.seed}, epoch {self.epoch}")
-        rows = chance.sample(range(len(self)), len(self))
-        pools = _cut(rows, POOL_STEPS * self.rows_per_step)
-        steps = [step for pool in pools for step in _cut(sorted(pool, key=self._length), self.rows_per_step)]
-        # One step at most is not full. It stays last, or it would take its rows from the next.
-        last = [steps.pop()] if len(rows) % self.rows_per_step else []
-        chance.shuffle(steps)
-        return (row for step in [*steps, *last] for row in step)
+        seed, pool = f"{self.seed}, epoch {self.epoch}", POOL_STEPS * self.rows_per_step
+        order = Permutation(len(self), seed)
+        for start in range(0, len(self), pool):
+            rows = _by_length(order.part(start, start + pool).tolist(), self.lengths)
+            steps = [rows[first : first + self.rows_per_step] for first in range(0, len(rows), self.rows_per_step)]
+            # One step at most is not full. It stays last, or it would take its rows from the next.
+            last = [steps.pop()] if len(rows) % self.rows_per_step else []
+            Random(f"{seed}, steps from {start}").shuffle(steps)
+            yield from (row for step in [*steps, *last] for row in step)
 
-    def _length(self, row: int) -> int:
-        return self.lengths[row]
+
+def _by_length(rows: Iterable[int], lengths: Sequence[int]) -> list[int]:
+    return sorted(rows, key=lengths.__getitem__)
 
 
 class Dealt(Sampler[int | None]):
@@ -61,10 +66,6 @@ class Dealt(Sampler[int | None]):
         yield from [None] * (len(self) - len(self.order))
 
 
-def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
 class MixedByLength(Sampler[int]):
     """The same of rows of two kinds: all new ones and `num_replayed` of the old in an epoch, these spread so evenly that up to
     any row the share is exact to one. Old rows are numbered on from the new ones.
@@ -82,51 +83,63 @@ class MixedByLength(Sampler[int]):
         seed: int,
         replay_seed: int,
     ) -> None:
-        self.lengths, self.num_new, self.num_old = [*new_lengths, *old_lengths], len(new_lengths), len(old_lengths)
+        self.new_lengths, self.old_lengths = new_lengths, old_lengths
         self.num_replayed, self.rows_per_step = num_replayed, rows_per_step
         self.seed, self.replay_seed, self.epoch = seed, replay_seed, 0
 
     def __len__(self) -> int:
-        return self.num_new + self.num_replayed
+        return len(self.new_lengths) + self.num_replayed
 
     def set_epoch(self, epoch: int) -> None:
         """Become the order of this epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        chance = Random(f"{self.seed}, epoch {self.epoch}")
-        total = len(self)
-        places = [(n + 1) * self.num_replayed // total > n * self.num_replayed // total for n in range(total)]
-        steps = [list(step) for step in _cut(places, self.rows_per_step)]
-        shuffled = chance.sample(range(len(steps)), len(steps))
-        new = chance.sample(range(self.num_new), self.num_new)
-        sides = (self._dealt(new, False, steps, shuffled), self._dealt(self._replayed(), True, steps, shuffled))
-        for number, step in enumerate(steps):
-            waiting = [iter(side[number]) for side in sides]
-            yield from (next(waiting[is_old]) for is_old in step)
+        seed = f"{self.seed}, epoch {self.epoch}"
+        new, num_new = Permutation(len(self.new_lengths), seed), len(self.new_lengths)
+        for start in range(0, len(self), POOL_STEPS * self.rows_per_step):
+            steps = self._steps(start)
+            shuffled = Random(f"{seed}, steps from {start}").sample(range(len(steps)), len(steps))
+            num_old, stop = self._old_before(start), start + sum(map(len, steps))
+            old_rows = self._replayed(num_old, self._old_before(stop))
+            new_rows = new.part(start - num_old, stop - self._old_before(stop)).tolist()
+            sides = (
+                _dealt(_by_length(new_rows, self.new_lengths), False, steps, shuffled),
+                _dealt([num_new + row for row in _by_length(old_rows, self.old_lengths)], True, steps, shuffled),
+            )
+            for number, step in enumerate(steps):
+                waiting = [iter(side[number]) for side in sides]
+                yield from (next(waiting[is_old]) for is_old in step)
 
-    def _dealt(
-        self, rows: Sequence[int], is_old: bool, steps: Sequence[Sequence[int]], shuffled: Sequence[int]
-    ) -> dict[int, Sequence[int]]:
-        """The rows that each step gets of one kind, those of a step alike in length."""
-        dealt: dict[int, Sequence[int]] = {}
-        start = 0
-        for pool in _cut(shuffled, POOL_STEPS):
-            wanted = [steps[number].count(is_old) for number in pool]
-            alike = sorted(rows[start : start + sum(wanted)], key=self.lengths.__getitem__)
-            start, taken = start + sum(wanted), 0
-            for number, count in zip(pool, wanted, strict=True):
-                dealt[number] = alike[taken : taken + count]
-                taken += count
-        return dealt
+    def _old_before(self, place: int) -> int:
+        """How many of the rows before this place are old ones."""
+        return place * self.num_replayed // len(self)
 
-    def _replayed(self) -> list[int]:
-        """The old rows of this epoch: all in turn, in another order each time."""
-        first = self.epoch * self.num_replayed
-        passes = range(first // self.num_old, (first + self.num_replayed - 1) // self.num_old + 1)
-        in_turn = [row for number in passes for row in self._shuffled(number)]
-        start = first - passes[0] * self.num_old
-        return [self.num_new + row for row in in_turn[start : start + self.num_replayed]]
+    def _steps(self, start: int) -> list[list[bool]]:
+        """Which rows of each step of the pool that begins here are old ones."""
+        ends = range(start, min(start + POOL_STEPS * self.rows_per_step, len(self)))
+        is_old = [self._old_before(place + 1) > self._old_before(place) for place in ends]
+        return [is_old[first : first + self.rows_per_step] for first in range(0, len(is_old), self.rows_per_step)]
 
-    def _shuffled(self, number: int) -> list[int]:
-        return Random(f"{self.replay_seed}, pass {number}").sample(range(self.num_old), self.num_old)
+    def _replayed(self, start: int, stop: int) -> list[int]:
+        """The old rows of this epoch from one of them up to another: all in turn, in another order each time."""
+        num_old, before = len(self.old_lengths), self.epoch * self.num_replayed
+        passes, places = np.divmod(np.arange(before + start, before + stop), num_old)
+        return [
+            row
+            for number in np.unique(passes).tolist()
+            for row in Permutation(num_old, f"{self.replay_seed}, pass {number}").at(places[passes == number]).tolist()
+        ]
+
+
+def _dealt(
+    rows: Sequence[int], is_old: bool, steps: Sequence[Sequence[bool]], shuffled: Sequence[int]
+) -> dict[int, Sequence[int]]:
+    """The rows that each step of a pool gets of one kind, those of a step alike in length."""
+    dealt: dict[int, Sequence[int]] = {}
+    taken = 0
+    for number in shuffled:
+        count = steps[number].count(is_old)
+        dealt[number] = rows[taken : taken + count]
+        taken += count
+    return dealt
