@@ -155,7 +155,7 @@ def _measure(source: str | None, records: int, what: str, kind: str) -> None:
                 row_tokens=ROW_TOKENS,
             )
         if what == "ask":  # what a student is to answer, and how long it is
-            tokens = int(lengths_of(askable(found.asked, max_tokens=ROW_TOKENS, at_last=False)).sum())
+            tokens = lengths_of(askable(found.asked, max_tokens=ROW_TOKENS, at_last=False)).sum()
         if what == "train":  # an epoch's batches in their order; what the models take has nothing to do with records
             for step in _steps(ByLength(rows.lengths, rows_per_step=8, seed=0)):
                 rows.collate([rows[number] for number in step])

@@ -115,7 +115,9 @@ def test_every_step_logs_every_term_and_their_weighted_sum(done):
     for line in lines:
         assert line.keys() == {"arm", "step", "tokens", *asked, "loss", "learning_rate", "gradient_norm"}
         assert_close(line["loss"], sum(weight * line[name] for name, weight in asked.items()), rtol=1e-4, atol=1e-5)
-    assert mean_of(lines[-5:]) < mean_of(lines[:5])
+    # What the teacher says is learnt in any order of the rows. What the data says besides may be at odds with it.
+    first, last = (sum(line[done.kind.objectives[0]["name"]] for line in some) for some in (lines[:5], lines[-5:]))
+    assert last < first
 
 
 def test_the_control_learns_from_the_data_alone_where_there_is_something_to_learn(done):

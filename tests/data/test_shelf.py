@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.numbers import Numbers
 from stillhouse.core.objects import Objects
 from stillhouse.data.asked import Asked, ask_chat, ask_to_go_on, keep_asked, packed
 from stillhouse.data.chat import ChatReader
@@ -43,7 +44,7 @@ def test_a_shelf_gives_back_what_was_put_on_it(given):
     examples = [Example(*map(tuple, zip(*tokens, strict=True)), size, part) for tokens, size, part in given]
     shelf = on_shelf(examples)
     assert [*shelf] == examples == shelf[:] and shelf[1:] == examples[1:] and shelf[-2:] == examples[-2:]
-    assert lengths_of(shelf).tolist() == lengths_of(examples).tolist()
+    assert [*lengths_of(shelf)] == [*lengths_of(examples)]
     mine, theirs = PackedRows(shelf, row_tokens=16), PackedRows(examples, row_tokens=16)
     assert [*mine] == [*theirs] and mine.lengths == theirs.lengths
 
@@ -62,15 +63,15 @@ MEMBERS = (
 @pytest.mark.parametrize("member", MEMBERS, ids=lambda member: type(member).__name__)
 def test_members_of_any_type_are_read_as_they_were_put_down(member):
     kept = keep([member] * 3, of=type(member))
-    assert [*kept] == [member] * 3 == kept[:] and those(kept, np.array([2]))[0] == member
+    assert [*kept] == [member] * 3 == kept[:] and those(kept, Numbers.of(np.array([2])))[0] == member
     assert joined(kept, [member])[3] == member and len(joined(kept, kept)) == 6
     if isinstance(member, HasSizes):
-        assert sizes_of(kept).tolist() == sizes_of([member] * 3).tolist() == [[*member.sizes]] * 3
+        assert [*sizes_of(kept)] == [*sizes_of([member] * 3)] == [[*member.sizes]] * 3
 
 
 def test_nothing_is_kept_of_nothing():
     rows = PairedRows(keep([], of=Pair), row_tokens=8)
-    assert [*rows] == [] == rows.lengths and lengths_of(rows.teacher_examples).tolist() == []
+    assert [*rows] == [] == rows.lengths and [*lengths_of(rows.teacher_examples)] == []
 
 
 def test_a_shelf_with_a_name_is_read_by_others(build_example, tmp_path):
@@ -158,7 +159,7 @@ def test_conversations_on_shelves_are_those_that_memory_would_have_held(tokenize
 
 def test_equal_rows_are_one_wherever_they_stand():
     rows = [Conversation("a", (1.0,), where=f"file, line {n}", unfinished=frozenset({n % 2, 9})) for n in range(4)]
-    assert Known(rows).is_first.tolist() == [True, True, False, False]
+    assert [*Known(rows).is_first] == [True, True, False, False]
 
 
 def test_a_shelf_of_objects_is_read_in_pieces_by_whoever_shares_no_disk(build_example, tmp_path, monkeypatch):

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.commands.metrics_log import last_saved_step
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.files import append_line, json_line, read_lines, write_atomic
+from stillhouse.core.numbers import counting, places_of
 from stillhouse.core.task import Task
 from stillhouse.data.asked import Asked
 from stillhouse.data.config import ChatDataConfig, DataConfig
@@ -141,12 +141,12 @@ def askable(asked: Sequence[Asked], *, max_tokens: int, at_last: bool) -> Sequen
     Raises:
         DataError: if none does.
     """
-    fits = [_longest_prompt(one, at_last=at_last) < max_tokens for one in asked]
-    if not any(fits):
+    places = places_of(counting(_longest_prompt(one, at_last=at_last) < max_tokens for one in asked))
+    if not places:
         raise DataError(
             f"all {len(asked):,} prompts fill data.sequence_tokens ({max_tokens}), so there is no room for an answer. Raise it."
         )
-    return those(asked, np.flatnonzero(fits))
+    return those(asked, places)
 
 
 def _longest_prompt(asked: Asked, *, at_last: bool) -> int:

@@ -13,7 +13,7 @@ are sealed with what they were made from and the SHA-256 of that and their conte
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -271,10 +271,10 @@ class StoreFiles:
         """The teacher's head, where one is kept."""
         return None if self.manifest.head is None else read_head(self.folder, self.manifest)
 
-    def keys(self) -> list[NDArray[Any]]:
+    def keys(self) -> Iterator[NDArray[Any]]:
         """The keys of each shard's records."""
         shards = (self.shard(name) for name in self.manifest.shards)
-        return [shard.tensors["keys"].numpy().reshape(-1).view("S16").copy() for shard in shards]
+        return (shard.tensors["keys"].numpy().reshape(-1).view("S16") for shard in shards)
 
     def shard(self, name: str) -> Shard:
         """One of them, which stays open."""
@@ -303,14 +303,14 @@ class FetchedFiles(StoreFiles):
             self.objects.get(HEAD, self.folder / HEAD)
         return super().head()
 
-    def keys(self) -> list[NDArray[Any]]:
+    def keys(self) -> Iterator[NDArray[Any]]:
         """From one object, without a shard."""
         if not (self.folder / KEYS).exists():
             self.objects.get(KEYS, self.folder / KEYS)
         tensors, seal = _read(self.folder / KEYS)
         _refuse_a_strangers(self.folder / KEYS, seal, self.manifest)
         keys, ends = tensors["keys"].numpy().reshape(-1).view("S16"), tensors["ends"].tolist()
-        return [keys[start:end].copy() for start, end in pairwise([0, *ends])]
+        return (keys[start:end] for start, end in pairwise([0, *ends]))
 
     def shard(self, name: str) -> Shard:
         """Fetched if it is not there, in the place of those that were read longest ago. What came damaged is fetched again."""

@@ -1,6 +1,5 @@
 """Prompts that a student answers anew in each step, beside the answers that the data has."""
 
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import InstanceOf
 
+from stillhouse.core.numbers import Counting, Numbers
 from stillhouse.data.chat import ReadConversation, ReadTurn
 from stillhouse.data.chat_forms import Conversation
 from stillhouse.data.examples import Example, windows
@@ -202,32 +202,38 @@ def _answered(prompt: tuple[int, ...], tokens: Sequence[int], weights: Sequence[
 class KeptAsked(ReadOneByOne[Asked]):
     """What is asked in a file, and what is learnt on a shelf, piece by piece: each is put together when it is asked for."""
 
-    def __init__(self, pieces: Shelf, rest: Kept[Asked], ends: NDArray[np.int64]) -> None:
-        self.pieces, self._rest, self._ends = pieces, rest, ends
+    def __init__(self, pieces: Shelf, rest: Kept[Asked], bounds: Numbers) -> None:
+        """The pieces of each lie between two `bounds`."""
+        self.pieces, self._rest, self._bounds = pieces, rest, bounds
 
     def __len__(self) -> int:
         return len(self._rest)
 
     @property
-    def sizes(self) -> NDArray[Any]:
-        told = np.concatenate([[0], np.cumsum(self.pieces.sizes[:, 0])])[self._ends]
-        return np.diff(told, prepend=0)[:, None]
+    def sizes(self) -> Numbers:
+        def part(start: int, stop: int) -> NDArray[np.int64]:
+            bounds = self._bounds.part(start, stop + 1)
+            told = np.cumsum([0, *self.pieces.sizes.part(bounds[0], bounds[-1])[:, 0]])
+            return np.diff(told[bounds - bounds[0]])[:, None]
+
+        return Numbers(len(self), part)
 
     def read(self, number: int) -> Asked:
         """One of them, from both."""
-        start = int(self._ends[number - 1]) if number else 0
-        return replace(self._rest[number], answered=tuple(self.pieces[start : int(self._ends[number])]))
+        start, end = self._bounds.part(number, number + 2).tolist()
+        return replace(self._rest[number], answered=tuple(self.pieces[start:end]))
 
 
 def keep_asked(asked: Iterable[Asked]) -> KeptAsked:
     """All of these that have something to learn, where teacher and student read the same tokens."""
-    pieces, rest, ends = Shelving(), Keeping[Asked](Asked), array("q")
+    pieces, rest, bounds = Shelving(), Keeping[Asked](Asked), Counting(np.int64)
+    bounds.add(0)
     for one in asked:
         if one.answered:
             pieces.fill(one.answered)
             rest.add(replace(one, answered=()), sizes=())
-            ends.append(len(pieces))
-    return KeptAsked(pieces.shelf(), rest.kept(), np.array(ends, np.int64))
+            bounds.add(len(pieces))
+    return KeptAsked(pieces.shelf(), rest.kept(), bounds.numbers())
 
 
 def packed(rows: Iterable[Asked], *, row_tokens: int) -> PackedRows:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.numbers import Numbers
 from stillhouse.data.asked import Asked, Told, ask_in_turn
 from stillhouse.data.chat import ChatReader, ChatWeight
 from stillhouse.data.chat_forms import Conversation, is_speakable, read_conversations
@@ -242,8 +244,8 @@ class ContextRows(SidedRows):
         """All of them."""
         return self.members
 
-    @property
-    def lengths(self) -> Sequence[int]:
+    @cached_property
+    def lengths(self) -> Numbers:
         """Tokens of each row on its longer side."""
         return self.rows.totals(lengths_of(self.members))
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.numbers import Counting, Numbers
 from stillhouse.data.asked import Asked, Spoken, ask_in_turn, ask_to_go_on
 from stillhouse.data.chat import ReadConversation, ReadTurn
 from stillhouse.data.chat_forms import Conversation, is_speakable
@@ -33,23 +33,23 @@ class Heard(ReadOneByOne[Asked]):
 
     def __init__(self, rows: Iterable[Any], *, of: Any, ask: Callable[[Any], Asked | None]) -> None:
         """`ask` makes what is asked of a row, or None where nothing can be compared."""
-        kept, pairs, sizes = Keeping[Any](of), Keeping[Pair](Pair), bytearray()
+        kept, pairs, sizes = Keeping[Any](of), Keeping[Pair](Pair), Counting(np.int32)
         for row in rows:
             asked = ask(row)
             if asked is not None:
                 kept.add(row)
-                sizes += np.array(asked.sizes, np.int32).tobytes()
+                sizes.add(asked.sizes)
                 for pair in asked.pairs:
                     pairs.add(pair)
         self.pairs: Kept[Pair] = pairs.kept()
         self._rows, self._ask = kept.kept(), ask
-        self._sizes = np.frombuffer(sizes, np.int32).reshape(len(kept), -1 if len(kept) else 1)
+        self._sizes = sizes.numbers()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     @property
-    def sizes(self) -> NDArray[Any]:
+    def sizes(self) -> Numbers:
         return self._sizes
 
     def read(self, number: int) -> Asked:

@@ -1,35 +1,20 @@
-"""Members of a data set in a file, read one at a time: memory holds only where each of them lies."""
+"""Members of a data set in a file, read one at a time: memory holds none of them, nor where they lie."""
 
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from tempfile import TemporaryFile
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar, overload, runtime_checkable
-from weakref import finalize
+from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
+
+from stillhouse.core.numbers import Counting, Numbers, Opened, counting
 
 Ids = tuple[int, ...]
 """What numbers that stand for the tokens of one row are kept as."""
 
 Member = TypeVar("Member")
 Other = TypeVar("Other")
-
-
-class Opened:
-    """A file that is closed when nobody holds it any more."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        finalize(self, file.close)
-
-    def at(self, start: int, size: int) -> bytes:
-        """So many bytes from there."""
-        # pread: no position that processes or threads would share, and no mapped pages that count as this process's.
-        return os.pread(self.file.fileno(), size, start)
 
 
 class ReadOneByOne(Sequence[Member]):
@@ -39,8 +24,8 @@ class ReadOneByOne(Sequence[Member]):
     def read(self, number: int) -> Member: ...
 
     @property
-    def sizes(self) -> NDArray[Any] | None:
-        """Tokens of each member [members, sides], where they are known and no member is read for it."""
+    def sizes(self) -> Numbers | None:
+        """Tokens of each member, on each of its sides, where they are known and no member is read for it."""
         return None
 
     @overload
@@ -55,14 +40,14 @@ class ReadOneByOne(Sequence[Member]):
 class Made(ReadOneByOne[Member]):
     """Members that a function makes of their numbers, and holds no longer than whoever asked."""
 
-    def __init__(self, num: int, make: Callable[[int], Member], sizes: NDArray[Any] | None = None) -> None:
+    def __init__(self, num: int, make: Callable[[int], Member], sizes: Numbers | None = None) -> None:
         self._num, self._make, self._sizes = num, make, sizes
 
     def __len__(self) -> int:
         return self._num
 
     @property
-    def sizes(self) -> NDArray[Any] | None:
+    def sizes(self) -> Numbers | None:
         return self._sizes
 
     def read(self, number: int) -> Member:
@@ -70,22 +55,22 @@ class Made(ReadOneByOne[Member]):
         return self._make(number)
 
 
-def seen(members: Sequence[Other], look: Callable[[Other], Member], sizes: NDArray[Any] | None = None) -> Made[Member]:
+def seen(members: Sequence[Other], look: Callable[[Other], Member], sizes: Numbers | None = None) -> Made[Member]:
     """One thing of each member, such as a side of it."""
     return Made(len(members), lambda number: look(members[number]), sizes)
 
 
-def those(members: Sequence[Member], numbers: NDArray[np.int64]) -> Made[Member]:
+def those(members: Sequence[Member], numbers: Numbers) -> Made[Member]:
     """Those of the members that have these numbers."""
     known = members.sizes if isinstance(members, ReadOneByOne) else None
-    sizes = None if known is None else known[numbers]
-    return Made(len(numbers), lambda number: members[int(numbers[number])], sizes)
+    sizes = None if known is None else known.those(numbers)
+    return Made(len(numbers), lambda number: members[numbers[number]], sizes)
 
 
 def joined(first: Sequence[Member], second: Sequence[Member]) -> Made[Member]:
     """All of the first, and all of the second behind them."""
     num = len(first)
-    sizes = np.concatenate([sizes_of(first), sizes_of(second)])
+    sizes = sizes_of(first).then(sizes_of(second))
     return Made(num + len(second), lambda n: first[n] if n < num else second[n - num], sizes)
 
 
@@ -104,55 +89,55 @@ def _sizes_of(member: object) -> tuple[int, ...]:
     return (len(member),) if isinstance(member, Sequence) else ()
 
 
-def sizes_of(members: Sequence[Any]) -> NDArray[Any]:
-    """Tokens of each [members, sides]; members that are plain ids have one side."""
+def sizes_of(members: Sequence[Any]) -> Numbers:
+    """Tokens of each on each of its sides; members that are plain ids have one side."""
     if isinstance(members, ReadOneByOne) and members.sizes is not None:
         return members.sizes
-    found = [_sizes_of(member) for member in members]
-    return np.array(found, np.int64) if found else np.zeros((0, 1), np.int64)
+    return counting(map(_sizes_of, members), np.int32) if members else Numbers.of(np.zeros((0, 1), np.int32))
 
 
-def lengths_of(members: Sequence[Any]) -> NDArray[np.int64]:
+def lengths_of(members: Sequence[Any]) -> Numbers:
     """Tokens of each, on its longest side."""
-    return sizes_of(members).max(axis=1, initial=0).astype(np.int64)
+    return sizes_of(members).each(lambda sizes: sizes.max(axis=1, initial=0).astype(np.int64))
 
 
 class Kept(ReadOneByOne[Member]):
-    """Members of one type in a file: 8 bytes of each stay in memory, and 4 for each of its sides."""
+    """Members of one type in a file."""
 
-    def __init__(self, opened: Opened, codec: Any, ends: NDArray[np.int64], sizes: NDArray[Any]) -> None:
-        self._open, self._codec, self._ends, self._sizes = opened, codec, ends, sizes
+    def __init__(self, opened: Opened, codec: Any, bounds: Numbers, sizes: Numbers | None) -> None:
+        """Each member lies between two `bounds`."""
+        self._open, self._codec, self._bounds, self._sizes = opened, codec, bounds, sizes
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._bounds) - 1
 
     @property
-    def sizes(self) -> NDArray[Any] | None:
-        return self._sizes if self._sizes.shape[1] else None
+    def sizes(self) -> Numbers | None:
+        return self._sizes
 
     def read(self, number: int) -> Member:
         """One of them, from the file."""
-        start = int(self._ends[number - 1]) if number else 0
-        return self._codec.validate_json(self._open.at(start, int(self._ends[number]) - start))
+        start, end = self._bounds.part(number, number + 2).tolist()
+        return self._codec.validate_json(self._open.at(start, end - start))
 
 
 class Keeping(Generic[Member]):
-    """Members that are being put down, as JSON, in a file without a name where temporary ones lie (`TMPDIR`), which is gone
-    when nobody reads it any more, however that came about. Their type, a frozen dataclass or a tuple, says how to read them."""
+    """Members that are being put down, as JSON, in a temporary file. Their type, a frozen dataclass or a tuple, says how to
+    read them."""
 
     def __init__(self, of: Any) -> None:
-        self._codec = _codec(of)
-        self._open = Opened(TemporaryFile())  # noqa: SIM115 - see there
-        self._ends, self._sizes, self._end = bytearray(), bytearray(), 0
+        self._codec, self._open, self._end = _codec(of), Opened(), 0
+        self._bounds, self._sizes = Counting(np.int64), Counting(np.int32)
+        self._bounds.add(0)
 
     def __len__(self) -> int:
-        return len(self._ends) // 8
+        return len(self._bounds) - 1
 
     def add(self, member: Member, sizes: tuple[int, ...] | None = None) -> None:
         """Put one down behind the others."""
         self._end += self._open.file.write(self._codec.dump_json(member))
-        self._ends += np.int64(self._end).tobytes()
-        self._sizes += np.array(_sizes_of(member) if sizes is None else sizes, np.int32).tobytes()
+        self._bounds.add(self._end)
+        self._sizes.add(_sizes_of(member) if sizes is None else sizes)
 
     def add_all(self, rows: Iterable[Iterable[Any]]) -> None:
         """Put down tuples of all of these."""
@@ -162,9 +147,8 @@ class Keeping(Generic[Member]):
     def kept(self) -> Kept[Member]:
         """All that was added."""
         self._open.file.flush()
-        sizes = np.frombuffer(self._sizes, np.int32)
-        sides = len(sizes) // max(1, len(self))
-        return Kept(self._open, self._codec, np.frombuffer(self._ends, np.int64), sizes.reshape(len(self), sides))
+        sizes = self._sizes.numbers()
+        return Kept(self._open, self._codec, self._bounds.numbers(), sizes if self._sizes.columns else None)
 
 
 def keep(members: Iterable[Member], *, of: Any) -> Kept[Member]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.numbers import Numbers
 from stillhouse.data.config import ClassificationDataConfig, LabelledDataConfig
 from stillhouse.data.kept import Ids, Keeping
 from stillhouse.data.rowset import PaddedRows, encode, pad, some_at_once
@@ -69,23 +70,26 @@ def _is_number(name: str) -> bool:
     return len(name) <= 100 and name.removeprefix("-").isdecimal() and name == str(int(name))
 
 
-def label_ids(labels: Iterable[str], names: Sequence[str]) -> list[int]:
+def label_ids(labels: Iterable[str], names: Sequence[str]) -> Iterator[int]:
     """The place of each label among the names.
 
     Raises:
-        DataError: for a label that is none of them.
+        DataError: at the end, for a label that is none of them.
     """
-    places, unknown, found = {name: place for place, name in enumerate(names)}, set[str](), list[int]()
+    places, unknown = {name: place for place, name in enumerate(names)}, set[str]()
     for label in labels:
-        found.append(places.get(label, -1))
-        if found[-1] < 0:
+        if label not in places:
             unknown.add(label)
+        yield places.get(label, -1)
     if unknown:
         raise DataError(
             f"held-out rows have the label {min(unknown)!r}, which no training row has. Add rows of it to data.path, or leave "
             "it out."
         )
-    return found
+
+
+Labels = Int[Tensor, " docs"] | Float[Tensor, " docs"] | Numbers
+"""The class or number of each text."""
 
 
 class LabelledRows(PaddedRows):
@@ -94,7 +98,7 @@ class LabelledRows(PaddedRows):
     def __init__(
         self,
         ids: Sequence[Sequence[int]],
-        labels: Int[Tensor, " docs"] | Float[Tensor, " docs"],
+        labels: Labels,
         *,
         pad_id: int,
         segments: Sequence[Sequence[int]] | None = None,
@@ -104,7 +108,11 @@ class LabelledRows(PaddedRows):
 
     def __getitem__(self, index: int) -> tuple[tuple[int, ...], Tensor, Sequence[int] | None]:
         """Token ids, label, and where a pair's second text stands."""
-        return self.ids[index], self.labels[index], None if self.segments is None else self.segments[index]
+        return (
+            self.ids[index],
+            torch.as_tensor(self.labels[index]),
+            None if self.segments is None else self.segments[index],
+        )
 
     def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
         """Rows as tensors: [batch, seq] for tokens, [batch] for labels."""
@@ -116,7 +124,7 @@ class LabelledRows(PaddedRows):
 def labelled_rows(
     rows: Iterable[LabelledRow],
     tokenizer: PreTrainedTokenizerBase,
-    labels: Int[Tensor, " docs"] | Float[Tensor, " docs"],
+    labels: Labels,
     *,
     max_tokens: int,
 ) -> LabelledRows:

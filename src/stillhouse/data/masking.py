@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.label_store import key_of
+from stillhouse.core.numbers import Counting, Numbers
 from stillhouse.data.kept import Ids, Keeping
 from stillhouse.data.rowset import PaddedRows, pad, refuse_slow, some_at_once
 
@@ -124,7 +126,7 @@ def _seed_of(*parts: int | str) -> int:
 
 def masked_pieces(
     texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
-) -> tuple[Sequence[tuple[int, ...]], list[int]]:
+) -> tuple[Sequence[tuple[int, ...]], Numbers]:
     """Token ids of each text between the tokenizer's special tokens, long ones in pieces of at most `max_tokens` of which
     each stands between them; a piece without any token to guess is left out. And the number of the text that each piece
     is of.
@@ -135,15 +137,15 @@ def masked_pieces(
     """
     refuse_slow(tokenizer, kind="masked_text")
     special = set(tokenizer.all_special_ids)
-    pieces, documents, first, told = Keeping[tuple[int, ...]](Ids), list[int](), "", 0
+    pieces, documents, first, told = Keeping[tuple[int, ...]](Ids), Counting(np.int64), "", 0
     for some in some_at_once(texts):
         first = first or some[0]
         encoded = tokenizer(some, truncation=True, max_length=max_tokens, return_overflowing_tokens=True)
         for ids, number in zip(encoded["input_ids"], encoded["overflow_to_sample_mapping"], strict=True):
             if not special.issuperset(ids):
                 pieces.add(tuple(ids))
-                documents.append(told + number)
+                documents.add(told + number)
         told += len(some)
-    if not documents:
+    if not len(documents):
         raise DataError(f"the texts, such as {first[:20]!r}, hold no token that could be hidden. Give other ones.")
-    return pieces.kept(), documents
+    return pieces.kept(), documents.numbers()

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import attrgetter
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,10 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.batch import PreferenceBatch
 from stillhouse.core.errors import ModelError
+from stillhouse.core.numbers import Numbers
 from stillhouse.data.chat import ChatReader
 from stillhouse.data.examples import Example
 from stillhouse.data.kept import Kept, keep, lengths_of, seen, sizes_of
-from stillhouse.data.packing import PackedRows, Packing, to_batch
+from stillhouse.data.packing import PackedRows, one_each, to_batch
 from stillhouse.data.preference_forms import Preference, Scores
 from stillhouse.data.text import Row, to_example
 
@@ -114,15 +115,14 @@ class PreferenceRows(PackedRows):
     def __init__(self, pairs: Sequence[AnswerPair], *, weighed: Weighed | None = None) -> None:
         self.pairs, self.weighed = pairs, weighed
         sizes = sizes_of(pairs)
-        self.examples = seen(pairs, attrgetter("chosen"), sizes[:, :1])
-        self.rows = Packing(np.arange(len(pairs)), np.arange(len(pairs) + 1))  # one each
-        self.row_tokens = int(sizes.max(initial=0))
+        self.examples = seen(pairs, attrgetter("chosen"), sizes.each(lambda both: both[:, :1]))
+        self.rows = one_each(len(pairs))
+        self.row_tokens = sizes.max()
 
-    @property
-    def lengths(self) -> Sequence[int]:
+    @cached_property
+    def lengths(self) -> Numbers:
         """Tokens of each pair's longer side."""
-        found: list[int] = lengths_of(self.pairs).tolist()
-        return found
+        return lengths_of(self.pairs)
 
     def with_weighed(self, weighed: Weighed) -> "PreferenceRows":
         """The same pairs, with what was found of them."""

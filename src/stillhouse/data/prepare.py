@@ -10,10 +10,10 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.numbers import counting
 from stillhouse.core.task import Task
 from stillhouse.data.asked import Asked, KeptAsked, ask_chat, ask_to_go_on, keep_asked, packed
 from stillhouse.data.chat import ChatReader
@@ -79,7 +79,7 @@ class Prepared:
     num_train_documents: int
     """Rows as the files have them, each once; of long texts the row sets may hold several pieces."""
     num_held_out_documents: int
-    held_out_documents: tuple[int, ...] = ()
+    held_out_documents: Sequence[int] = ()
     """To which document each held-out row belongs, where long ones were cut; empty where every row is one."""
     labels: tuple[str, ...] = ()
     """Names of classes or tags, in the order of their numbers; empty where the answer is none of several."""
@@ -435,7 +435,7 @@ def _masked_text(config: MaskedTextDataConfig, tokenizer: PreTrainedTokenizerBas
         records = each_record(path, key=key, text_column=config.text, splitter=split_documents)
         return (Row(record.text(config.text, key="data.text")) for record in records)
 
-    def pieces(rows: Iterable[Row]) -> tuple[Sequence[tuple[int, ...]], list[int]]:
+    def pieces(rows: Iterable[Row]) -> tuple[Sequence[tuple[int, ...]], Sequence[int]]:
         return masked_pieces((row.text for row in rows), tokenizer, max_tokens=config.sequence_tokens)
 
     train, held_out = _two_sides(config, path, each)
@@ -448,7 +448,7 @@ def _masked_text(config: MaskedTextDataConfig, tokenizer: PreTrainedTokenizerBas
         FixedMaskRows(held_out_ids, pad_id=pad_id, masking=masking, seed=_HELD_OUT_SEED),
         len(train),
         len(held_out),
-        held_out_documents=tuple(documents),
+        held_out_documents=documents,
     )
 
 
@@ -459,7 +459,7 @@ def _classification(
     names = label_names((str(row.label) for row in train), answers=answers)
 
     def rows_of(rows: Side[LabelledRow]) -> RowSet:
-        labels = torch.tensor(label_ids((str(row.label) for row in rows), names))
+        labels = counting(label_ids((str(row.label) for row in rows), names), np.int64)
         return labelled_rows(rows, tokenizer, labels, max_tokens=config.sequence_tokens)
 
     return Prepared(config.task, rows_of(train), rows_of(held_out), len(train), len(held_out), labels=names)
@@ -467,7 +467,7 @@ def _classification(
 
 def _regression(config: RegressionDataConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Prepared:
     def rows_of(rows: Side[LabelledRow]) -> RowSet:
-        numbers = torch.from_numpy(np.fromiter((row.label for row in rows), np.float64, len(rows))).float()
+        numbers = counting((row.label for row in rows), np.float32)
         return labelled_rows(rows, tokenizer, numbers, max_tokens=config.sequence_tokens)
 
     train, held_out = _labelled_sides(config, path)

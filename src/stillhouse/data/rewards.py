@@ -123,7 +123,7 @@ class RewardRows(PaddedRows):
     whoever finds both equally good is right on half of them."""
 
     def __init__(self, pairs: Sequence[RewardPair], *, pad_id: int) -> None:
-        self.pairs, sizes = pairs, sizes_of(pairs).sum(axis=1, keepdims=True)
+        self.pairs, sizes = pairs, sizes_of(pairs).each(lambda both: both.sum(axis=1, keepdims=True))
         super().__init__(seen(pairs, lambda pair: (*pair.chosen.ids, *pair.rejected.ids), sizes), pad_id=pad_id)
 
     def __getitem__(self, index: int) -> int:
@@ -132,8 +132,7 @@ class RewardRows(PaddedRows):
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each pair's longer side."""
-        found: list[int] = lengths_of(self.pairs).tolist()
-        return found
+        return lengths_of(self.pairs)
 
     @property
     def prompt_numbers(self) -> tuple[int, ...]:

@@ -110,8 +110,7 @@ class PaddedRows(RowSet):
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each row, special ones included."""
-        found: list[int] = lengths_of(self.ids).tolist()
-        return found
+        return lengths_of(self.ids)
 
     def frame(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """The tensors of a plain batch in which nothing carries weight."""

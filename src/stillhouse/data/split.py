@@ -1,8 +1,7 @@
 """Two sides that share no text: one to learn from, and one that nobody trains on."""
 
 import math
-from array import array
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from hashlib import blake2b
@@ -13,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.numbers import BLOCK, Counting, Numbers, counted, counting
+from stillhouse.core.sorting import Index, in_order, ranked, with_news
 from stillhouse.data.tables import DOCUMENT_END
 
 DOCUMENTS_HINT = f"; in a .txt file, {DOCUMENT_END} separates them"
@@ -80,17 +81,22 @@ def _refuse_none(num_left: int, key: str) -> None:
         raise DataError(f"every text of data.path is in {key} too, so none is left to train on. Give others.")
 
 
-class Side(Iterable[AnyRow]):
-    """Rows of one side, which are read anew each time they are gone through: memory holds only which they are."""
+TRAIN, HELD_OUT = 1, 2
+"""On which side a row is; 0 on none."""
 
-    def __init__(self, read: Callable[[], Iterable[AnyRow]], kept: NDArray[np.bool_]) -> None:
-        self._read, self._kept = read, kept
+
+class Side(Iterable[AnyRow]):
+    """Rows of one side, which are read anew each time they are gone through: which they are, a file says."""
+
+    def __init__(self, read: Callable[[], Iterable[AnyRow]], is_in: Numbers) -> None:
+        self._read, self._is_in = read, is_in
+        self._num = is_in.sum()
 
     def __len__(self) -> int:
-        return int(self._kept.sum())
+        return self._num
 
     def __iter__(self) -> Iterator[AnyRow]:
-        return compress(self._read(), self._kept)
+        return compress(self._read(), self._is_in)
 
     def without(self, texts: "Texts", *, key: str) -> "Side[AnyRow]":
         """The same save rows whose text is among these, which the recipe names under `key`.
@@ -98,48 +104,115 @@ class Side(Iterable[AnyRow]):
         Raises:
             DataError: if none is left.
         """
-        kept = self._kept & np.fromiter((row.text not in texts for row in self._read()), np.bool_, len(self._kept))
-        _refuse_none(int(kept.sum()), key)
-        return Side(self._read, kept)
+        each = zip(self._read(), self._is_in, strict=True)
+        found = Side(self._read, counting((is_in and row.text not in texts for row, is_in in each), np.bool_))
+        _refuse_none(len(found), key)
+        return found
 
 
 class Texts:
-    """Texts that are only known again, by 16 bytes each."""
+    """Texts that are only known again, by the hash of each in a file."""
 
     def __init__(self, rows: Iterable[HasText]) -> None:
-        found = bytearray()
-        for row in rows:
-            found += hash_of(row.text)
-        self._hashes = np.unique(np.frombuffer(found, "S16"))
+        self.hashes = Index(counting((hash_of(row.text) for row in rows), "S16"))
 
     def __contains__(self, text: str) -> bool:
-        wanted = np.frombuffer(hash_of(text), "S16")[0]
-        place = int(np.searchsorted(self._hashes, wanted))
-        return place < len(self._hashes) and bool(self._hashes[place] == wanted)
+        return hash_of(text) in self.hashes
+
+
+_ROW = np.dtype([("text", "S16"), ("row", "S16"), ("place", ">u8"), ("number", ">u8")])
+"""A row by its hashes; its place where rows are put that are to be spread over something, and its number as they are read."""
+_TEXT = np.dtype([("place", ">u8"), ("number", ">u8")])
+"""A row by the place where its text comes first."""
+_SIDE = np.dtype([("number", ">u8"), ("side", "u1")])
 
 
 class Known:
-    """Rows by their hashes, 32 bytes each in their order: which come again, and which have one text; and what they are to be
-    spread over."""
+    """Rows by their hashes, in files: which come again, and which have one text; and what they are to be spread over."""
 
     def __init__(self, rows: Iterable[HasText], *, spread_over: Callable[[Any], Any] | None = None) -> None:
-        rows_seen, texts_seen, places, kinds = bytearray(), bytearray(), array("d"), dict[Any, int]()
+        hashes, kinds, named = Counting("S32"), Counting(np.float64), dict[Any, int]()
         for row in rows:
-            rows_seen += blake2b(repr(_identity(row)).encode(), digest_size=16).digest()
-            texts_seen += hash_of(row.text)
+            same = blake2b(repr(_identity(row)).encode(), digest_size=16).digest()
+            hashes.add(hash_of(row.text) + same)
             if spread_over is not None:
                 kind = spread_over(row)
-                places.append(kind if isinstance(kind, float) else kinds.setdefault(kind, len(kinds)))
-        self.texts = np.frombuffer(texts_seen, "S16")
-        self.is_first = np.zeros(len(self.texts), np.bool_)
-        self.is_first[np.unique(np.frombuffer(rows_seen, "S16"), return_index=True)[1]] = True
-        self.order: NDArray[np.int64] | slice = slice(None)
-        """Numbers of the rows, those together that are alike in what they are spread over."""
-        if places:
-            spread = np.array(places)
-            ranks = {kind: rank for rank, kind in enumerate(sorted(kinds))}
-            ranked = np.array([ranks[kind] for kind in kinds])[spread.astype(np.int64)] if kinds else spread
-            self.order = np.argsort(ranked, kind="stable")
+                kinds.add(kind if isinstance(kind, float) else named.setdefault(kind, len(named)))
+        self._hashes = hashes.numbers()
+        self._places = _spread(kinds.numbers(), named) if len(kinds) else Numbers(len(hashes), np.arange)
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    @property
+    def is_first(self) -> Numbers:
+        """Of each row whether none before is equal to it."""
+        return self.is_first_beside(Texts(()))
+
+    def is_first_beside(self, others: Texts) -> Numbers:
+        """The same, and of none whose text is among the others."""
+        sides = (
+            (rows["number"], [TRAIN * (text not in others.hashes) for text in rows["text"]]) for rows in self.texts()
+        )
+        return _is_on(_sides(sides, len(self)), TRAIN)
+
+    def texts(self) -> Iterator[NDArray[Any]]:
+        """Rows that come first, ordered by their texts; all rows of a text in one block."""
+        before = np.empty(0, _ROW)
+        for block, news in with_news(in_order(self._records(), _ROW), ("text", "row")):
+            found = np.concatenate([before, block[news]])
+            last = len(found) - int(np.argmax(found["text"][::-1] != found["text"][-1]))
+            whole = last if last < len(found) else 0
+            yield found[:whole]
+            before = found[whole:]
+        yield before
+
+    def _records(self) -> Numbers:
+        def some(start: int) -> NDArray[Any]:
+            stop = min(start + BLOCK, len(self))
+            hashes = self._hashes.part(start, stop).view([("text", "S16"), ("row", "S16")])
+            found = np.empty(stop - start, _ROW)
+            found["text"], found["row"] = hashes["text"], hashes["row"]
+            found["place"], found["number"] = self._places.part(start, stop), np.arange(start, stop)
+            return found
+
+        return counted(map(some, range(0, len(self), BLOCK)), _ROW)
+
+
+def _spread(kinds: Numbers, named: Mapping[Any, int]) -> Numbers:
+    """The place of each row where those are together that are of one kind: a number, or a name, in the order of these."""
+    ranks = {named[name]: rank for rank, name in enumerate(sorted(named))}
+    rank_of = np.array([ranks[number] for number in range(len(ranks))], np.uint64)
+    ascending = kinds.each(lambda block: rank_of[block.astype(np.int64)]) if named else kinds.each(_ascending)
+    return ranked(ranked(ascending))
+
+
+def _ascending(numbers: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Whole numbers in the order of these: the bits of a float are, but for its sign."""
+    bits = (numbers + 0.0).view(np.uint64)  # there is one zero
+    return bits ^ np.where(bits >> np.uint64(63), ~np.uint64(0), np.uint64(1) << np.uint64(63))
+
+
+def _sides(rows: Iterable[tuple[NDArray[Any], Any]], num: int) -> Numbers:
+    """The side of each row, of numbers of rows, in any order, and the sides on which these are."""
+
+    def told() -> Iterator[NDArray[Any]]:
+        for numbers, sides in rows:
+            found = np.empty(len(numbers), _SIDE)
+            found["number"], found["side"] = numbers, sides
+            yield found
+
+    def laid_out() -> Iterator[NDArray[np.uint8]]:
+        start = 0
+        for block in in_order(counted(told(), _SIDE), _SIDE).blocks():
+            stop = int(block["number"][-1]) + 1
+            found = np.zeros(stop - start, np.uint8)
+            found[block["number"].astype(np.int64) - start] = block["side"]
+            yield found
+            start = stop
+        yield np.zeros(num - start, np.uint8)
+
+    return counted(laid_out(), np.uint8)
 
 
 def hash_of(text: str) -> bytes:
@@ -170,16 +243,42 @@ def sides_held_out(
         DataError: as there.
     """
     known, part = Known(read(), spread_over=spread_over), Fraction(str(share))
-    _, firsts, numbers = np.unique(known.texts[known.order], return_index=True, return_inverse=True)
-    above, below = part.as_integer_ratio()
-    is_judged = np.empty(len(firsts), np.bool_)
-    in_turn = ((n + 1) * above // below > n * above // below for n in range(len(firsts)))
-    is_judged[np.argsort(firsts)] = np.fromiter(in_turn, np.bool_, len(firsts))
-    on_trial = np.empty(len(known.texts), np.bool_)
-    on_trial[known.order] = is_judged[numbers]
-    train, held_out = Side(read, known.is_first & ~on_trial), Side(read, known.is_first & on_trial)
-    _refuse_too_few(train, held_out, num_texts=len(firsts), part=part, hint=hint)
+    texts = _Texts(known)
+    sides = _sides(texts.judged(part), len(known))
+    train, held_out = (Side(read, _is_on(sides, side)) for side in (TRAIN, HELD_OUT))
+    _refuse_too_few(train, held_out, num_texts=texts.num, part=part, hint=hint)
     return train, held_out
+
+
+def _is_on(sides: Numbers, side: int) -> Numbers:
+    return sides.each(lambda block: block == side)
+
+
+class _Texts:
+    """The rows of texts in turn, and how many texts have come."""
+
+    def __init__(self, known: Known) -> None:
+        self._known, self.num = known, 0
+
+    def judged(self, part: Fraction) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """The rows of each text, and that they are held out with this part of the texts, evenly spread, or else learnt."""
+        above, below = part.as_integer_ratio()
+        rows = in_order(counted(map(self._first_places, self._known.texts()), _TEXT), _TEXT)
+        for block, news in with_news(rows, ("place",)):
+            numbers = self.num + np.cumsum(news)  # of texts, from 1
+            first, self.num = int(numbers[0]), int(numbers[-1])
+            judged = [n * above // below > (n - 1) * above // below for n in range(first, self.num + 1)]
+            yield block["number"], np.where(np.array(judged)[numbers - first], HELD_OUT, TRAIN)
+
+    @staticmethod
+    def _first_places(rows: NDArray[Any]) -> NDArray[Any]:
+        found = np.empty(len(rows), _TEXT)
+        if len(rows):
+            starts = np.flatnonzero(np.concatenate([[True], rows["text"][1:] != rows["text"][:-1]]))
+            firsts = np.minimum.reduceat(rows["place"].astype(np.int64), starts)
+            found["place"] = np.repeat(firsts, np.diff([*starts, len(rows)]))
+            found["number"] = rows["number"]
+        return found
 
 
 def sides_given(
@@ -190,7 +289,7 @@ def sides_given(
     Raises:
         DataError: as there.
     """
-    known, judged = Known(read()), Known(read_held_out())
-    train = Side(read, known.is_first & ~np.isin(known.texts, judged.texts))
+    held_out = Side(read_held_out, Known(read_held_out()).is_first)
+    train = Side(read, Known(read()).is_first_beside(Texts(held_out)))
     _refuse_none(len(train), key)
-    return train, Side(read_held_out, judged.is_first)
+    return train, held_out

@@ -81,7 +81,7 @@ def tagged_rows(
         encoded = encode(tokenizer, words, None, max_tokens=max_tokens, is_split_into_words=True)
         ids.add_all(encoded["input_ids"])
         for number, row in enumerate(some):
-            places, tags = _first_tokens(encoded.word_ids(number)), label_ids(row.tags, names)
+            places, tags = _first_tokens(encoded.word_ids(number)), [*label_ids(row.tags, names)]
             labels.add(tuple(0 if word is None else tags[word] for word in places))
             judged.add(tuple(int(word is not None) for word in places))
     return TaggedRows(ids.kept(), labels.kept(), judged.kept(), pad_id=pad_id_of(tokenizer))

@@ -31,7 +31,7 @@ def weigh(
     Without dropout, whatever mode the model is in. Pairs of like length are read together.
     """
     rows, found = PreferenceRows(pairs), torch.zeros(len(pairs), 2)
-    order = sorted(range(len(pairs)), key=lambda number: rows.lengths[number])
+    order = sorted(range(len(pairs)), key=rows.lengths.__getitem__)
     with evaluating(model):
         for start in range(0, len(order), PAIRS_AT_ONCE):
             numbers = order[start : start + PAIRS_AT_ONCE]

@@ -18,7 +18,7 @@ from stillhouse.core.objects import Objects
 from stillhouse.core.progress import SILENT, Progress
 from stillhouse.core.protocols import Teacher
 from stillhouse.data.examples import Example
-from stillhouse.data.shelf import INDEX, TOKENS, Shelf, open_shelf, put_shelf, shelf_at, write_shelf
+from stillhouse.data.shelf import BOUNDS, TOKENS, Shelf, open_shelf, put_shelf, shelf_at, write_shelf
 from stillhouse.labelling.label import HEAD, Factors, Job, Tasks
 
 REST_SECONDS = 2.0
@@ -131,7 +131,7 @@ class Texts:
         """When nobody needs them any more."""
         remove(self._folder)
         if self._objects is not None:
-            for name in (TOKENS, INDEX):
+            for name in (TOKENS, BOUNDS):
                 self._objects.remove(name)
 
 

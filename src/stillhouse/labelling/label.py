@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 
 from stillhouse.core.errors import DataError
@@ -26,10 +25,12 @@ from stillhouse.core.label_store import (
     write_shard,
 )
 from stillhouse.core.label_store import HEAD as HEAD_FILE
+from stillhouse.core.numbers import counting
 from stillhouse.core.objects import Objects
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import FactoredLogits, Wanted
+from stillhouse.core.sorting import firsts
 from stillhouse.data.examples import Example
 from stillhouse.data.kept import lengths_of, those
 from stillhouse.data.packing import pack, to_batch
@@ -264,22 +265,18 @@ def shard_name(number: int) -> str:
 
 
 def _shards(examples: Sequence[Example], shard_tokens: int) -> Iterator[Sequence[Example]]:
-    """Examples in their order, each once, as many to a shard as bring it to `shard_tokens`. Of each, no more than its key and
-    its number are held at once."""
-    keys = bytearray()
-    for example in examples:
-        keys += bytes.fromhex(example.key)
-    numbers = np.sort(np.unique(np.frombuffer(keys, "S16"), return_index=True)[1])
-    ends = np.cumsum(lengths_of(examples)[numbers])
-    start, before = 0, 0
-    while start < len(numbers):
-        end = min(int(np.searchsorted(ends, before + shard_tokens)) + 1, len(numbers))
-        yield those(examples, numbers[start:end])
-        start, before = end, int(ends[end - 1])
+    """Examples in their order, each once, as many to a shard as bring it to `shard_tokens`."""
+    numbers = firsts(counting((bytes.fromhex(example.key) for example in examples), "S16"))
+    start, tokens = 0, 0
+    for place, length in enumerate(lengths_of(examples).those(numbers), start=1):
+        tokens += length
+        if tokens >= shard_tokens or place == len(numbers):
+            yield those(examples, numbers[start:place])
+            start, tokens = place, 0
 
 
 def _tokens(examples: Sequence[Example]) -> int:
-    return int(lengths_of(examples).sum())
+    return lengths_of(examples).sum()
 
 
 def _records(teacher: Teacher, shard: Sequence[Example], recorder: Recorder, row_tokens: int) -> list[Sequence[bytes]]:

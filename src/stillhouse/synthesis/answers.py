@@ -10,8 +10,10 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.core.files import atomic_path, each_line, json_line, write_atomic
+from stillhouse.core.numbers import Numbers, counting
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.core.rouge import rouge_l
+from stillhouse.core.sorting import ranked
 from stillhouse.data.asked import Asked
 from stillhouse.data.kept import Made, keep, seen, those
 from stillhouse.models.beams import beam_search
@@ -95,39 +97,46 @@ def write_answers_by(
 ) -> AnswersOutcome:
     """The same by whoever holds the model. Answers end with what the model ends texts with, and with `ends`."""
     told = seen(asked, lambda one: _as_the_teacher_reads(one.at_last))
-    lengths = [len(one.prompt) for one in told]
-    order = sorted(range(len(told)), key=lengths.__getitem__)
-    rows = {start: order[start : start + answering.batch_size] for start in range(0, len(order), answering.batch_size)}
-    parts = {start: folder / "parts" / f"{start:07d}.jsonl" for start in rows}
-    missing = _Questions(told, {start: rows[start] for start, part in parts.items() if not part.exists()})
+    shortest_first = ranked(counting(len(one.prompt) for one in told))
+    starts = range(0, len(told), answering.batch_size)
+
+    def part(start: int) -> Path:
+        return folder / "parts" / f"{start:07d}.jsonl"
+
+    missing = [start for start in starts if not part(start).exists()]
+    questions = _Questions(told, shortest_first, missing, size=answering.batch_size)
     with working(progress, "the teacher answers", len(told), "prompts"):
-        progress.advance(sum(len(rows[start]) for start in rows if start not in missing))
+        progress.advance(len(told) - sum(map(questions.num_rows, missing)))
         write = partial(_answered, answering, ends, vocab_size, max_tokens, len(told))
-        for start, said in hands(write, missing):
-            write_atomic(parts[start], write_lines(said))
-            progress.advance(len(rows[start]))
-    found = keep((answer for part in parts.values() for answer in each_answer(part)), of=Answer)
-    in_order = those(found, np.argsort([answer.row for answer in found], kind="stable"))
-    # stable: answers to one prompt stay in the order in which they were drawn
-    write_answer_lines(folder / ANSWERS, in_order)
+        for start, said in hands(write, questions):
+            write_atomic(part(start), write_lines(said))
+            progress.advance(questions.num_rows(start))
+    found = keep((answer for start in starts for answer in each_answer(part(start))), of=Answer)
+    # Answers to one prompt stay in the order in which they were drawn.
+    write_answer_lines(folder / ANSWERS, those(found, ranked(counting(answer.row for answer in found))))
     return outcome_of(found, prompts=len(told))
 
 
 class _Questions(Mapping[int, "list[_Question]"]):
     """Batches of what is asked, by their numbers, each put together when it is somebody's turn to write it."""
 
-    def __init__(self, told: Sequence[Asked], rows: Mapping[int, Sequence[int]]) -> None:
-        self._told, self._rows = told, rows
+    def __init__(self, told: Sequence[Asked], order: Numbers, starts: Sequence[int], *, size: int) -> None:
+        """Those that begin with one of these `starts` in the order, which are of this `size`."""
+        self._told, self._order, self._starts, self._size = told, order, starts, size
 
     def __getitem__(self, start: int) -> "list[_Question]":
-        asked = ((row, self._told[row]) for row in self._rows[start])
+        asked = ((row, self._told[row]) for row in self._order[start : start + self._size])
         return [_Question(row, one.prompt, one.reference) for row, one in asked]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._rows)
+        return iter(self._starts)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._starts)
+
+    def num_rows(self, start: int) -> int:
+        """Of a batch: only the last may have fewer."""
+        return min(self._size, len(self._order) - start)
 
 
 def outcome_of(answers: Iterable[Answer], *, prompts: int) -> AnswersOutcome:

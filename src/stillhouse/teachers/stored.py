@@ -1,6 +1,6 @@
 """A teacher that was asked once and wrote its answers down."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from stillhouse.core.label_codecs import (
     states_from_bytes,
 )
 from stillhouse.core.label_store import StoreFiles, key_of
+from stillhouse.core.numbers import Counting
 from stillhouse.core.signals import FactoredLogits, SampledTokens, Signals, SparseLogprobs, Tail, Wanted
+from stillhouse.core.sorting import Index
 from stillhouse.objectives.sparse import renormalised
 
 
@@ -165,22 +167,20 @@ class StoredTeacher:
 
 
 class _Places:
-    """In which shard a record lies, and which it is there: 32 bytes a record, found by halving."""
+    """In which shard a record lies, and which it is there."""
 
-    def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
-        keys = np.concatenate(parts)
-        order = np.argsort(keys, kind="stable")
-        self._keys = keys[order]
-        self._numbers = order
-        self._starts = np.cumsum([0, *map(len, parts)])
+    def __init__(self, parts: Iterable[NDArray[Any]]) -> None:
+        starts, keys = [0], Counting("S16")
+        for part in parts:
+            keys.add_all(part)
+            starts.append(len(keys))
+        self._starts, self._index = np.array(starts), Index(keys.numbers())
 
     def find(self, key: str) -> tuple[int, int] | None:
         """Shard and record, by their numbers; of several with one key the last."""
-        wanted = np.frombuffer(bytes.fromhex(key), "S16")[0]
-        place = int(np.searchsorted(self._keys, wanted, side="right")) - 1
-        if place < 0 or self._keys[place] != wanted:
+        number = self._index.find(bytes.fromhex(key))
+        if number is None:
             return None
-        number = int(self._numbers[place])
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         return shard, number - int(self._starts[shard])
 

@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stillhouse.core.batch import as_batch
+from stillhouse.core.numbers import Numbers
 from stillhouse.data.asked import Asked
 from stillhouse.data.context import collated, views_of
 from stillhouse.data.kept import sizes_of
@@ -46,8 +48,7 @@ class DocumentRows(RowSet):
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each document."""
-        found: list[int] = sizes_of(self.asked)[:, 0].tolist()
-        return found
+        return sizes_of(self.asked).each(lambda sizes: sizes[:, 0])
 
     def collate(self, items: Sequence[Asked]) -> dict[str, Tensor]:
         """Each document as a row, a long one as several."""
@@ -81,7 +82,7 @@ class MixedRows(RowSet):
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each row, of the new data and then of all of the old."""
-        return [*self.new.lengths, *self.old.lengths]
+        return _numbers(self.new.lengths).then(_numbers(self.old.lengths))
 
     def order(self, *, rows_per_step: int, seed: int) -> MixedByLength:
         """The order in which they are learnt."""
@@ -140,6 +141,10 @@ class MixedRows(RowSet):
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.new.restore(state)
+
+
+def _numbers(lengths: Sequence[int]) -> Numbers:
+    return lengths if isinstance(lengths, Numbers) else Numbers.of(np.array(lengths, np.int64))
 
 
 def _named(batch: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

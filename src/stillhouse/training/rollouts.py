@@ -100,8 +100,7 @@ class AskedRows(RowSet):
     @cached_property
     def lengths(self) -> Sequence[int]:
         """Tokens of each prompt with the data's own answer, on its longer side: the student's has yet to be written."""
-        found: list[int] = lengths_of(self.asked).tolist()
-        return found
+        return lengths_of(self.asked)
 
     @property
     def run_the_student(self) -> bool:

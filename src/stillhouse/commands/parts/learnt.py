@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.numbers import counting, places_of
 from stillhouse.data.asked import Asked, packed
 from stillhouse.data.context import ContextRows, Views, views_of
 from stillhouse.data.examples import Example
@@ -22,15 +23,15 @@ def with_answers(asked: Sequence[Asked], taught: Sequence[Asked], *, keeps_all: 
     Raises:
         DataError: if none is left.
     """
-    is_read = np.fromiter((bool(one.answered) for one in taught), np.bool_, len(taught))
+    is_read = counting((bool(one.answered) for one in taught), np.bool_)
     if keeps_all:
         return Made(len(asked), lambda number: (taught if is_read[number] else asked)[number])
-    if not is_read.any():
+    if not is_read.sum():
         raise DataError(
             f"none of the teacher's answers ({file}) can be read in the student's tokens. Raise "
             "source.sampling.max_new_tokens, or choose a student with the teacher's tokenizer."
         )
-    return those(taught, np.flatnonzero(is_read))
+    return those(taught, places_of(is_read))
 
 
 def rows_of(answered: Sequence[Asked], *, is_paired: bool, row_tokens: int) -> RowSet:
@@ -58,4 +59,4 @@ def num_tokens(rows: RowSet) -> int:
     if isinstance(rows, PackedRows):
         return round(sum(sum(example.weights) for example in rows.examples))
     assert isinstance(rows, PaddedRows)
-    return int(sizes_of(rows.ids).sum())
+    return sizes_of(rows.ids).sum()
