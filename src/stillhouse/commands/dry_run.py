@@ -186,8 +186,7 @@ def _try_prompts(parts: Parts, wanted: PromptSynthesisConfig) -> list[str]:
     some = prompts[: SHOWN if parts.remote else max(SHOWN, wanted.batch_size)]
     started, cost = time.monotonic(), 0.0
     if parts.remote is None:
-        teacher, tokenizer = parts.teacher, parts.teacher_tokenizer
-        answers = first_answers(teacher.model, tokenizer, some, wanted.sampling, seed=wanted.seed)
+        answers = first_answers(parts.voice.model, parts.teacher_tokenizer, some, wanted.sampling, seed=wanted.seed)
     else:
         with TemporaryDirectory() as folder:
             writer = remote_teacher(parts.remote, parts.run, parts.progress, ledger=f"data/{LEDGER}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from stillhouse.commands.checks import check_models
@@ -31,8 +32,10 @@ from stillhouse.core.progress import Progress
 from stillhouse.core.run import RunFolder
 from stillhouse.models.compiled import check_compiler
 from stillhouse.models.load import check_weights, display_name, waits_for_unpacking
+from stillhouse.models.vllm_engine import check_vllm
 from stillhouse.synthesis.rewards import check_reward
 from stillhouse.teachers import RemoteTeacherConfig, RemoteWriter
+from stillhouse.teachers.hosted import is_hosted
 from stillhouse.training.sharding import TeacherHeld
 
 
@@ -69,6 +72,8 @@ class Pipeline(Workshop):
     def _check_helpers(self) -> None:
         """All else that the recipe names: what answers, scores, measures and keeps track."""
         check_engine(self.recipe.source, has_adapter=self.recipe.student.lora is not None)
+        if is_hosted(self.recipe.teacher):
+            check_vllm("teacher.engine")
         if self.recipe.watched_reward is not None:
             check_reward(self.recipe.watched_reward.reward, key="evaluation.reward.reward")
         check_suites(self.recipe.evaluation)
@@ -116,7 +121,12 @@ def at_work(
     run = RunFolder(recipe.run, lenders=tuple(lenders))
     kept = Kept(progress, run.path)
     pipeline = Pipeline(recipe, run, kept)
+    if cluster is not None and is_hosted(recipe.teacher):
+        cluster = replace(cluster, gpus=recipe.teacher.tensor_parallel)
     pipeline.launch, pipeline.parts.cluster, pipeline.teacher_held = launch, cluster, teacher_held
     pipeline.check()
     with run.open(recipe), kept:
-        yield pipeline
+        try:
+            yield pipeline
+        finally:
+            pipeline.parts.let_go_of_vllm()

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from stillhouse.commands.adapters import adapter_faults
 from stillhouse.commands.curves import CurvesConfig
+from stillhouse.commands.hosting import hosting_faults, teacher_writes
 from stillhouse.commands.labels import label_faults
 from stillhouse.commands.remote import asking_faults, labels_faults, objective_faults, student_faults
 from stillhouse.commands.replays import replay_faults
@@ -160,6 +161,21 @@ class Recipe(Config):
             )
         if faults:
             raise ValueError(" ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_can_say_it(self) -> "Recipe":
+        faults = hosting_faults(
+            self.teacher,
+            data=self.data,
+            task=self.task,
+            writes=teacher_writes(self.synthesis, self.history) or isinstance(self.data, RagDataConfig),
+            labels=self.labels,
+            source=self.source,
+            objectives=self.objectives,
+        )
+        if found := list(faults):
+            raise ValueError(" ".join(found))
         return self
 
     @model_validator(mode="after")

@@ -168,7 +168,7 @@ def check_engine(source: SourceConfig, *, has_adapter: bool) -> None:
             "source.engine is vllm, which is given the student's weights as they are, but with student.lora they are put "
             "together on the way. Leave source.engine out."
         )
-    check_vllm()
+    check_vllm("source.engine")
 
 
 def told_to(*listeners: Callable[[Rollout], None]) -> Callable[[Rollout], None]:

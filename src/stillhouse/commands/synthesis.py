@@ -117,7 +117,7 @@ def writing(
         "batch_size": wanted.batch_size,
     }
     if parts.cluster is None:
-        yield LocalWriter(parts.teacher, **about)
+        yield LocalWriter(parts.voice, **about)
         return
     with parts.hands() as hands:
         yield SpreadWriter(hands, parts.teacher_tokenizer, **about)

@@ -42,6 +42,8 @@ class Cluster:
     address: str
     actors: int | None = None
     """How many hold a teacher; None takes one for each GPU, or, where there is none, one for each node."""
+    gpus: int = 1
+    """That each of them takes, where there are any."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +61,27 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def check_room(nodes: Sequence[Mapping[str, float]], wanted: int | None) -> None:
-    """Refuse more actors than there is room for: each has a GPU, or, where there is none, a processor.
+def check_room(nodes: Sequence[Mapping[str, float]], wanted: int | None, *, gpus: int = 1) -> None:
+    """Refuse more actors than there is room for: each has its GPUs, of one node, or, where there are none, a processor.
 
     Raises:
         StillhouseError: with the number that there is room for.
     """
     what, numbers = _numbers(nodes)
-    if (wanted or 1) > sum(numbers):
+    each = gpus if what == "GPU" else 1
+    if (wanted or 1) > sum(number // each for number in numbers):
+        takes = "one" if each == 1 else f"{each} of one node"
         raise StillhouseError(
-            f"--actors {wanted or 1}: the cluster has {sum(numbers)} {what}s, and each takes one. Ask for fewer."
+            f"--actors {wanted or 1}: the cluster has {sum(numbers)} {what}s, and each takes {takes}. Ask for fewer."
         )
 
 
-def room_in(nodes: Sequence[Mapping[str, float]], wanted: int | None) -> Room:
+def room_in(nodes: Sequence[Mapping[str, float]], wanted: int | None, *, gpus: int = 1) -> Room:
     """As many actors as are wanted, or as there is room for. Processors of a node are shared out among those that it has."""
     what, numbers = _numbers(nodes)
     if what == "GPU":
-        return Room(min(wanted or sum(numbers), sum(numbers)), {"num_gpus": 1})
+        most = sum(number // gpus for number in numbers)
+        return Room(min(wanted or most, most), {"num_gpus": gpus})
     actors = min(wanted or len(numbers), sum(numbers))
     return Room(actors, {"num_cpus": max(1, min(numbers) // math.ceil(actors / len(numbers)))})
 

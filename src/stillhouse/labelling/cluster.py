@@ -59,7 +59,7 @@ class RayCrew:
         places, fruitless = _places(tasks), 0
         try:
             with connected(self.cluster):
-                check_room(nodes(), self.cluster.actors)
+                check_room(nodes(), self.cluster.actors, gpus=self.cluster.gpus)
                 while places:
                     done = set[int]()
                     for number, factors in self._pass(places, job, texts):
@@ -80,7 +80,7 @@ class RayCrew:
         """What actors say of each task, save of those that were lost with them."""
         import ray.data
 
-        room = room_in(nodes(), self.cluster.actors)
+        room = room_in(nodes(), self.cluster.actors, gpus=self.cluster.gpus)
         self.progress.say(f"{room.actors} actors on the Ray cluster label: {len(places):,} shards")
         ray.data.DataContext.get_current().max_errored_blocks = -1
         done = ray.data.from_items(list(places), override_num_blocks=min(len(places), MOST_BLOCKS)).map_batches(

@@ -6,13 +6,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from stillhouse.core.config import Config
 from stillhouse.core.errors import ModelError
@@ -59,14 +59,44 @@ Engine = Callable[..., list[Continuation]]
 """Who writes: `sample` of a model, or another with the rest of its signature."""
 
 
-def stop_ids_of(model: PreTrainedModel) -> set[int]:
+@runtime_checkable
+class Hosted(Protocol):
+    """A model that another engine runs: it has no modules here, and writes by itself."""
+
+    config: PretrainedConfig
+    generation_config: GenerationConfig
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: Sampling,
+        seed: int | str,
+        numbers: Sequence[int] | None = None,
+        stop_ids: set[int] | None = None,
+        vocab_size: int | None = None,
+        max_tokens: int | None = None,
+        batch_size: int | None = None,
+        advance: Callable[[int], None] = lambda num_tokens: None,
+    ) -> list[Continuation]:
+        """As `sample`, which asks it."""
+
+    def next_logprobs(self, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> Float[Tensor, "prompts tokens"]:
+        """What it gives each of these tokens behind each prompt, in nats."""
+
+
+Speaker = PreTrainedModel | Hosted
+"""Whatever `sample` can let write."""
+
+
+def stop_ids_of(model: Speaker) -> set[int]:
     """All tokens that end a text: a generation config may name several."""
     stop = model.generation_config.eos_token_id
     return set() if stop is None else {stop} if isinstance(stop, int) else set(stop)
 
 
 def generate(
-    model: PreTrainedModel,
+    model: Speaker,
     prompts: Sequence[Sequence[int]],
     *,
     sampling: Sampling,
@@ -80,7 +110,7 @@ def generate(
 
 
 def sample(
-    model: PreTrainedModel,
+    model: Speaker,
     prompts: Sequence[Sequence[int]],
     *,
     sampling: Sampling,
@@ -109,6 +139,18 @@ def sample(
     assert max_tokens is None or all(len(prompt) < max_tokens for prompt in prompts), (
         "a prompt has no room for an answer"
     )
+    if isinstance(model, Hosted):
+        return model.write(
+            prompts,
+            sampling=sampling,
+            seed=seed,
+            numbers=numbers,
+            stop_ids=stop_ids,
+            vocab_size=vocab_size,
+            max_tokens=max_tokens,
+            batch_size=batch_size,
+            advance=advance,
+        )
     draws = [Random(f"{seed}, prompt {number}") for number in numbers or range(len(prompts))]
     stops = stop_ids_of(model) if stop_ids is None else stop_ids
     texts = _Texts(prompts, draws, sampling, stops, vocab_size, _most_read(model, max_tokens), advance)

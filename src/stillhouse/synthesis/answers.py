@@ -17,7 +17,7 @@ from stillhouse.core.sorting import ranked
 from stillhouse.data.asked import Asked
 from stillhouse.data.kept import Made, keep, seen, those
 from stillhouse.models.beams import beam_search
-from stillhouse.models.generate import sample, stop_ids_of
+from stillhouse.models.generate import Speaker, sample, stop_ids_of
 from stillhouse.teachers.answering import Answering
 from stillhouse.teachers.hands import Advance, Hands, OwnHands
 
@@ -203,7 +203,7 @@ def _answered(
     vocab_size: int,
     max_tokens: int,
     num_asked: int,
-    model: PreTrainedModel,
+    model: Speaker,
     tokenizer: PreTrainedTokenizerBase,
     batch: Sequence[_Question],
     _: Advance,
@@ -240,7 +240,7 @@ class _Limits:
 
 
 def _drawn(
-    model: PreTrainedModel, batch: Sequence[_Question], answering: Answering, limits: _Limits, num_asked: int
+    model: Speaker, batch: Sequence[_Question], answering: Answering, limits: _Limits, num_asked: int
 ) -> list[list[list[int]]]:
     """Some answers to each prompt. The first is the same however many are drawn."""
     samples = answering.samples or 1
@@ -260,9 +260,10 @@ def _drawn(
 
 
 def _searched(
-    model: PreTrainedModel, batch: Sequence[_Question], answering: Answering, limits: _Limits
+    model: Speaker, batch: Sequence[_Question], answering: Answering, limits: _Limits
 ) -> list[list[list[int]]]:
     """The best answer to each prompt, or the nearest to the data's."""
+    assert isinstance(model, PreTrainedModel), "a recipe asks no other engine for beams"
     assert answering.beams is not None and answering.length_penalty is not None
     found = beam_search(
         model,

@@ -16,7 +16,7 @@ from stillhouse.core.files import json_line, read_json, write_atomic
 from stillhouse.core.progress import SILENT, Progress, working
 from stillhouse.data.chat_forms import Conversation, as_row
 from stillhouse.data.chat_template import ChatTemplate, Message
-from stillhouse.models.generate import Continuation, Sampling, sample, stop_ids_of
+from stillhouse.models.generate import Continuation, Sampling, Speaker, sample, stop_ids_of
 from stillhouse.models.tokenizers import end_of_turn
 from stillhouse.synthesis.records import Ask, asking, is_plain
 from stillhouse.teachers.hands import Advance, Hands, OwnHands
@@ -112,7 +112,7 @@ def _write(
     max_tokens: int,
     sampling: Sampling,
     seed: int,
-    model: PreTrainedModel,
+    model: Speaker,
     tokenizer: PreTrainedTokenizerBase,
     batch: _Batch,
     _: Advance,
@@ -193,7 +193,7 @@ class _Author:
 class _Local(_Author):
     """A model of this process."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any) -> None:
+    def __init__(self, model: Speaker, tokenizer: PreTrainedTokenizerBase, **options: Any) -> None:
         super().__init__(tokenizer, **options)
         self.model = model
         ends = end_of_turn(tokenizer)

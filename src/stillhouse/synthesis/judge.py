@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from stillhouse.core.errors import ModelError
 from stillhouse.models.answer_logprobs import next_logprobs
-from stillhouse.models.generate import Sampling
+from stillhouse.models.generate import Hosted, Sampling
 from stillhouse.synthesis.records import Ask, Record, asking
 from stillhouse.teachers.judging import COMPARISON, SLOTS, filled, read_better
 from stillhouse.teachers.writer import LocalWriter, Reply, Request, SpreadWriter, Writer
@@ -170,9 +170,15 @@ def odds_of_yes(writer: LocalWriter, requests: Sequence[Request]) -> list[float]
             f"{writer.name} has no single token for 'yes' or for 'no', so their odds cannot be read. Let it say a rating "
             "instead (by: rating)."
         )
+    prompts = [writer.prompt_ids(request) for request in requests]
+    if isinstance(writer.model, Hosted):
+        told = writer.model.next_logprobs(prompts, [*words["yes"], *words["no"]])
+        yes, no = told.split([len(words["yes"]), len(words["no"])], dim=-1)
+        odds: list[float] = (yes.logsumexp(-1) - no.logsumexp(-1)).tolist()
+        return odds
     found = []
-    for request in requests:
-        logprobs = next_logprobs(writer.model, writer.prompt_ids(request))
+    for prompt in prompts:
+        logprobs = next_logprobs(writer.model, prompt)
         yes, no = (float(logprobs[words[word]].logsumexp(0)) for word in ("yes", "no"))
         found.append(yes - no)
     return found

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stillhouse.core.errors import DataError
 from stillhouse.core.files import read_json, write_atomic
 from stillhouse.core.progress import SILENT, Progress, working
-from stillhouse.models.generate import Sampling, generate, stop_ids_of
+from stillhouse.models.generate import Sampling, Speaker, generate, stop_ids_of
 from stillhouse.synthesis.records import Ask, asking
 from stillhouse.teachers.hands import Advance, Hands, OwnHands, unheard
 
@@ -157,7 +157,7 @@ class _Batch:
 def _write(
     sampling: Sampling,
     seed: int,
-    model: PreTrainedModel,
+    model: Speaker,
     tokenizer: PreTrainedTokenizerBase,
     batch: _Batch,
     advance: Advance,
@@ -221,7 +221,7 @@ def _mean_tokens(records: Sequence[dict[str, Any]], sampling: Sampling) -> float
 
 
 def _answers(
-    model: PreTrainedModel,
+    model: Speaker,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     sampling: Sampling,
@@ -257,7 +257,7 @@ def as_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
 
 
 def first_answers(
-    model: PreTrainedModel,
+    model: Speaker,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     sampling: Sampling,

@@ -4,24 +4,25 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from traceback import print_exc
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.cluster import AGAIN, MOST_FRUITLESS, Cluster, check_room, connected, nodes, room_in
 from stillhouse.core.errors import RunError, StillhouseError
 from stillhouse.core.progress import SILENT, Progress
-from stillhouse.models.load import LoadedModel
+from stillhouse.models.generate import Speaker
 
 Batch = TypeVar("Batch")
 Said = TypeVar("Said")
 Entered = TypeVar("Entered")
 
 Advance = Callable[[int], None]
-Write = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Batch, Advance], Said]
+Write = Callable[[Speaker, PreTrainedTokenizerBase, Batch, Advance], Said]
 """What is written to a batch, by whichever process holds the model: it depends on these two and the batch alone, so it is the
 same wherever that is. Whoever cares is told of each token as it comes. For actors it is a function of a module."""
 
@@ -32,6 +33,27 @@ EACH_HAS = 2
 """Batches that an actor is given: one to write, and one that waits."""
 LOOK_SECONDS = 5.0
 """After which somebody looks whether there is room for an actor at all, while none has begun."""
+
+
+@runtime_checkable
+class Spoken(Protocol):
+    """A model that can write, with its tokenizer: one that is loaded here, or that another engine runs."""
+
+    @property
+    def model(self) -> Speaker:
+        """Who writes."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """What it reads in."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Just these two."""
+
+    model: Speaker
+    tokenizer: PreTrainedTokenizerBase
 
 
 def unheard(num_tokens: int) -> None:
@@ -57,7 +79,7 @@ class OwnHands:
 
     at_once = 1
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: Speaker, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
 
     def __call__(
@@ -122,7 +144,7 @@ class RayActors(AbstractContextManager[Any]):
                     given[actor.do.remote(do, batches[number])] = actor, number
             done, _ = ray.wait([*given, *self._starting], timeout=LOOK_SECONDS)
             if not done and not self._there:
-                check_room(nodes(), None)
+                check_room(nodes(), None, gpus=self.cluster.gpus)
             fruitless += self._welcome(done, fruitless)
             for ref in done:
                 if ref not in given:  # it began, or was lost with another batch of its actor's
@@ -165,8 +187,8 @@ class RayActors(AbstractContextManager[Any]):
         if self._begun:
             return
         self._held.enter_context(connected(self.cluster))
-        check_room(nodes(), self.cluster.actors)
-        room = room_in(nodes(), self.cluster.actors)
+        check_room(nodes(), self.cluster.actors, gpus=self.cluster.gpus)
+        room = room_in(nodes(), self.cluster.actors, gpus=self.cluster.gpus)
         self._each, self.at_once, self._begun = room.each, EACH_HAS * room.actors, True
         self.progress.say(f"{room.actors} actors on the Ray cluster {self.does}")
         for _ in range(room.actors):
@@ -213,7 +235,7 @@ def said_by(ref: Any) -> tuple[Any] | None:
 class RayHands(RayActors):
     """Actors that write, each with the teacher in memory: rounds of questions and answers do not load it again."""
 
-    def __init__(self, cluster: Cluster, load: Callable[[], LoadedModel], *, progress: Progress = SILENT) -> None:
+    def __init__(self, cluster: Cluster, load: Callable[[], Spoken], *, progress: Progress = SILENT) -> None:
         super().__init__(cluster, load, does="write", progress=progress)
 
     def __call__(
@@ -228,7 +250,7 @@ class RayHands(RayActors):
         return self.said(partial(_written, write), batches)
 
 
-def _written(write: Write[Batch, Said], loaded: LoadedModel, batch: Batch) -> Said:
+def _written(write: Write[Batch, Said], loaded: Spoken, batch: Batch) -> Said:
     return write(loaded.model, loaded.tokenizer, batch, unheard)
 
 

@@ -4,18 +4,16 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from stillhouse.core.errors import ModelError
 from stillhouse.core.files import fingerprint
 from stillhouse.models.anatomy import most_tokens
-from stillhouse.models.generate import Continuation, Sampling, sample, stop_ids_of
-from stillhouse.models.load import LoadedModel
+from stillhouse.models.generate import Continuation, Sampling, Speaker, sample, stop_ids_of
 from stillhouse.models.tokenizers import end_of_turn
-from stillhouse.teachers.hands import Advance, Hands
+from stillhouse.teachers.hands import Advance, Hands, Spoken, Voice
 
 Message = Mapping[str, str]
 """`{"role": ..., "content": ...}`."""
@@ -130,8 +128,8 @@ class LocalWriter:
         ModelError: where a conversation is asked for and there is no chat template.
     """
 
-    def __init__(self, loaded: LoadedModel, *, name: str, fingerprint: str, batch_size: int = 32) -> None:
-        self.model: PreTrainedModel = loaded.model
+    def __init__(self, loaded: Spoken, *, name: str, fingerprint: str, batch_size: int = 32) -> None:
+        self.model: Speaker = loaded.model
         self.tokenizer: PreTrainedTokenizerBase = loaded.tokenizer
         self.name, self.fingerprint, self.batch_size = name, fingerprint, batch_size
         end = end_of_turn(self.tokenizer)
@@ -147,7 +145,7 @@ class LocalWriter:
         sums do."""
         sampling = requests[0].sampling
         asked = [(request, self.prompt_ids(request)) for request in requests]
-        room = most_tokens(self.model)
+        room = most_tokens(self.model.config)
         fits = [(request, ids) for request, ids in asked if room is None or len(ids) < room]
         found = sample(
             self.model,
@@ -239,12 +237,12 @@ class SpreadWriter:
 def _told(
     tell: Callable[[LocalWriter, Sequence[Request]], Told],
     about: Mapping[str, Any],
-    model: PreTrainedModel,
+    model: Speaker,
     tokenizer: PreTrainedTokenizerBase,
     batch: Sequence[Request],
     _: Advance,
 ) -> Told:
-    return tell(LocalWriter(LoadedModel(model, tokenizer, "", Path()), **about), batch)
+    return tell(LocalWriter(Voice(model, tokenizer), **about), batch)
 
 
 def _until_stop(text: str, stop: Sequence[str]) -> str:

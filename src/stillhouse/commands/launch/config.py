@@ -15,6 +15,7 @@ from stillhouse.core import yaml_text
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.files import write_atomic
 from stillhouse.teachers import LocalTeacherConfig, SelfTeacherConfig
+from stillhouse.teachers.hosted import is_hosted
 from stillhouse.teachers.on_ray import Faculty
 from stillhouse.training.sharding import Held, TeacherHeld
 from stillhouse.training.sources import OfflineConfig, TeacherSourceConfig
@@ -134,6 +135,11 @@ def check_adapter(recipe: Recipe, held: Held) -> None:
 
 def _check_sharded_teacher(recipe: Recipe) -> None:
     mend = "Leave --sharded-teacher out."
+    if is_hosted(recipe.teacher):
+        raise StillhouseError(
+            "teacher.engine is vllm, which shares the teacher among GPUs by itself, before a student learns "
+            f"(teacher.tensor_parallel). {mend}"
+        )
     if recipe.labels is not None:
         raise StillhouseError(f"labels keep what the teacher says, so no process asks it. {mend}")
     if not isinstance(recipe.teacher, LocalTeacherConfig):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -30,20 +30,20 @@ from stillhouse.models.labels import answers_of
 from stillhouse.models.load import (
     LoadedModel,
     display_name,
-    load_causal_lm,
     load_config,
     load_model,
     load_tokenizer,
-    seen_by_all,
     source_fingerprint,
 )
 from stillhouse.models.sentence_folder import Embedding, read_embedding
 from stillhouse.models.token_bytes import common_outcomes
 from stillhouse.models.tokenizers import end_of_turn
+from stillhouse.models.vllm_engine import VllmModel
 from stillhouse.synthesis import ANSWERS, SYNTHETIC, answered_by, each_answer
 from stillhouse.synthesis.config import PromptSynthesisConfig
 from stillhouse.teachers import RemoteTeacherConfig, RemoteWriter
-from stillhouse.teachers.hands import Hands, OwnHands, RayHands
+from stillhouse.teachers.hands import Hands, OwnHands, RayHands, Spoken, Voice
+from stillhouse.teachers.hosted import begin_vllm, by_vllm, is_hosted, voice_elsewhere
 from stillhouse.training.sources import OfflineConfig, answering_of
 
 
@@ -69,12 +69,31 @@ class Parts:
     def teacher(self) -> LoadedModel:
         """The teacher, loaded; a classifier's answers are those of the data."""
         labels = self.labels
+        self.let_go_of_vllm()
         self.progress.say(f"loading the teacher, {display_name(self.recipe.teacher.model)}")
         return load_model(self.recipe.teacher.model, self.recipe.task, labels=labels)
 
     def let_go_of_the_teacher(self) -> None:
         """It is loaded anew when it is next asked for."""
         self.__dict__.pop("teacher", None)
+
+    @cached_property
+    def hosted(self) -> VllmModel:
+        """The teacher, where vLLM runs it while it writes and labels."""
+        assert is_hosted(self.recipe.teacher), "another engine runs it"
+        self.progress.say(f"vLLM loads the teacher, {display_name(self.recipe.teacher.model)}")
+        return begin_vllm(self.recipe.teacher)
+
+    def let_go_of_vllm(self) -> None:
+        """Others have its memory; it begins anew when it is next asked for."""
+        found = self.__dict__.pop("hosted", None)
+        if found is not None:
+            found.close()
+
+    @property
+    def voice(self) -> Spoken:
+        """Who writes as the teacher, in this process."""
+        return Voice(self.hosted, self.teacher_tokenizer) if is_hosted(self.recipe.teacher) else self.teacher
 
     @property
     def embedding(self) -> Embedding:
@@ -85,9 +104,9 @@ class Parts:
     def hands(self) -> Iterator[Hands]:
         """Who writes as the teacher, which is loaded here, or by each of those on a cluster."""
         if self.cluster is None:
-            yield OwnHands(self.teacher.model, self.teacher_tokenizer)
+            yield OwnHands(self.voice.model, self.teacher_tokenizer)
             return
-        load = partial(load_causal_lm, seen_by_all(self.recipe.teacher.model))
+        load = voice_elsewhere(self.recipe.teacher)
         with RayHands(self.cluster, load, progress=self.progress) as hands:
             yield hands
 
@@ -253,7 +272,9 @@ class Parts:
         """Hash of the teacher's files, or of whom is asked in its place."""
         if self.remote is not None:
             return RemoteWriter(self.remote).fingerprint
-        return source_fingerprint(self.recipe.teacher.model)
+        found = source_fingerprint(self.recipe.teacher.model)
+        # In other sums texts go on otherwise, and labels end in other digits.
+        return fingerprint([found, *by_vllm(self.recipe.teacher)]) if is_hosted(self.recipe.teacher) else found
 
     @cached_property
     def student_fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """A stage: the teacher's signals over the training text, stored."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -18,12 +18,15 @@ from stillhouse.core.cluster import Cluster, check_cluster
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.label_store import MANIFEST, FetchedFiles, StoreFiles, read_manifest
 from stillhouse.core.objects import Objects, as_written
+from stillhouse.core.protocols import Teacher
 from stillhouse.data.examples import Example
 from stillhouse.data.kept import joined
 from stillhouse.labelling.cluster import RayCrew
+from stillhouse.labelling.config import SparseConfig
 from stillhouse.labelling.label import Alone, Crew, label_by, objects_at
 from stillhouse.models.load import load_causal_lm, seen_by_all
 from stillhouse.teachers import LocalTeacher, RemoteTeacherConfig, RemoteWriterConfig
+from stillhouse.teachers.hosted import VllmTeacher, hosted_elsewhere, hosted_teacher, is_hosted
 from stillhouse.training.sharding import TeacherHeld
 from stillhouse.training.sources import answering_of
 
@@ -87,12 +90,24 @@ def refuse_remote(teacher: object) -> None:
 
 def _crew(shop: Workshop, examples: Sequence[Example]) -> Crew:
     """Who labels: this process, with the teacher or what its server tells, or actors that each load it."""
-    parts = shop.parts
+    parts, teacher = shop.parts, shop.recipe.teacher
     if parts.cluster is not None:
-        return RayCrew(parts.cluster, partial(_loaded, seen_by_all(shop.recipe.teacher.model)), shop.progress)
+        load: Callable[[], Teacher] = partial(_loaded, seen_by_all(teacher.model))
+        if is_hosted(teacher):
+            load = partial(hosted_teacher, hosted_elsewhere(teacher), top=_likeliest(shop))
+        return RayCrew(parts.cluster, load, shop.progress)
+    if is_hosted(teacher):
+        vocab_size = len(parts.teacher_tokenizer)
+        return Alone(VllmTeacher(parts.hosted, vocab_size=vocab_size, top=_likeliest(shop)), shop.progress)
     remote = parts.remote
-    teacher = LocalTeacher(parts.teacher.model) if remote is None else labelling_teacher(shop, remote, examples)
-    return Alone(teacher, shop.progress)
+    here = LocalTeacher(parts.teacher.model) if remote is None else labelling_teacher(shop, remote, examples)
+    return Alone(here, shop.progress)
+
+
+def _likeliest(shop: Workshop) -> int:
+    """How many tokens of a place may be kept, and so are told."""
+    assert isinstance(shop.recipe.labels, SparseConfig), "a recipe lets vLLM tell nothing else"
+    return shop.recipe.labels.most
 
 
 def _loaded(source: str) -> LocalTeacher:

@@ -13,6 +13,7 @@ from stillhouse.models.load import load_model, seen_by_all
 from stillhouse.models.together import Interleaved, Mixture
 from stillhouse.objectives import objective
 from stillhouse.teachers import LocalTeacher, LocalTeacherConfig
+from stillhouse.teachers.hosted import is_hosted
 from stillhouse.teachers.on_ray import Faculty, faculty, joined
 from stillhouse.training.sources import OfflineConfig, TeacherSourceConfig
 
@@ -25,6 +26,8 @@ def check_taught_on_ray(recipe: Recipe) -> None:
     Raises:
         StillhouseError: naming what is to be changed.
     """
+    if is_hosted(recipe.teacher):
+        raise StillhouseError(f"teacher.engine is vllm, which tells nothing while the student learns. {MEND}.")
     if recipe.labels is not None:
         raise StillhouseError(f"labels keep what the teacher says, so nobody asks it as the student learns. {MEND}.")
     if not isinstance(recipe.teacher, LocalTeacherConfig):

@@ -58,6 +58,7 @@ def train(shop: Workshop) -> dict[str, Any]:
     make_student(shop)
 
     def work() -> dict[str, Any]:
+        shop.parts.let_go_of_vllm()
         if shop.launch is None:
             return learn(shop)
         shop.parts.let_go_of_the_teacher()  # the processes have their own

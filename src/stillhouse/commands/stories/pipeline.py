@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ from stillhouse.models.load import (
     source_fingerprint,
 )
 from stillhouse.models.own_tokenizers import train_tokenizer, trim_model, trim_tokenizer
+from stillhouse.models.vllm_engine import check_vllm
 from stillhouse.students.save import save_student
 from stillhouse.students.table import student_of_size
 from stillhouse.synthesis.filters import build_filters
@@ -66,7 +67,8 @@ from stillhouse.synthesis.worlds.cells import Asked, Judged
 from stillhouse.synthesis.worlds.drawing import cells_of
 from stillhouse.synthesis.worlds.world import world_fingerprint
 from stillhouse.teachers import LocalTeacher, RemoteTeacherConfig
-from stillhouse.teachers.hands import RayHands
+from stillhouse.teachers.hands import RayHands, Spoken, Voice
+from stillhouse.teachers.hosted import by_vllm, hosted_voice, is_hosted, voice_elsewhere
 from stillhouse.teachers.remote import RemoteWriter
 from stillhouse.teachers.stored import StoredTeacher
 from stillhouse.teachers.writer import LocalWriter, SpreadWriter, Writer
@@ -102,6 +104,8 @@ class StoryPipeline:
             trim_tokenizer(tokenizer, ["a"])
         if self.recipe.training.compile:
             check_compiler()
+        if is_hosted(self.recipe.teacher):
+            check_vllm("teacher.engine")
 
     # Parts.
 
@@ -125,6 +129,7 @@ class StoryPipeline:
     @cached_property
     def teacher(self) -> LoadedModel:
         """A teacher of this process."""
+        self._let_go_of_vllm()
         self.progress.say(f"loading the teacher, {display_name(self.recipe.teacher.model)}")
         return load_causal_lm(self.recipe.teacher.model)
 
@@ -133,7 +138,8 @@ class StoryPipeline:
         """Hash of the teacher's files, or of whom is asked in its place."""
         if self.remote is not None:
             return RemoteWriter(self.remote).fingerprint
-        return source_fingerprint(self.recipe.teacher.model)
+        found = source_fingerprint(self.recipe.teacher.model)
+        return fingerprint([found, *by_vllm(self.recipe.teacher)]) if is_hosted(self.recipe.teacher) else found
 
     def _writer(self) -> Writer:
         if self.remote is not None:
@@ -144,21 +150,38 @@ class StoryPipeline:
             "batch_size": self.recipe.data.batch_size,
         }
         if self.cluster is None:
-            return LocalWriter(self.teacher, **about)
+            return LocalWriter(self._voice, **about)
         assert self._teacher_tokenizer is not None, "it is a model's of this process"
         return SpreadWriter(self._hands(self.cluster), self._teacher_tokenizer, **about)
 
     def _hands(self, cluster: Cluster) -> RayHands:
         """Who writes on a cluster. They stay over rounds, while the student learns, with the teacher in memory."""
         if self._actors is None:
-            load = partial(load_causal_lm, seen_by_all(self.recipe.teacher.model))
+            load = voice_elsewhere(self.recipe.teacher)
             self._actors = RayHands(cluster, load, progress=self.progress)
         return self._actors
 
+    @property
+    def _voice(self) -> Spoken:
+        """Who writes in this process."""
+        return self._hosted if is_hosted(self.recipe.teacher) else self.teacher
+
+    @cached_property
+    def _hosted(self) -> Voice:
+        assert is_hosted(self.recipe.teacher), "another engine runs it"
+        self.progress.say(f"vLLM loads the teacher, {display_name(self.recipe.teacher.model)}")
+        return hosted_voice(self.recipe.teacher)
+
     def let_go(self) -> None:
-        """Whoever writes on a cluster ends, so that others have its room."""
+        """Whoever writes on a cluster ends, and vLLM here, so that others have their room."""
         if self._actors is not None:
             self._actors.close()
+        self._let_go_of_vllm()
+
+    def _let_go_of_vllm(self) -> None:
+        hosted = self.__dict__.pop("_hosted", None)
+        if hosted is not None:
+            hosted.model.close()
 
     def _stage(
         self, name: str, title: str, *, work: Callable[[], dict[str, Any]], makes: Sequence[Path] = ()
@@ -419,6 +442,7 @@ class StoryPipeline:
 
     def _learn(self, number: int) -> None:
         def work() -> dict[str, Any]:
+            self._let_go_of_vllm()
             return self.learn(number) if self.launch is None else self.launch(self, arm_of(number))
 
         name, title = f"train_{number}", f"the student learns, round {number}"
@@ -627,6 +651,8 @@ def at_work(
     run = RunFolder(recipe.run, lenders=tuple(lenders))
     kept = Kept(progress, run.path)
     pipeline = StoryPipeline(recipe, run, kept)
+    if cluster is not None and is_hosted(recipe.teacher):
+        cluster = replace(cluster, gpus=recipe.teacher.tensor_parallel)
     pipeline.launch, pipeline.cluster = launch, cluster
     pipeline.check()
     with run.open(recipe), kept:

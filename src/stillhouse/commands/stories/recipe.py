@@ -16,6 +16,7 @@ from stillhouse.students.table import Size
 from stillhouse.synthesis.filters.config import FilterConfig, world_filters
 from stillhouse.synthesis.worlds.writing import Ends
 from stillhouse.teachers import RemoteTeacherConfig, TeacherConfig
+from stillhouse.teachers.hosted import is_hosted
 from stillhouse.teachers.own import SelfTeacherConfig
 from stillhouse.training.config import ObjectiveConfig
 from stillhouse.training.trainer import Schedule
@@ -147,6 +148,11 @@ class StoryRecipe(Config):
     def _teacher_faults(self) -> Iterator[str]:
         if isinstance(self.teacher, SelfTeacherConfig):
             yield "teacher.kind is self, but a student of random weights has nothing to teach itself. Use local or remote."
+        if is_hosted(self.teacher) and self.reads_teacher:
+            yield (
+                "teacher.engine is vllm, which tells the likeliest tokens alone, and objectives compare with what the teacher "
+                "says of the student's. Learn its texts (next_token), or leave teacher.engine out."
+            )
         if isinstance(self.teacher, RemoteTeacherConfig) and self.tokenizer.kind == "trimmed":
             yield (
                 "tokenizer.kind is trimmed, which cuts down the teacher's, and a teacher behind an API is not here. Use "
