@@ -57,6 +57,79 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "teacher's kind is null": ({"teacher.kind": None}, "teacher"),
     "teacher's kind is unknown": ({"teacher.kind": "locl"}, "teacher.kind: 'locl' is not known"),
     "teacher's model is a number": ({"teacher.model": 7}, "teacher.model: 7 came"),
+    "teacher's engine is unknown": ({"teacher.engine": "sglang"}, "teacher.engine"),
+    "teacher's precision without vllm": (
+        {"teacher.precision": "bfloat16"},
+        "precision is bfloat16, which says how vLLM runs",
+    ),
+    "teacher is shared without vllm": (
+        {"teacher.tensor_parallel": 2},
+        "tensor_parallel is 2, which says how vLLM runs",
+    ),
+    "teacher is shared by nobody": ({"teacher.tensor_parallel": 0}, "teacher.tensor_parallel"),
+    "vllm is to tell states": (
+        {"teacher.engine": "vllm", "objectives": [{"name": "forward_kl"}]},
+        "labels.signal is last_hidden, but vLLM tells the likeliest tokens alone",
+    ),
+    "vllm is to draw labels": (
+        {"teacher.engine": "vllm", "objectives": [{"name": "forward_kl"}], "labels": {"signal": "sampled"}},
+        "labels.signal is sampled, but vLLM tells the likeliest tokens alone",
+    ),
+    "vllm is to tell the tail at another temperature": (
+        {
+            "teacher.engine": "vllm",
+            "objectives": [{"name": "forward_kl"}],
+            "labels": {"signal": "sparse", "temperatures": [1, 2]},
+        },
+        "labels.temperatures names others than 1, and vLLM",
+    ),
+    "vllm is to be learnt at another temperature": (
+        {"teacher.engine": "vllm", "labels": {"signal": "sparse"}},
+        "forward_kl has another temperature than 1, and vLLM",
+    ),
+    "vllm is to tell logits in each step": (
+        {"teacher.engine": "vllm", "objectives": [{"name": "forward_kl"}], "labels": None},
+        "forward_kl compares with the teacher's logits in each step, and vLLM",
+    ),
+    "vllm is to be looked into": (
+        {
+            "teacher.engine": "vllm",
+            "objectives": [{"name": "hidden_mse"}, {"name": "next_token"}],
+            "labels": {"signal": "sparse"},
+        },
+        "hidden_mse looks inside the teacher",
+    ),
+    "vllm is to search": (
+        {
+            "teacher.engine": "vllm",
+            "objectives": [{"name": "next_token"}],
+            "labels": None,
+            "synthesis": None,
+            "data.path": "texts.jsonl",
+            "source": {"kind": "teacher", "method": "beam"},
+        },
+        "source.method is beam, but vLLM only draws answers",
+    ),
+    "vllm has nothing to do": (
+        {
+            "teacher.engine": "vllm",
+            "objectives": [{"name": "next_token"}],
+            "labels": None,
+            "synthesis": None,
+            "data.path": "texts.jsonl",
+        },
+        "teacher.engine is vllm, but the teacher writes and labels nothing",
+    ),
+    "vllm is to fill gaps": (
+        {
+            "teacher.engine": "vllm",
+            "objectives": [{"name": "masked_token"}],
+            "labels": None,
+            "synthesis": None,
+            "data": {"kind": "masked_text", "path": "texts.jsonl"},
+        },
+        "data of kind 'masked_text' asks for neither",
+    ),
     "student is null": ({"student": None}, "student: it must be given"),
     "student is a number": ({"student": 3.5}, "student: 3.5 came"),
     "student's kind is unknown": ({"student.kind": "from_leyers"}, "student.kind"),

@@ -32,7 +32,7 @@ class _WrittenConfig(Config):
     batch_size: PositiveInt = 32
     """Answers written at once."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """Who runs the student while it writes; vLLM needs a GPU and has to be installed."""
+    """Who runs the student while it writes; vLLM has to be installed."""
     teacher_share: Share = 0.0
     """Share of the teacher's distribution in the one that each token of an answer is drawn from: MiniLLM's alpha, there 0.2."""
     accept_top_k: NonNegativeInt | None = None
