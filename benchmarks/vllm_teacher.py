@@ -11,6 +11,7 @@ from statistics import median
 
 import torch
 
+from stillhouse.core.protocols import Teacher
 from stillhouse.core.signals import FactoredLogits, SparseLogprobs
 from stillhouse.data.examples import Example
 from stillhouse.data.packing import to_batch
@@ -52,7 +53,7 @@ def main() -> None:
     batch = to_batch([[Example(tuple(text), (1.0,) * len(text))] for text in texts])
     vocab_size = len(loaded.tokenizer)
     recorder = Sparse(vocab_size)
-    teachers = {
+    teachers: dict[str, Teacher] = {
         "transformers": LocalTeacher(loaded.model),
         "vLLM": VllmTeacher(hosted, vocab_size=vocab_size, top=recorder.most),
     }
