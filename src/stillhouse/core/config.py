@@ -17,9 +17,7 @@ from stillhouse.core.faults import faults_of, said
 class Config(BaseModel):
     """A part of a recipe. Unknown keys are refused, values are not bent into shape, nothing changes afterwards."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)

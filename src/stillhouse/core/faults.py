@@ -1,8 +1,12 @@
 """What is wrong with a recipe, in the words of whoever wrote it."""
 
+import ast
 import difflib
+import inspect
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -132,8 +136,22 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _meaning(model: type[BaseModel], name: str) -> str:
-    field = model.model_fields.get(name)
-    return " ".join(((field.description or "") if field else "").split())
+    """What stands under a field where it is declared. Read when it is asked for: pydantic would read all at every start."""
+    owner = next((one for one in model.__mro__ if name in inspect.get_annotations(one)), None)
+    for two in pairwise(_body_of(owner) if owner else []):
+        match two:
+            case ast.AnnAssign(target=ast.Name(id=declared)), ast.Expr(ast.Constant(str() as text)) if declared == name:
+                return " ".join(text.split())
+    return ""
+
+
+def _body_of(kind: type) -> list[ast.stmt]:
+    """What the source of a class says, where there is any."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, SyntaxError):  # typed into an interpreter, or shipped without its source
+        return []
+    return tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
 
 
 def shown(name: str) -> str:
