@@ -3,7 +3,7 @@
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,23 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup() -> None:
     """Each test has its first calls checked."""
     annotations.calls.clear()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """What a test leaves behind stays, too: checks of functions, modules imported late, fixtures. Where it left little, it is
+    looked through later."""
+    if any(gc.get_count()[1:]):
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_waits_for_the_disk() -> Iterator[None]:
+    """What is flushed to it only a machine that loses its power would tell. Processes that tests kill do flush."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _file: None)
+        yield
 
 
 SENTENCES = [

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 import yaml
+from little import time_little
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -51,14 +52,8 @@ RECIPE: dict[str, Any] = {
 @pytest.fixture(scope="package", autouse=True)
 def _little_is_timed_and_written() -> Iterator[None]:
     """How fast a model is, and how long a sample of it, is told elsewhere; here it only takes time."""
-    few = {
-        "cost": {"REPEATS": 1, "DOCUMENT_REPEATS": 1, "PREFILL_TOKENS": 16, "DECODE_TOKENS": 2},
-        "compare": {"REPEATS": 1, "DOCUMENT_REPEATS": 1, "SAMPLE_TOKENS": 8},
-    }
     with pytest.MonkeyPatch.context() as patch:
-        for module, constants in few.items():
-            for name, value in constants.items():
-                patch.setattr(f"stillhouse.evaluation.{module}.{name}", value)
+        time_little(patch)
         yield
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from little import time_little
 from transformers.utils import logging as bars
 
 import stillhouse
@@ -22,6 +23,7 @@ FOR_A_TERMINAL = {"chat", "completion", "plan", "watch"}
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")
 def test_every_block_is_run_in_order(teacher_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    time_little(monkeypatch)
     shutil.copytree(teacher_folder, "teacher")
     texts = (f'{{"text": "the fox number {number} ran over the hill and sang of the sea"}}\n' for number in range(60))
     Path("texts.jsonl").write_text("".join(texts), encoding="utf-8")

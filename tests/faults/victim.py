@@ -17,16 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from little import LITTLE
+
 from stillhouse.cli import main
 from stillhouse.core.files import read_lines
 
 STRUCK_AT = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"})
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-LITTLE = {
-    "cost": {"REPEATS": 1, "DOCUMENT_REPEATS": 1, "PREFILL_TOKENS": 16, "DECODE_TOKENS": 2},
-    "compare": {"REPEATS": 1, "DOCUMENT_REPEATS": 1, "SAMPLE_TOKENS": 8},
-}
-"""How fast a model is, and how long a sample of it, is told elsewhere; here it only takes time."""
 SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
 REFUSALS = {"full": errno.ENOSPC, "read_only": errno.EROFS}
 
