@@ -11,10 +11,11 @@ import torch
 from torch.testing import assert_close
 
 from stillhouse.commands.labels import forget_damaged
+from stillhouse.core import label_store
 from stillhouse.core.errors import DataError, ModelError
 from stillhouse.core.files import size_on_disk
 from stillhouse.core.label_codecs import states_from_bytes
-from stillhouse.core.label_store import FetchedFiles, damaged, open_shard, read_manifest
+from stillhouse.core.label_store import FetchedFiles, StoreFiles, damaged, open_shard, read_manifest
 from stillhouse.core.progress import Silent
 from stillhouse.core.run import RunFolder
 from stillhouse.core.signals import Wanted
@@ -286,6 +287,24 @@ def test_labels_that_are_objects_say_the_same_and_few_shards_lie_here(objects, t
         assert torch.equal(said, expected)
         assert sum(size_on_disk(file) for file in (tmp_path / "cache").glob("shard-*")) <= 2 * len(kept[0])
     assert len(objects.fetched) == 3 + len(manifest.shards), "each once, as they were read in turn"
+
+
+def test_few_shards_stay_open_and_each_is_checked_against_its_hash_once(teacher, examples, tmp_path, monkeypatch):
+    store(teacher, examples, tmp_path)
+    checked = []
+    digest = label_store._digest
+    monkeypatch.setattr(label_store, "_digest", lambda *known: checked.append(None) or digest(*known))
+    files, all_open = StoreFiles(tmp_path, open_bytes=1), StoreFiles(tmp_path)
+    names = files.manifest.shards
+    for name in [*names, *reversed(names)]:
+        few, all_ = files.shard(name), all_open.shard(name)
+        assert few.keys() == all_.keys() and list(map(bytes, few.record(0))) == list(map(bytes, all_.record(0)))
+        assert list(files._shards) == [name]
+    assert len(all_open._shards) == len(names) > 2 and len(checked) == 2 * len(names)
+    assert (files._held_bytes, all_open._held_bytes) == (
+        few.num_bytes,
+        sum(one.num_bytes for one in all_open._shards.values()),
+    )
 
 
 def test_objects_that_are_there_are_not_made_again_and_a_damaged_one_is_found(
