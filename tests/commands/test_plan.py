@@ -204,6 +204,22 @@ def test_actors_on_this_machine_take_of_its_memory_and_those_elsewhere_of_its_ti
         check_plannable(Means(ray="auto"))
 
 
+def test_a_teacher_that_vllm_runs_is_there_before_the_student_learns(planned):
+    hosted = planned.model_copy(update={"teacher": planned.teacher.model_copy(update={"engine": "vllm"})})
+    alone, found = (memory_by(one, Means(), num_controls=1, program=1000) for one in (planned, hosted))
+    weights = alone.parts["teacher's weights"]
+    assert found.parts["teacher in vLLM"] > weights, "keys and values have room beside it"
+    assert found.at("labelling and writing") == 1000 + found.parts["teacher in vLLM"]
+    assert {**found.parts, "teacher in vLLM": 0} == {**alone.parts, "teacher in vLLM": 0}
+    halves = hosted.model_copy(update={"teacher": hosted.teacher.model_copy(update={"precision": "bfloat16"})})
+    few = memory_by(halves, Means(), num_controls=1, program=1000).parts["teacher in vLLM"]
+    assert few == found.parts["teacher in vLLM"] // 2
+    launched = memory_by(hosted, Means(num_ranks=2), num_controls=1, program=1000)
+    assert launched.at("labelling and writing") == found.at("labelling and writing")
+    spread = memory_by(hosted, Means(ray="local", actors=2), num_controls=1, program=1000)
+    assert spread.at("labelling and writing") == 1000 + 2 * (1000 + found.parts["teacher in vLLM"])
+
+
 def test_where_processes_do_not_fit_shared_weights_are_named(recipe, texts_file, no_model):
     path = recipe(
         {

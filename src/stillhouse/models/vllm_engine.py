@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from stillhouse.core.errors import ModelError
 from stillhouse.core.memory import free_bytes, ran_out_of_memory
@@ -135,8 +135,6 @@ class VllmModel:
         """`source` is a folder, or a hub id; with `tensor_parallel`, so many GPUs share its weights."""
         check_vllm("teacher.engine")
         self.config, self.generation_config = load_config(source), _generation_config(source)
-        per_token = _cached_bytes(self.config, dtype)
-        texts = max(CACHED_TEXTS * CACHED_TOKENS, 2 * BLOCK_TOKENS + (most_tokens(self.config) or 0))
         self._llm: Any = _begun(
             source,
             dtype=dtype,
@@ -145,7 +143,7 @@ class VllmModel:
             max_num_batched_tokens=MOST_READ_AT_ONCE,
             tensor_parallel_size=tensor_parallel,
             gpu_memory_utilization=TEACHER_SHARE,
-            **_cache(min(texts * per_token, free_bytes() // 4)),
+            **_cache(teacher_cache_bytes(self.config, dtype)),
         )
         room = int(self._llm.llm_engine.model_config.max_model_len)
         text_config(self.config).max_position_embeddings = room
@@ -228,6 +226,12 @@ def _begun(source: str | Path, *, dtype: torch.dtype, **settings: Any) -> Any:
             use_tqdm_on_load=False,
             **settings,
         )
+
+
+def teacher_cache_bytes(config: PretrainedConfig, dtype: torch.dtype) -> int:
+    """The room that a teacher gets for keys and values on a CPU."""
+    tokens = max(CACHED_TEXTS * CACHED_TOKENS, 2 * BLOCK_TOKENS + (most_tokens(config) or 0))
+    return min(tokens * _cached_bytes(config, dtype), free_bytes() // 4)
 
 
 def _cache(num_bytes: int) -> dict[str, int]:

@@ -23,14 +23,20 @@ from stillhouse.labelling.config import LabelsConfig, SampledConfig, SparseConfi
 from stillhouse.models.anatomy import parameter_count, text_config
 from stillhouse.models.footprint import saved_bytes
 from stillhouse.models.load import load_config, untrained, without_weights
+from stillhouse.models.vllm_engine import TEACHER_SHARE, teacher_cache_bytes
 from stillhouse.students.build import changed_config
 from stillhouse.students.config import CheckpointConfig, FromConfigConfig, FromLayersConfig, LoraConfig
 from stillhouse.students.distilbert import distilbert_config
 from stillhouse.students.lora import add_adapter
 from stillhouse.teachers import RemoteTeacherConfig, SelfTeacherConfig
+from stillhouse.teachers.hosted import is_hosted
 
 LOSS_ROOM = 64 * 2**20
 """What the kernels of the losses stay under: `kernels/chunked.py`."""
+
+HOSTED = "teacher in vLLM"
+BEFOREHAND = "labelling and writing"
+"""The moment before the student learns."""
 
 SPARSE_BYTES, SAMPLED_BYTES = 80.0, 30.0
 """A token of text, as `benchmarks/labels.py` measured at the defaults: docs/memory-and-speed.md."""
@@ -113,9 +119,26 @@ def memory_of(recipe: Recipe, *, num_controls: int, program: int | None = None) 
         "the loss": LOSS_ROOM if recipe.task in ("causal_lm", "masked_lm") else 0,
         "controls and start": (1 + num_controls) * (student - (learning if weight < NUMBER else 0)) * NUMBER,
     }
+    hosted = _hosted_bytes(recipe, models)
     models_held = (PROGRAM, "teacher's weights", "student's weights", "controls and start")
     learning_too = tuple(name for name in parts if name != "controls and start")
-    return Memory(parts, {"training": learning_too, "measuring": models_held})
+    moments = {"training": learning_too, "measuring": models_held}
+    if hosted:  # which ends before the student learns
+        parts[HOSTED] = hosted
+        moments[BEFOREHAND] = (PROGRAM, HOSTED)
+    return Memory(parts, moments)
+
+
+def _hosted_bytes(recipe: Recipe, models: Models) -> int:
+    """Weights, keys and values where vLLM runs the teacher; on a GPU it fills its share of it."""
+    teacher = recipe.teacher
+    if not is_hosted(teacher) or models.teacher is None:
+        return 0
+    if torch.cuda.is_available():
+        return round(torch.cuda.mem_get_info()[1] * TEACHER_SHARE)
+    dtype = torch.bfloat16 if teacher.precision == "bfloat16" else torch.float32
+    weights = parameter_count(models.teacher) * dtype.itemsize
+    return weights + teacher_cache_bytes(models.teacher.config, dtype)
 
 
 def _student_weight(lora: LoraConfig | None) -> float:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from stillhouse.commands.launch.config import share_of
 from stillhouse.commands.means import Means
 from stillhouse.commands.plan.plan import NUMBER, PROGRAM, Memory
-from stillhouse.commands.plan.shapes import Models, memory_of
+from stillhouse.commands.plan.shapes import BEFOREHAND, HOSTED, Models, memory_of
 from stillhouse.commands.recipe import Recipe
 from stillhouse.core.errors import StillhouseError
 from stillhouse.models.anatomy import layers_of, num_layers, parameter_count
@@ -53,7 +53,7 @@ def memory_by(recipe: Recipe, means: Means, *, num_controls: int, program: int) 
         recipe = recipe.model_copy(update={"training": share_of(recipe.training, means.num_ranks)})
     alone = memory_of(recipe, num_controls=num_controls, program=program)
     found = alone if means.num_ranks is None else _launched(alone, means, Models(recipe))
-    return _with_actors(found, means, each=alone.parts[TEACHER] + program)
+    return _with_actors(found, means, each=alone.parts.get(HOSTED, alone.parts[TEACHER]) + program)
 
 
 def _launched(alone: Memory, means: Means, models: Models) -> Memory:
@@ -70,10 +70,11 @@ def _launched(alone: Memory, means: Means, models: Models) -> Memory:
     each["gathered weights"] = _gathered(ways, models)
     learning = {f"{name}, {place}": copies * size for name, size in each.items()}
     loading = {f"whole models, {place}": copies * whole} if {TEACHER, STUDENT} & set(ways) else {}
-    measuring = {name: alone.parts[name] for name in alone.moments["measuring"]}
-    moments = {"training": (PROGRAM, *learning), "measuring": tuple(measuring)}
-    more = {"loading": (PROGRAM, *loading)} if loading else {}
-    return Memory({**measuring, **learning, **loading}, {**moments, **more})
+    moments = {**alone.moments, "training": (PROGRAM, *learning)}
+    if loading:
+        moments["loading"] = (PROGRAM, *loading)
+    by_first = {name: alone.parts[name] for name in alone.parts if any(name in held for held in moments.values())}
+    return Memory({**by_first, **learning, **loading}, moments)
 
 
 def _ways(means: Means) -> Mapping[str, int]:
@@ -103,6 +104,6 @@ def _with_actors(memory: Memory, means: Means, *, each: int) -> Memory:
         return memory
     name = f"{actors_of(means)} actors with the teacher"
     parts = {**memory.parts, name: actors_of(means) * each}
-    moment = "training" if means.teacher_held == "on_ray" else "labelling and writing"
-    held = (*memory.moments.get(moment, (PROGRAM,)), name)
+    moment = "training" if means.teacher_held == "on_ray" else BEFOREHAND
+    held = (*(memory.moments[moment] if moment == "training" else (PROGRAM,)), name)
     return replace(memory, parts=parts, moments={**memory.moments, moment: held})
