@@ -93,9 +93,9 @@ def test_what_ranks_cannot_do_together_is_refused_before_anything_begins(teacher
         "labels": None,
         "synthesis": None,
         "data.path": "x.txt",
-        "replay": {"path": "y.txt", "learn": "next_token"},
+        "replay": {"path": "y.txt", "learn": "next_token", "share": 0.5},
     }
-    said_again = {**among_others, "source": {"kind": "replay"}}
+    said_again = {**among_others, "source": {"kind": "replay"}, "objectives": [{"name": "reverse_kl"}]}
     for changes, words in (({"labels": {"signal": "sparse"}}, "labels"), (among_others, ""), (said_again, "")):
         made = parse_recipe(Recipe, recipe_values(teacher_folder, {"run": "runs/x", **changes}))
         if words:

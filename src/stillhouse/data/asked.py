@@ -213,8 +213,9 @@ class KeptAsked(ReadOneByOne[Asked]):
     def sizes(self) -> Numbers:
         def part(start: int, stop: int) -> NDArray[np.int64]:
             bounds = self._bounds.part(start, stop + 1)
-            told = np.cumsum([0, *self.pieces.sizes.part(bounds[0], bounds[-1])[:, 0]])
-            return np.diff(told[bounds - bounds[0]])[:, None]
+            first, last = int(bounds[0]), int(bounds[-1])
+            told = np.cumsum([0, *self.pieces.sizes.part(first, last)[:, 0]])
+            return np.diff(told[bounds - first])[:, None]
 
         return Numbers(len(self), part)
 

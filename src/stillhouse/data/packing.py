@@ -51,7 +51,7 @@ class Packing(Sequence[list[int]]):
 
         def some(start: int) -> NDArray[np.int64]:
             bounds = self._bounds.part(start, min(start + BLOCK, len(self)) + 1)
-            own = lengths.at(self._members.part(bounds[0], bounds[-1]))
+            own = lengths.at(self._members.part(int(bounds[0]), int(bounds[-1])))
             return np.add.reduceat(own, bounds[:-1] - bounds[0])
 
         return counted(map(some, range(0, len(self), BLOCK)), np.int64)
