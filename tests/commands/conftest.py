@@ -16,9 +16,11 @@ import yaml
 from little import time_little
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from vllm_stand_in import StandIn, modules
 
 from stillhouse.cli import main
 from stillhouse.core.task import Task
+from stillhouse.models.vllm_engine import ENVIRONMENT
 
 ANIMALS = ["fox", "girl", "robot", "old man"]
 PLACES = ["hill", "sea", "garden", "red house"]
@@ -391,3 +393,13 @@ def kind_recipe(tmp_path: Path, save_teacher: SaveTeacher) -> Callable[..., Path
         )
 
     return write
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> list[StandIn]:
+    """What was begun in the place of vLLM."""
+    for name, module in modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return StandIn.made

@@ -299,6 +299,26 @@ def test_a_student_begins_with_the_teachers_embeddings_and_learns_what_it_said_o
     assert read_manifest(run / "labels").records == later["records"]
 
 
+def test_vllm_writes_the_likeliest_stories_too_and_ends_before_a_student_learns(tmp_path, build_model, tokenizer, vllm):
+    values = of_own_teacher(tmp_path, build_model("llama", layers=1, max_position_embeddings=512), tokenizer)
+    for read_of_the_teacher in ("student.embeddings", "labels"):
+        del values[read_of_the_teacher]
+    values |= {
+        "tokenizer": "{kind: trained, size: 300}",
+        "objectives": "[{name: next_token}]",
+        "data.sampling.temperature": 0,
+    }
+    written = {}
+    for engine in ("transformers", "vllm"):
+        values |= {"teacher.engine": engine, "run": tmp_path / engine}
+        said = stillhouse("train", RECIPE, *(f"{key}={value}" for key, value in values.items()))
+        assert said.code == 0, said.err
+        written[engine] = [file.read_text() for file in sorted((tmp_path / engine / "data" / "rounds").iterdir())]
+        assert len(written[engine]) == 2 and all(written[engine])
+    assert written["vllm"] == written["transformers"]
+    assert len(vllm) == 2 and all(one.is_closed for one in vllm), "one a round: the student learns in between"
+
+
 class HandsHere(RayHands):
     """Actors of this process: a teacher that is loaded when there is something to write, and anew behind `close`."""
 
@@ -393,6 +413,14 @@ REFUSED = {
         "student.embeddings is teacher",
     ),
     "labels that nobody reads": ({"labels": {"signal": "sparse"}}, "no objective reads it. Leave labels out"),
+    "what vLLM does not tell": (
+        {
+            "teacher": {"model": "x", "engine": "vllm"},
+            "tokenizer": {"kind": "trimmed"},
+            "objectives": [{"name": "forward_kl"}],
+        },
+        "teacher.engine is vllm.*Learn its texts",
+    ),
     "labels elsewhere": (
         {
             "labels": {"signal": "sparse", "store": "s3://bucket/labels"},

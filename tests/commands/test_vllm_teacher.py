@@ -1,16 +1,13 @@
 """A teacher that vLLM runs, by a stand-in: what it writes and labels, what a run knows of it, and what it is not asked for."""
 
 import json
-import sys
 
 import pytest
 import torch
-from vllm_stand_in import StandIn, modules
 
 from stillhouse.core.batch import Batch
 from stillhouse.core.signals import Wanted
 from stillhouse.models.load import load_causal_lm
-from stillhouse.models.vllm_engine import ENVIRONMENT
 from stillhouse.synthesis.judge import odds_of_yes
 from stillhouse.synthesis.records import asking
 from stillhouse.teachers import LocalWriter
@@ -21,16 +18,6 @@ from .conftest import SYNTHESIS, assert_refused_in_one_line, files_in, stillhous
 
 GREEDY = {**SYNTHESIS, "tokens": 100, "sampling": {"max_new_tokens": 24, "temperature": 0}}
 LEARNT = {"labels": {"signal": "sparse", "shard_tokens": 100}, "objectives": [{"name": "forward_kl"}]}
-
-
-@pytest.fixture
-def vllm(monkeypatch):
-    """What was begun in the place of vLLM."""
-    for name, module in modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    return StandIn.made
 
 
 @pytest.fixture
