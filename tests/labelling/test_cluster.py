@@ -47,6 +47,8 @@ ROW_TOKENS, SHARD_TOKENS = 32, 60
 TERMS = (Term("forward_kl", weight=0.9, temperature=2.0), Term("next_token", weight=0.1))
 SECONDS = 0.4
 """In which something is under way, so that whoever is killed has it."""
+MEETING_SECONDS = 240.0
+"""After which nobody waits any more for processes that are to be at work together."""
 FAST = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 """In which a node that died is missed."""
 
@@ -111,8 +113,9 @@ def members(folder, log, kind=LlamaForCausalLM):
     return load
 
 
-def logged(log):
-    """What writes a batch, and writes down when it begins and ends."""
+def logged(log, *, together=1):
+    """What writes a batch, and writes down when it begins and ends: none ends before so many have begun,
+    as many as there are processes."""
 
     def write(model, tokenizer, batch, advance):
         import ray
@@ -122,6 +125,9 @@ def logged(log):
         with Path(log).open("a") as file:
             file.write(json.dumps({"call": "begins", **place}) + "\n")
         time.sleep(SECONDS)
+        until = time.monotonic() + MEETING_SECONDS
+        while Path(log).read_text().count('"begins"') < together and time.monotonic() < until:
+            time.sleep(SECONDS)
         with Path(log).open("a") as file:
             file.write(json.dumps({"call": "ends", **place}) + "\n")
         return [*batch, int(model.config.vocab_size)]
@@ -223,17 +229,16 @@ def test_a_node_that_is_lost_while_writing_costs_the_batches_of_its_actor(cluste
     folder, log = tmp_path / "teacher", tmp_path / "log"
     build_model(vocab=len(tokenizer), layers=2).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    batches = {number: [number] for number in range(60)}  # so that all have begun before they are written
+    batches = {number: [number] for number in range(60)}
     lost = cluster.add_node(num_cpus=1)
 
     def at_it():
         return Counter(one["call"] for one in calls(log) if one["node"] == lost.node_id)
 
-    with RayHands(
-        Cluster(cluster.address, len(cluster.list_all_nodes())), partial(load_causal_lm, str(folder))
-    ) as hands:
+    actors = len(cluster.list_all_nodes())
+    with RayHands(Cluster(cluster.address, actors), partial(load_causal_lm, str(folder))) as hands:
         told, num_lost = {}, 0
-        for number, said in hands(logged(log), batches):
+        for number, said in hands(logged(log, together=actors), batches):
             told[number] = said
             if not num_lost and at_it()["begins"] > at_it()["ends"]:
                 cluster.remove_node(lost, allow_graceful=False)
