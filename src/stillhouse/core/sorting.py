@@ -14,8 +14,8 @@ RUN = 2**15
 """Records that are sorted in memory."""
 PAGE = 256
 """Keys of which an index holds one."""
-_RANKED = np.dtype([("number", ">u8"), ("place", ">u8")])
-_PLACED = np.dtype([("key", "S16"), ("place", ">u8")])
+KEY = "S16"
+"""Of an index: as many bytes as a hash has here."""
 
 
 def in_order(records: Numbers, dtype: Any) -> Numbers:
@@ -63,34 +63,25 @@ def _merged(runs: Sequence[_Run]) -> Iterator[NDArray[Any]]:
 
 def ranked(numbers: Numbers) -> Numbers:
     """The places of whole numbers from 0 as these ascend, equal ones in their order. Of places, it is where each has gone."""
-    starts = range(0, len(numbers), BLOCK)
+    return _with_places(numbers, ">u8").each(lambda block: block["place"].astype(np.int64))
+
+
+def _with_places(values: Numbers, dtype: str) -> Numbers:
+    """Values in order, each with its place; those that are the same in the order of their places."""
+    kind = np.dtype([("value", dtype), ("place", ">u8")])
 
     def placed(start: int) -> NDArray[Any]:
-        found = np.empty(min(BLOCK, len(numbers) - start), _RANKED)
-        found["number"] = numbers.part(start, start + len(found))
+        found = np.empty(min(BLOCK, len(values) - start), kind)
+        found["value"] = values.part(start, start + len(found))
         found["place"] = np.arange(start, start + len(found))
         return found
 
-    together = in_order(counted(map(placed, starts), _RANKED), _RANKED)
-    return together.each(lambda block: block["place"].astype(np.int64))
-
-
-def _by_key(keys: Numbers) -> Numbers:
-    """Keys of 16 bytes in order, each with its place; those that are the same in the order of their places."""
-    starts = range(0, len(keys), BLOCK)
-
-    def placed(start: int) -> NDArray[Any]:
-        found = np.empty(min(BLOCK, len(keys) - start), _PLACED)
-        found["key"] = keys.part(start, start + len(found))
-        found["place"] = np.arange(start, start + len(found))
-        return found
-
-    return in_order(counted(map(placed, starts), _PLACED), _PLACED)
+    return in_order(counted(map(placed, range(0, len(values), BLOCK)), kind), kind)
 
 
 def firsts(keys: Numbers) -> Numbers:
     """The places of keys of 16 bytes that have not come before."""
-    kept = (block["place"][news] for block, news in with_news(_by_key(keys), ("key",)))
+    kept = (block["place"][news] for block, news in with_news(_with_places(keys, KEY), ("value",)))
     return in_order(counted(kept, ">u8"), ">u8").each(lambda block: block.astype(np.int64))
 
 
@@ -109,25 +100,25 @@ class Index:
     """Finds the place of a key of 16 bytes among many: of every few hundred, memory holds one."""
 
     def __init__(self, keys: Numbers) -> None:
-        self._records = _by_key(keys)
+        self._records = _with_places(keys, KEY)
 
     def __contains__(self, key: bytes) -> bool:
         return self.find(key) is not None
 
     def find(self, key: bytes) -> int | None:
         """The last place that has this key; None where none has."""
-        wanted = np.array([key], "S16")
+        wanted = np.array([key], KEY)
         page = PAGE * (int(np.searchsorted(self._pages, wanted, side="right")[0]) - 1)
         if page < 0:
             return None
         found = self._records.part(page, min(page + PAGE, len(self._records)))
-        place = int(np.searchsorted(found["key"], wanted, side="right")[0]) - 1
-        return int(found["place"][place]) if found["key"][place] == wanted[0] else None
+        place = int(np.searchsorted(found["value"], wanted, side="right")[0]) - 1
+        return int(found["place"][place]) if found["value"][place] == wanted[0] else None
 
     @cached_property
     def _pages(self) -> NDArray[Any]:
         """The first key of each page."""
-        found = np.empty(-(-len(self._records) // PAGE), "S16")
+        found = np.empty(-(-len(self._records) // PAGE), KEY)
         for number in range(len(found)):
-            found[number] = self._records.part(number * PAGE, number * PAGE + 1)["key"][0]
+            found[number] = self._records.part(number * PAGE, number * PAGE + 1)["value"][0]
         return found
