@@ -86,3 +86,8 @@ def test_clean_text_keeps_what_people_write_and_replaces_what_steers_machines():
 def test_what_one_document_cannot_bound_is_unknown():
     assert formatting.interval_text(Interval(0.1111, -math.inf, math.inf), "share") == "11.11 % [unknown]"
     assert "infinite" in formatting.interval_text(Interval(0.5, 0.25, math.inf), "nats"), "one end is still told"
+
+
+def test_a_number_of_too_many_digits_for_a_table_has_an_exponent():
+    assert formatting.number(139_039_270_340_610_107_386_034_999.0) == "1.4e26"
+    assert formatting.number(-2.5e12, 2) == "-2.5e12" and formatting.number(999_999_999_999.0) == "999,999,999,999"

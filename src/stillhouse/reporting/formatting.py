@@ -20,12 +20,18 @@ def describe(name: str) -> Metric:
     return METRICS.get(name) or MEASURES.get(name) or Metric(name.replace("_", " "), "", "higher", "")
 
 
+MOST_SPELT_OUT = 1e12
+"""From which on a number is written with an exponent: no table has room for all of its digits."""
+
+
 def number(value: float, places: int = 0) -> str:
-    """A number with thousands separated and a fixed count of decimals."""
+    """A number with thousands separated and a fixed count of decimals; `1.4e26` where it has too many digits."""
     if math.isnan(value):
         return EMPTY
     if math.isinf(value):
         return "infinite" if value > 0 else "-infinite"
+    if abs(value) >= MOST_SPELT_OUT:
+        return f"{value:.1e}".replace("e+", "e")
     rounded = round(value, places) + 0.0  # + 0.0 turns -0.0 into 0.0
     return f"{rounded:,.{places}f}"
 
